@@ -1,0 +1,254 @@
+"""Architecture codes: what a subnet of the ResNet48 space is, and which codes are legal.
+
+A code is a string of digits::
+
+    digit 0          image size (always 1)
+    next S digits    blocks per stage (the depths)
+    next digit       width code of the stem
+    then 2 per block width codes of conv1 and conv2, every stage zero-padded to its deepest
+
+Track 1 has S = 4 stages of at most 5, 5, 8, 5 blocks, hence 1 + 4 + 1 + 2 * 23 = 52 digits. A width code c (1..7) stands for
+the channel count ``make_divisible(int(ratios[c - 1] * base))`` of the stage.
+
+The residual sums tie widths together: all conv2 of a stage share one code, and the stem shares the code of stage 1's conv2.
+Nothing in this module needs Paddle.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+
+class ArchError(ValueError):
+    """A code that no subnet of the space has; the message says which rule it breaks and where."""
+
+
+class Block(NamedTuple):
+    """One active residual block: its index in the supernet's ``blocks`` list, its channel counts and its stride."""
+
+    index: int
+    c_in: int
+    c_mid: int
+    c_out: int
+    stride: int
+
+
+def make_divisible(value: int, divisor: int) -> int:
+    """Round half up to a multiple of ``divisor``; one step more if that fell below 0.9 of the value."""
+    rounded = max(divisor, (value + divisor // 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The set of legal architectures: an immutable description from which everything else is derived.
+
+    ``stem_stride`` and ``stem_pool`` tell the ImageNet stem (7x7 convolution of stride 2, max-pool) from the small-image one
+    (3x3, stride 1, no pool). Stage 1 keeps the resolution, every later stage halves it in its first block.
+    """
+
+    name: str
+    bases: tuple[int, ...]
+    max_depths: tuple[int, ...]
+    min_depth: int
+    ratios: tuple[float, ...]
+    divisor: int
+    image_size: int
+    stem_kernel: int
+    stem_stride: int
+    stem_pool: bool
+
+    @cached_property
+    def widths(self) -> tuple[tuple[int, ...], ...]:
+        """Channel counts: ``widths[stage][code]``; index 0 is no code and holds 0."""
+        return tuple((0, *(make_divisible(int(ratio * base), self.divisor) for ratio in self.ratios)) for base in self.bases)
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Where each stage's block digits begin, and the length of the code as the last entry."""
+        offsets = [2 + len(self.bases)]
+        for depth in self.max_depths:
+            offsets.append(offsets[-1] + 2 * depth)
+        return tuple(offsets)
+
+    @cached_property
+    def first_blocks(self) -> tuple[int, ...]:
+        """Index in the ``blocks`` list of each stage's first block (the stem is 0), and the head's index as the last entry."""
+        firsts = [1]
+        for depth in self.max_depths:
+            firsts.append(firsts[-1] + depth)
+        return tuple(firsts)
+
+    @property
+    def code_length(self) -> int:
+        return self.offsets[-1]
+
+    @cached_property
+    def size(self) -> int:
+        """How many architectures the space holds."""
+        total, codes = 1, len(self.ratios)
+        for depth in self.max_depths:
+            total *= codes * sum(codes**d for d in range(self.min_depth, depth + 1))
+        return total
+
+    # -- making architectures ------------------------------------------------------------------------------------------
+
+    def parse(self, code: str) -> Arch:
+        """Read a code. A code that lacks digit 0 (51 digits in Track 1) is taken as written without it.
+
+        Raises:
+            ArchError: the code breaks one of the space's rules.
+        """
+        if not isinstance(code, str):
+            raise ArchError(f"a code must be a string of digits, not {type(code).__name__}")
+        if not (code.isascii() and code.isdigit()):
+            bad = next((i for i, char in enumerate(code) if char not in "0123456789"), None)
+            where = "is empty" if bad is None else f"has {code[bad]!r} at digit {bad}"
+            raise ArchError(f"a code holds digits only, this one {where}")
+        if len(code) == self.code_length - 1:
+            code = "1" + code
+        if len(code) != self.code_length:
+            raise ArchError(
+                f"a code of space {self.name} has {self.code_length} digits "
+                f"(or {self.code_length - 1} without digit 0), this one has {len(code)}"
+            )
+        if code[0] != "1":
+            raise ArchError(f"digit 0 (image size) must be 1, not {code[0]}")
+        return self._from_digits(code)
+
+    def _from_digits(self, code: str) -> Arch:
+        digits = [ord(char) - 48 for char in code]
+        stages = len(self.bases)
+        depths = tuple(digits[1 : 1 + stages])
+        conv1, conv2 = [], []
+        for stage, (depth, deepest) in enumerate(zip(depths, self.max_depths, strict=True)):
+            if not self.min_depth <= depth <= deepest:
+                raise ArchError(
+                    f"digit {1 + stage} (depth of stage {stage + 1}) must be {self.min_depth} to {deepest}, not {depth}"
+                )
+            start, end = self.offsets[stage], self.offsets[stage + 1]
+            active = digits[start : start + 2 * depth]
+            if any(digits[start + 2 * depth : end]):
+                raise ArchError(f"stage {stage + 1} has {depth} blocks, so digits {start + 2 * depth} to {end - 1} must be 0")
+            if min(active) < 1 or max(active) > len(self.ratios):
+                bad = next(i for i, digit in enumerate(active) if not 1 <= digit <= len(self.ratios))
+                raise ArchError(
+                    f"digit {start + bad} (conv{bad % 2 + 1} of block {bad // 2 + 1} in stage {stage + 1}) "
+                    f"must be a width code 1 to {len(self.ratios)}, not {active[bad]}"
+                )
+            if len(set(active[1::2])) != 1:
+                raise ArchError(
+                    f"all conv2 of stage {stage + 1} must share one width code (the residual sum ties them), "
+                    f"these have {', '.join(map(str, active[1::2]))}"
+                )
+            conv1.append(tuple(active[0::2]))
+            conv2.append(active[1])
+        if digits[1 + stages] != conv2[0]:
+            raise ArchError(
+                f"digit {1 + stages} (stem width) must equal stage 1's conv2 code {conv2[0]} (the residual sum ties them), "
+                f"not {digits[1 + stages]}"
+            )
+        return Arch(self, code, depths, tuple(conv1), tuple(conv2))
+
+    def build(self, conv1: tuple[tuple[int, ...], ...], conv2: tuple[int, ...]) -> Arch:
+        """Make an architecture from width codes: conv1 per block and stage (their number is the depth), conv2 per stage."""
+        parts = ["1", *(str(len(codes)) for codes in conv1), str(conv2[0])]
+        for codes, out, deepest in zip(conv1, conv2, self.max_depths, strict=True):
+            parts.append("".join(f"{mid}{out}" for mid in codes).ljust(2 * deepest, "0"))
+        return self.parse("".join(parts))
+
+    def sample(self, rng: random.Random) -> Arch:
+        """Draw an architecture: every depth and every free width code uniformly, tied codes drawn once."""
+        codes = range(1, len(self.ratios) + 1)
+        depths = [rng.randint(self.min_depth, deepest) for deepest in self.max_depths]
+        conv2 = tuple(rng.choice(codes) for _ in depths)
+        return self.build(tuple(tuple(rng.choice(codes) for _ in range(depth)) for depth in depths), conv2)
+
+    @cached_property
+    def largest(self) -> Arch:
+        """Every stage at its deepest and widest."""
+        return self.build(tuple((1,) * depth for depth in self.max_depths), (1,) * len(self.bases))
+
+    @cached_property
+    def smallest(self) -> Arch:
+        """Every stage at its shallowest and narrowest."""
+        code = len(self.ratios)
+        return self.build(tuple((code,) * self.min_depth for _ in self.bases), (code,) * len(self.bases))
+
+
+@dataclass(frozen=True)
+class Arch:
+    """One architecture: an immutable, hashable value. Make it with :meth:`SearchSpace.parse`, ``build`` or ``sample``.
+
+    ``conv1[stage][block]`` and ``conv2[stage]`` are width codes; :attr:`blocks` gives channel counts.
+    """
+
+    space: SearchSpace = field(repr=False, compare=False)
+    code: str
+    depths: tuple[int, ...] = field(repr=False, compare=False)
+    conv1: tuple[tuple[int, ...], ...] = field(repr=False, compare=False)
+    conv2: tuple[int, ...] = field(repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return self.code
+
+    @property
+    def stem_width(self) -> int:
+        """Channels of the stem, tied to stage 1's conv2."""
+        return self.space.widths[0][self.conv2[0]]
+
+    @property
+    def out_width(self) -> int:
+        """Channels that the head's linear layer reads."""
+        return self.space.widths[-1][self.conv2[-1]]
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """The active residual blocks in the order of computation (without stem and head)."""
+        blocks, c_in = [], self.stem_width
+        for stage, (widths, mids, out) in enumerate(zip(self.space.widths, self.conv1, self.conv2, strict=True)):
+            index, c_out = self.space.first_blocks[stage], widths[out]
+            for position, mid in enumerate(mids):
+                stride = 2 if stage and not position else 1
+                blocks.append(Block(index + position, c_in, widths[mid], c_out, stride))
+                c_in = c_out
+        return tuple(blocks)
+
+    def distance(self, other: Arch) -> int:
+        """Hamming distance of the two codes from the stem's digit on: the published measure of how unlike a pair is."""
+        start = 1 + len(self.depths)
+        return sum(a != b for a, b in zip(self.code[start:], other.code[start:], strict=True))
+
+
+TRACK1 = SearchSpace(
+    name="track1",
+    bases=(64, 128, 256, 512),
+    max_depths=(5, 5, 8, 5),
+    min_depth=2,
+    ratios=(1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7),
+    divisor=8,
+    image_size=224,
+    stem_kernel=7,
+    stem_stride=2,
+    stem_pool=True,
+)
+"""The challenge's ResNet48 space at 224 pixels."""
+
+MINI = SearchSpace(
+    name="mini",
+    bases=(16, 32, 64),
+    max_depths=(4, 4, 4),
+    min_depth=1,
+    ratios=(1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25),
+    divisor=2,
+    image_size=16,
+    stem_kernel=3,
+    stem_stride=1,
+    stem_pool=False,
+)
+"""The same rules in small: three stages for images of 8 to 32 pixels, all seven ratios giving different widths."""
+
+SPACES = {space.name: space for space in (TRACK1, MINI)}

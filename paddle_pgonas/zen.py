@@ -1,0 +1,60 @@
+r"""Zen-score in closed form.
+
+Zen-score (arXiv 2102.01063) measures how much a random network without shortcuts and head amplifies a small change e of its
+input x: ``log E||f(x) - f(x + 0.01 e)||_1 + sum over BatchNorm layers of log sqrt(mean variance)``. With Gaussian weights and
+BatchNorm on batch statistics every term has a mean-field value, so that no network is built and nothing is sampled:
+
+* behind a BatchNorm the signal is N(0, 1), and ``V = 1/2 - 1/(2 pi)`` is the variance of its ReLU;
+* a k x k convolution over c channels multiplies the variance by k*k*c, less the share of taps that fall on padding;
+* the correlation rho of the streams x and x + 0.01 e starts at ``1 / sqrt(1 + 0.01**2)``; ReLU maps it to
+  ``(kappa(rho) - 1/(2 pi)) / V`` with the arc-cosine kernel
+  ``kappa(rho) = (sqrt(1 - rho**2) + rho (pi - arccos rho)) / (2 pi)``, and a convolution leaves it alone;
+* the L1 distance of two N(0, 1) maps with correlation rho is proportional to ``sqrt(2 (1 - rho))`` per value.
+
+The max-pool of the ImageNet stem adds the same constant to every architecture of the space; a prior needs order only.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import acos, log, pi, sqrt
+
+from paddle_pgonas.arch import Arch
+from paddle_pgonas.cost import stem_sides
+
+RELU_VARIANCE = 0.5 - 0.5 / pi
+
+
+@lru_cache(maxsize=None)
+def log_valid_share(kernel: int, stride: int, side_in: int, side_out: int) -> float:
+    """Log of the share of a convolution's taps that meet the image and not its zero padding (both axes)."""
+    pad = kernel // 2
+    taps = sum(0 <= out * stride - pad + tap < side_in for out in range(side_out) for tap in range(kernel))
+    return 2 * log(taps / (kernel * side_out))
+
+
+@lru_cache(maxsize=None)
+def log_distance(convolutions: int) -> float:
+    """Log of ``sqrt(2 (1 - rho))`` behind so many convolutions with a ReLU between each two."""
+    # 1 - rho is 5e-5 at the start: carried as a difference, so that no digits are lost in 1 - (1 - 5e-5).
+    gap = 1 - 1 / sqrt(1 + 0.01**2)
+    for _ in range(convolutions - 1):
+        rho = 1 - gap
+        kappa_gap = (pi - sqrt(1 - rho * rho) - rho * (pi - acos(rho))) / (2 * pi)  # kappa(1) - kappa(rho)
+        gap = kappa_gap / RELU_VARIANCE
+    return 0.5 * log(2 * gap)
+
+
+def zen_score(arch: Arch, image_size: int | None = None) -> float:
+    """Closed-form Zen-score of an architecture; ``image_size`` defaults to the space's."""
+    space = arch.space
+    image = image_size or space.image_size
+    conv_side, side = stem_sides(arch, image)
+    kernel = space.stem_kernel
+    log_variance = log(3 * kernel**2) + log_valid_share(kernel, space.stem_stride, image, conv_side)
+    for _, c_in, c_mid, _, stride in arch.blocks:
+        before, side = side, -(-side // stride)
+        log_variance += log(9 * c_in * RELU_VARIANCE) + log_valid_share(3, stride, before, side)
+        log_variance += log(9 * c_mid * RELU_VARIANCE) + log_valid_share(3, 1, side, side)
+    convolutions = 1 + 2 * len(arch.blocks)
+    return 0.5 * log_variance + log(arch.out_width * side**2) + log_distance(convolutions)
