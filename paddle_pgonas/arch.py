@@ -21,8 +21,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
+from paddle_pgonas.errors import UserError
 
-class ArchError(ValueError):
+
+class ArchError(UserError):
     """A code that no subnet of the space has; the message says which rule it breaks and where."""
 
 

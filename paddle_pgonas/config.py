@@ -1,0 +1,269 @@
+"""The whole configuration: defaults stand here, once; a YAML file states its differences; an override states its own.
+
+A file may name another one under ``base:`` (relative to itself) and then holds only what differs from it. Unknown keys, wrong
+types and impossible values stop the run with one line that names the file (or override) and the key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+
+from paddle_pgonas.arch import SPACES, SearchSpace
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.files import write_text
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where images come from and what is done to them before the network sees them."""
+
+    source: Literal["folder", "digits"] = "folder"
+    """``folder``: ``root/train/<class>/*``, ``root/val/<class>/*``. ``digits``: scikit-learn's handwritten digits."""
+    root: str | None = None
+    """The folder; not used by ``digits``."""
+    cache_dir: str | None = None
+    """Where decoded validation images are kept; null means ``<output_dir>/cache``."""
+    image_size: int = 224
+    """Side of the square that the network sees, in pixels."""
+    resize: int = 256
+    """Evaluation: shorter side before the centre crop (equal to ``image_size`` means no margin)."""
+    augment: Literal["crop_flip", "shift_flip", "shift", "none"] = "crop_flip"
+    """Training: random resized crop and flip (ImageNet), shift by up to an eighth with or without flip (small images), nothing."""
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    workers: int = 4
+    """Loader processes for training images; 0 loads in the training process."""
+    val_limit: int | None = None
+    """Score with only so many validation images, taken evenly from the list."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """The supernet."""
+
+    num_classes: int = 1000
+    activation: Literal["relu", "prelu", "swish", "mish", "selu"] = "relu"
+    """Activation behind each residual sum; the one inside a block stays ReLU."""
+    pretrained: str | None = None
+    """Weights of the full network to start from (.pdparams or .safetensors); null starts from random weights."""
+    reorder: bool = True
+    """Sort the inner channels of pretrained blocks by importance, so that narrow subnets inherit the best."""
+    bn: Literal["batch", "frozen"] = "batch"
+    """BatchNorm in training: ``batch`` statistics that update the running ones, or the pretrained ones, ``frozen``."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """How the supernet is trained."""
+
+    strategy: Literal["uniform", "sandwich", "pgonas"] = "pgonas"
+    epochs: int = 70
+    max_steps: int | None = None
+    """Stop after so many steps, whatever the epochs say; the schedules stay those of the whole run."""
+    batch_size: int = 256
+    lr: float = 0.001
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: Literal["cosine", "published"] = "cosine"
+    """``cosine``: linear warm-up, then cosine to 0, both per step. ``published``: warm-up counted for ``warmup_images`` an
+    epoch, then one cosine step per epoch."""
+    warmup_epochs: float = 5
+    warmup_images: int = 1281024
+    """``published`` only: the images per epoch that the warm-up was counted for (ImageNet's, whatever the data)."""
+    random_subnets: int = 2
+    """Random subnets per step: the uniform strategy's only ones, or those between the sandwich's largest and smallest."""
+    teacher: str | None = None
+    """``uniform``: weights of a fixed full network to distil from; null trains with labels alone."""
+    prior: Literal["flops", "params", "zen"] = "flops"
+    """``pgonas``: which number, known without training, says which of two subnets should have the lower loss."""
+    pairs: int = 2
+    """``pgonas``: how many pairs of random subnets per step."""
+    pair_distance: int = 0
+    """``pgonas``: redraw the second subnet until the codes differ in at least so many digits (33 with Zen-score)."""
+    rank_lambda: Literal["warmup", "constant", "sine", "multi_stage"] = "warmup"
+    """``pgonas``: the weight of the rank loss over the epochs."""
+    log_every: int = 10
+    """Steps between lines of the log."""
+    checkpoint_every: int = 1
+    """Epochs between checkpoints."""
+    keep_checkpoints: int = 2
+
+
+@dataclass(frozen=True)
+class Score:
+    """How subnets are scored."""
+
+    bn: Literal["running", "calibrated", "batch"] = "running"
+    """Statistics of each subnet's BatchNorm: slices of the supernet's running ones, its own over the calibration images, or
+    each batch's."""
+    batch_size: int = 100
+    calibration_images: int = 256
+    """``calibrated``: how many training images, taken evenly from the list."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run depends on."""
+
+    space: Literal["track1", "mini"] = "track1"
+    seed: int = 0
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    output_dir: str = "runs/default"
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    train: Train = field(default_factory=Train)
+    score: Score = field(default_factory=Score)
+
+    @property
+    def search_space(self) -> SearchSpace:
+        return SPACES[self.space]
+
+
+AT_LEAST: dict[str, float] = {
+    "seed": 0,
+    "data.image_size": 8,
+    "data.resize": 8,
+    "data.workers": 0,
+    "data.val_limit": 1,
+    "model.num_classes": 2,
+    "train.epochs": 1,
+    "train.max_steps": 1,
+    "train.batch_size": 1,
+    "train.lr": 0,
+    "train.momentum": 0,
+    "train.weight_decay": 0,
+    "train.warmup_epochs": 0,
+    "train.warmup_images": 1,
+    "train.random_subnets": 0,
+    "train.pairs": 1,
+    "train.pair_distance": 0,
+    "train.log_every": 1,
+    "train.checkpoint_every": 1,
+    "train.keep_checkpoints": 1,
+    "score.batch_size": 1,
+    "score.calibration_images": 1,
+}
+
+
+def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Config:
+    """Read a configuration file, follow its ``base:``, apply ``key=value`` overrides and check the result.
+
+    Raises:
+        UserError: a missing or unreadable file, an unknown key, a wrong type, an impossible value.
+    """
+    config = _apply(Config(), _read_with_bases(Path(path), ()))
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise UserError(f"-o {override}: an override looks like key=value, for example train.batch_size=64")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"-o {override}: the value is not valid YAML; quote it") from None
+        for part in reversed(key.strip().split(".")):
+            value = {part: value}
+        config = _apply(config, [(f"-o {override}", value)])
+    _check_values(config, str(path))
+    return config
+
+
+def save_config(config: Config, path: str | Path) -> None:
+    """Write the resolved configuration, every key spelled out, as YAML that :func:`load_config` reads back."""
+    plain = dataclasses.asdict(config)
+    for name in ("mean", "std"):
+        plain["data"][name] = list(plain["data"][name])
+    write_text(path, yaml.safe_dump(plain, sort_keys=False))
+
+
+def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, dict[str, Any]]]:
+    """The file's differences behind those of its bases, each with the name to blame in errors."""
+    if path.resolve() in seen:
+        raise UserError(f"{path}: the 'base:' entries form a circle")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the configuration ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: the configuration is not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a configuration is a set of 'key: value' lines")
+    base = values.pop("base", None)
+    if base is None:
+        return [(str(path), values)]
+    return [*_read_with_bases(path.parent / str(base), (*seen, path.resolve())), (str(path), values)]
+
+
+def _apply(config: Config, layers: list[tuple[str, dict[str, Any]]]) -> Config:
+    for source, values in layers:
+        config = _merge(config, values, source, "")
+    return config
+
+
+def _merge(section: Any, values: Any, source: str, prefix: str) -> Any:
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: {prefix.rstrip('.')} is a section of keys, not the value {values!r}")
+    hints = get_type_hints(type(section))
+    changes = {}
+    for key, value in values.items():
+        if key not in hints:
+            close = difflib.get_close_matches(str(key), hints, n=1)
+            hint = f"did you mean {prefix}{close[0]}?" if close else f"known keys: {', '.join(hints)}"
+            raise UserError(f"{source}: unknown key {prefix}{key}; {hint}")
+        current = getattr(section, key)
+        if dataclasses.is_dataclass(current):
+            changes[key] = _merge(current, value, source, f"{prefix}{key}.")
+        else:
+            changes[key] = _convert(value, hints[key], source, f"{prefix}{key}")
+    return dataclasses.replace(section, **changes)
+
+
+def _convert(value: Any, hint: Any, source: str, key: str) -> Any:
+    """The value as the annotated type, without guessing: 3 is a float where one is wanted, "3" is not a number."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is types.UnionType:  # only `X | None` occurs
+        return None if value is None else _convert(value, args[0], source, key)
+    if origin is Literal:
+        if value not in args:
+            raise UserError(f"{source}: {key} must be one of {', '.join(args)}, not {value!r}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{source}: {key} must be a list of numbers, not {value!r}")
+        return tuple(_convert(item, args[0], source, key) for item in value)
+    if hint is float and isinstance(value, str):
+        try:  # YAML 1.1 reads 1e-3, which lacks the dot, as text
+            return float(value)
+        except ValueError:
+            pass
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise UserError(f"{source}: {key} must be of type {hint.__name__}, not {value!r}")
+    return value
+
+
+def _check_values(config: Config, source: str) -> None:
+    """Reject what has the right type and no meaning."""
+    for key, low in AT_LEAST.items():
+        value: Any = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        if value is not None and not value >= low:  # the negation also catches NaN
+            raise UserError(f"{source}: {key} must be at least {low}, not {value}")
+    data, train = config.data, config.train
+    if len(data.mean) != 3 or len(data.std) != 3 or min(data.std) <= 0:
+        raise UserError(f"{source}: data.mean and data.std need three numbers each (red, green, blue), those of std positive")
+    if data.resize < data.image_size:
+        raise UserError(f"{source}: data.resize ({data.resize}) must not be smaller than data.image_size ({data.image_size})")
+    if train.strategy == "uniform" and train.random_subnets < 1:
+        raise UserError(f"{source}: train.random_subnets must be at least 1 for the uniform strategy")
+    if train.momentum >= 1:
+        raise UserError(f"{source}: train.momentum must be below 1, not {train.momentum}")

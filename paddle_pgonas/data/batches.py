@@ -1,0 +1,96 @@
+"""Training batches as a pure function of (seed, epoch, step): the same after a resume, with any number of workers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from paddle_pgonas.config import Data
+from paddle_pgonas.data.cache import decoded
+from paddle_pgonas.data.sources import ImageSource, UnreadableImage
+from paddle_pgonas.data.transforms import center_crop, random_resized_crop, shift
+from paddle_pgonas.errors import UserError
+
+SHUFFLE, AUGMENT = 1, 2  # purposes: they keep the random streams of one seed apart
+
+
+class EpochBatches(paddle.io.Dataset):
+    """The batches of one epoch from step ``start`` on; item i is a whole batch, so that workers decode in parallel.
+
+    Items are (images uint8 [B, S, S, 3], labels int64 [B]).
+    """
+
+    def __init__(self, source: ImageSource, data: Data, cache: Path, batch_size: int, seed: int) -> None:
+        super().__init__()
+        self.source, self.data, self.batch_size, self.seed = source, data, batch_size, seed
+        self.epoch, self.start = 0, 0
+        # Small images are decoded once; a random resized crop needs the original each time.
+        self.images = None if data.augment == "crop_flip" else decoded(source, data.resize, data.image_size, cache)
+        self.labels = source.labels if self.images is None else self.images.labels
+        self.steps_per_epoch = len(self.labels) // batch_size
+        if self.steps_per_epoch < 1:
+            raise UserError(f"train.batch_size {batch_size} is larger than the training set of {len(self.labels)} images")
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch - self.start
+
+    def __getitem__(self, item: int) -> tuple[np.ndarray, np.ndarray]:
+        step = self.start + item
+        chosen = _permutation(len(self.labels), self.seed, self.epoch)[step * self.batch_size : (step + 1) * self.batch_size]
+        rng = np.random.default_rng((self.seed, AUGMENT, self.epoch, step))
+        if self.images is None:
+            crops, labels = zip(*(self._crop(index, rng) for index in chosen), strict=True)
+            return np.stack(crops), np.asarray(labels, dtype=np.int64)
+        images = np.asarray(self.images.images[np.sort(chosen)])[np.argsort(np.argsort(chosen))]
+        if self.data.augment != "none":
+            images = shift(images, rng, flip=self.data.augment == "shift_flip")
+        return images, self.labels[chosen]
+
+    def _crop(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+        """A training crop; in place of an unreadable image the next readable one."""
+        for candidate in range(index, index + len(self.labels)):
+            candidate %= len(self.labels)
+            try:
+                return random_resized_crop(self.source.read(candidate), self.data.image_size, rng), self.labels[candidate]
+            except UnreadableImage as error:
+                _warn_once(str(error))
+        raise UserError("data.root: none of the training images can be read")
+
+    def epoch_from(self, epoch: int, start: int) -> Iterator[tuple[paddle.Tensor, paddle.Tensor]]:
+        """Batches of ``epoch`` beginning with step ``start``, as tensors, made ahead by ``data.workers`` processes."""
+        self.epoch, self.start = epoch, start
+        if self.data.workers == 0 or self.images is not None:  # a slice of an array is quicker than a process's queue
+            for item in range(len(self)):
+                images, labels = self[item]
+                yield paddle.to_tensor(images), paddle.to_tensor(labels)
+            return
+        workers = min(self.data.workers, len(self))
+        yield from paddle.io.DataLoader(self, batch_size=None, shuffle=False, num_workers=workers)
+
+
+def calibration_images(source: ImageSource, data: Data, count: int) -> np.ndarray:
+    """Evaluation crops of ``count`` training images taken evenly from the list: uint8 [N, S, S, 3]."""
+    found: list[np.ndarray] = []
+    for index in np.linspace(0, len(source.labels) - 1, min(count, len(source.labels))).round().astype(int):
+        try:
+            found.append(center_crop(source.read(int(index)), data.resize, data.image_size))
+        except UnreadableImage as error:
+            _warn_once(str(error))
+    if not found:
+        raise UserError("data.root: none of the calibration images can be read")
+    return np.stack(found)
+
+
+@lru_cache(maxsize=2)
+def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, SHUFFLE, epoch)).permutation(count)
+
+
+@lru_cache(maxsize=None)
+def _warn_once(message: str) -> None:
+    print(f"left out: {message}", file=sys.stderr)

@@ -1,0 +1,74 @@
+"""Decoded images on disk: built once, memory-mapped by every process that needs them, never half-written."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from paddle_pgonas.data.sources import ImageSource, UnreadableImage
+from paddle_pgonas.data.transforms import center_crop
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.files import atomic_path, read_json, write_json
+
+
+class DecodedImages(NamedTuple):
+    """Images as the network's crop, with their labels."""
+
+    images: np.ndarray
+    """uint8 [N, S, S, 3], memory-mapped."""
+    labels: np.ndarray
+    """int64 [N]."""
+    fingerprint: str
+    """Changes when any image, label or the crop does."""
+
+
+def decoded(source: ImageSource, resize: int, size: int, folder: str | Path) -> DecodedImages:
+    """The evaluation crop of every readable image, from the cache in ``folder`` or built there now.
+
+    The cache's name is a hash of the source and the crop, so a changed folder or option makes a new cache. Unreadable files
+    are left out and named. A cache whose bytes changed on disk is rebuilt.
+    """
+    key = hashlib.sha256(f"{source.fingerprint()} {resize} {size} v1".encode()).hexdigest()[:16]
+    path = Path(folder) / f"decoded-{key}.npy"
+    record_path = path.with_suffix(".json")
+    record = read_json(record_path, "cache record") if record_path.exists() and path.exists() else None
+    if record is None or _checksum(path) != record["crc32"]:
+        record = _build(source, resize, size, path)
+        write_json(record_path, record)
+    images = np.load(path, mmap_mode="r")[: len(record["kept"])]  # unreadable files left room at the end
+    return DecodedImages(images, source.labels[record["kept"]], key)
+
+
+def _build(source: ImageSource, resize: int, size: int, path: Path) -> dict[str, object]:
+    count = len(source.labels)
+    kept: list[int] = []
+    unreadable: list[str] = []
+    with atomic_path(path) as part:
+        images = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
+        for index in tqdm(range(count), desc="decoding images", unit="image", mininterval=1, delay=2):
+            try:
+                images[len(kept)] = center_crop(source.read(index), resize, size)
+                kept.append(index)
+            except UnreadableImage as error:
+                unreadable.append(str(error))
+        if not kept:
+            raise UserError(f"no image could be read; the first problem was {unreadable[0]}")
+        images.flush()
+        checksum = _checksum(part)
+    for message in unreadable:
+        print(f"left out: {message}", file=sys.stderr)
+    return {"crc32": checksum, "kept": kept, "unreadable": unreadable}
+
+
+def _checksum(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            value = zlib.crc32(block, value)
+    return value

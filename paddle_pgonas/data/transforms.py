@@ -1,0 +1,69 @@
+"""From images to uint8 squares on the processor, and from those to normalised tensors on the device."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import paddle
+from PIL import Image
+
+from paddle_pgonas.config import Data
+
+BILINEAR = Image.Resampling.BILINEAR
+
+
+def center_crop(image: Image.Image, resize: int, size: int) -> np.ndarray:
+    """Evaluation: shorter side to ``resize``, then the central ``size`` square. Returns uint8 [size, size, 3]."""
+    width, height = image.size
+    if min(width, height) != resize:
+        scale = resize / min(width, height)
+        image = image.resize((max(resize, round(width * scale)), max(resize, round(height * scale))), BILINEAR)
+        width, height = image.size
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def random_resized_crop(image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Training on ImageNet: a window of 8 to 100 % of the area and aspect 3/4 to 4/3, scaled to ``size``, flipped half the time.
+
+    Ten tries, then the largest central window within the aspects, as everyone does. Returns uint8 [size, size, 3].
+    """
+    width, height = image.size
+    for _ in range(10):
+        area = width * height * rng.uniform(0.08, 1.0)
+        aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
+            break
+    else:
+        w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+        left, top = (width - w) // 2, (height - h) // 2
+    crop = np.asarray(image.resize((size, size), BILINEAR, box=(left, top, left + w, top + h)))
+    return crop[:, ::-1] if rng.random() < 0.5 else crop
+
+
+def shift(images: np.ndarray, rng: np.random.Generator, flip: bool) -> np.ndarray:
+    """Training on small images: move each by up to an eighth of its side over black, flip half of them if asked.
+
+    Args:
+        images: uint8 [N, S, S, 3].
+    """
+    count, side = images.shape[:2]
+    pad = max(1, side // 8)
+    padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(1, 2))  # [N, y, x, 3, S, S]
+    tops, lefts = rng.integers(0, 2 * pad + 1, (2, count))
+    moved = windows[np.arange(count), tops, lefts].transpose(0, 2, 3, 1)
+    if flip:
+        flipped = rng.random(count) < 0.5
+        moved[flipped] = moved[flipped, :, ::-1]
+    return moved
+
+
+def to_network(images: paddle.Tensor, data: Data) -> paddle.Tensor:
+    """uint8 [N, S, S, 3] to normalised float32 [N, 3, S, S], on the device where the images are."""
+    scale = paddle.to_tensor([1 / (255 * std) for std in data.std], dtype="float32")
+    shift_by = paddle.to_tensor([-mean / std for mean, std in zip(data.mean, data.std, strict=True)], dtype="float32")
+    return (images.astype("float32") * scale + shift_by).transpose([0, 3, 1, 2])

@@ -1,0 +1,82 @@
+"""Files that are whole or absent: atomic writing, and JSON reading whose errors name the file."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from paddle_pgonas.errors import UserError
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; move it there when the block ends well, remove it when it does not.
+
+    The bytes are on the disk before the name is, so a crash at any moment leaves the old file, the new one, or none.
+
+    Raises:
+        UserError: the folder cannot be made or written.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        os.close(handle)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror}); choose another place") from None
+    part = Path(name)
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        part.chmod(0o666 & ~mask)  # mkstemp made it private; give it the mode that open() would have
+        part.replace(target)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror}); free some space or choose another place") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text file atomically."""
+    with atomic_path(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write an indented JSON file atomically."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """Read a JSON file in which no object repeats a key.
+
+    Raises:
+        UserError: no such file, not readable, not JSON, or a key occurs twice.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the {what} ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: the {what} is not a UTF-8 text file") from None
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in found if keys.count(key) > 1)
+            raise UserError(f"{path}: the {what} has the key {twice!r} twice; every name may stand once")
+        return found
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: the {what} is not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from None

@@ -1,0 +1,116 @@
+"""The supernet: the full ResNet converted by PaddleSlim, of which any architecture can be made the active subnet."""
+
+from __future__ import annotations
+
+import logging
+import random
+
+import paddle
+from paddle import nn
+
+# PaddleSlim turns on a root handler and writes its own format; ours is the only log of a run.
+from paddleslim.nas.ofa import OFA
+from paddleslim.nas.ofa.convert_super import Convert
+from paddleslim.nas.ofa.convert_super import supernet as conversion
+
+from paddle_pgonas.arch import Arch, SearchSpace
+from paddle_pgonas.nn.batch_norm import ElasticBatchNorm2D
+from paddle_pgonas.nn.resnet import ResNet
+
+logging.getLogger("paddleslim").setLevel(logging.WARNING)
+
+
+class Supernet(OFA):
+    """An OFA model over a search space. A call computes the logits of the active subnet (the largest at first).
+
+    A subnet uses the first blocks of each stage and the leading channels of every tensor. PaddleSlim's layers slice weights
+    by the channels asked for; :class:`ElasticBatchNorm2D` slices by those that arrive.
+    """
+
+    def __init__(self, space: SearchSpace, num_classes: int = 1000, activation: str = "relu", bn: str = "batch") -> None:
+        network = ResNet(space.largest, num_classes, activation)
+        converted = Convert(conversion(expand_ratio=list(space.ratios))).convert(network)
+        _replace_batch_norms(converted, frozen=bn == "frozen")
+        super().__init__(converted)
+        self.space, self.num_classes, self.activation = space, num_classes, activation
+        self.set_active_subnet(space.largest)
+
+    def set_active_subnet(self, arch: Arch) -> None:
+        """Make this architecture the one that calls compute."""
+        self._active = arch
+        self.set_net_config(_layer_config(arch))
+
+    def sample_active_subnet(self, rng: random.Random) -> Arch:
+        """Draw an architecture, make it active and return it."""
+        arch = self.space.sample(rng)
+        self.set_active_subnet(arch)
+        return arch
+
+    @property
+    def active_subnet(self) -> Arch:
+        return self._active
+
+    def get_active_subnet(self) -> ResNet:
+        """The active subnet as a stand-alone network with its own copy of the weights."""
+        return extract(self, self._active)
+
+    def weights(self) -> dict[str, paddle.Tensor]:
+        """All parameters and buffers under the challenge's names, not copied."""
+        return {plain_name(name): tensor for name, tensor in self.model.state_dict().items()}
+
+
+def plain_name(name: str) -> str:
+    """The challenge's name of a parameter in a converted network: PaddleSlim puts ``fn.`` before the last part."""
+    return name.replace(".fn.", ".")
+
+
+def _layer_config(arch: Arch) -> dict[str, object]:
+    """What PaddleSlim's OFA needs to know of an architecture: output channels per converted layer, and the blocks to run."""
+    head = arch.space.first_blocks[-1]
+    config: dict[str, object] = {"blocks.0.conv": {"channel": arch.stem_width}, f"blocks.{head}.fc": {}}
+    depth = ["0"]
+    for block in arch.blocks:
+        name = f"blocks.{block.index}"
+        config[f"{name}.conv1"] = {"channel": block.c_mid}
+        config[f"{name}.conv2"] = {"channel": block.c_out}
+        if block.stride > 1:
+            config[f"{name}.downsample.0"] = {"channel": block.c_out}
+        depth.append(str(block.index))
+    config["depth"] = [*depth, str(head)]
+    return config
+
+
+def _replace_batch_norms(layer: nn.Layer, frozen: bool) -> None:
+    for name, child in list(layer.named_children()):
+        if isinstance(child, nn.BatchNorm2D):
+            ours = ElasticBatchNorm2D(child._mean.shape[0])
+            ours.frozen = frozen
+            setattr(layer, name, ours)
+        else:
+            _replace_batch_norms(child, frozen)
+
+
+def extract(supernet: Supernet, arch: Arch) -> ResNet:
+    """A stand-alone network of ``arch`` whose tensors are the leading slices of the supernet's; in the supernet's mode."""
+    subnet = ResNet(arch, supernet.num_classes, supernet.activation)
+    inherited = supernet.weights()
+    for name, tensor in subnet.state_dict().items():
+        tensor.set_value(inherited[name][tuple(slice(0, size) for size in tensor.shape)].detach().clone())
+    subnet.train() if supernet.training else subnet.eval()
+    return subnet
+
+
+def reorder_channels(supernet: Supernet) -> None:
+    """Sort each block's inner channels by decreasing sum of |conv2 weight|, so that a narrow conv1 keeps the best.
+
+    conv1's outputs, bn1 and conv2's inputs move together: the function of the full network stays the same.
+    """
+    weights = supernet.weights()
+    for block in supernet.space.largest.blocks:
+        name = f"blocks.{block.index}"
+        conv2 = weights[f"{name}.conv2.weight"]
+        order = conv2.abs().sum([0, 2, 3]).argsort(descending=True)
+        conv2.set_value(conv2.index_select(order, axis=1))
+        for part in ("conv1.weight", "bn1.weight", "bn1.bias", "bn1._mean", "bn1._variance"):
+            tensor = weights[f"{name}.{part}"]
+            tensor.set_value(tensor.index_select(order, axis=0))

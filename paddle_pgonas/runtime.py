@@ -1,0 +1,92 @@
+"""What is decided once per process: processor switches, device, seeds.
+
+Packages that import Paddle call :func:`prepare_process` in their ``__init__`` first, because its switches only work before
+Paddle is loaded. This module itself imports in milliseconds.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+import warnings
+from pathlib import Path
+
+from paddle_pgonas.errors import UserError
+
+
+def prepare_process() -> None:
+    """Set the environment that Paddle reads when it is imported. Values the user has set are kept.
+
+    On AMD processors Paddle's MKL takes its slow path unless ``MKL_DEBUG_CPU_TYPE=5``. With Paddle 2, PaddleSlim (which imports
+    matplotlib) crashes if Paddle was loaded before matplotlib: their zlib symbols clash; the other order works.
+    """
+    if "paddle" in sys.modules:
+        return
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    os.environ.setdefault("GLOG_minloglevel", "2")
+    warnings.filterwarnings("ignore", message="No ccache found")  # Paddle 3 says so to all who compile nothing
+    warnings.filterwarnings("ignore", message="You are using GPU version Paddle, but")  # select_device tells the device
+    if _is_amd():
+        os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
+    if paddle_version().startswith("2."):
+        import matplotlib.pyplot  # noqa: F401
+
+
+def _is_amd() -> bool:
+    try:
+        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")[:4096]
+    except OSError:
+        return "AMD" in platform.processor()
+
+
+def paddle_version() -> str:
+    """Version of the installed Paddle, CPU or GPU wheel, without importing it.
+
+    Raises:
+        UserError: Paddle is not installed.
+    """
+    for wheel in ("paddlepaddle-gpu", "paddlepaddle"):
+        try:
+            return importlib.metadata.version(wheel)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    raise UserError("PaddlePaddle is not installed; run 'make setup', or pip install -r requirements.txt (requirements-cpu.txt)")
+
+
+def select_device(name: str) -> str:
+    """Make ``auto``, ``cpu`` or ``gpu`` Paddle's device and return what it became (``cpu`` or ``gpu:<index>``).
+
+    Raises:
+        UserError: ``gpu`` was asked for and there is none that this Paddle can use.
+    """
+    import paddle
+
+    usable = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+    if name == "gpu" and not usable:
+        raise UserError("device: gpu was asked for, but this Paddle sees no GPU; use -o device=cpu or install paddlepaddle-gpu")
+    if name == "cpu" or not usable:
+        return paddle.set_device("cpu") and "cpu"
+    index = int(os.environ.get("FLAGS_selected_gpus", "0").split(",")[0])
+    paddle.set_device(f"gpu:{index}")
+    return f"gpu:{index}"
+
+
+def seed_weights(seed: int) -> None:
+    """Seed Paddle's generator, which only the weights' initial values draw from.
+
+    All other randomness (subnets, images, augmentation) comes from generators made from (seed, purpose, step), so that a
+    resumed run draws what the undisturbed one would have drawn.
+    """
+    import paddle
+
+    paddle.seed(seed)
+
+
+def versions() -> dict[str, str]:
+    """Versions that a run's record names."""
+    found = {"python": platform.python_version(), "paddle": paddle_version(), "machine": platform.machine()}
+    for name in ("paddleslim", "numpy", "scipy"):
+        found[name] = importlib.metadata.version(name)
+    return found
