@@ -69,7 +69,8 @@ class Train:
     max_steps: int | None = None
     """Stop after so many steps, whatever the epochs say; the schedules stay those of the whole run."""
     batch_size: int = 256
-    lr: float = 0.001
+    lr_per_256: float = 0.001
+    """Highest learning rate per 256 images of a step's whole batch: doubling the batch doubles the rate."""
     momentum: float = 0.9
     weight_decay: float = 0.0
     schedule: Literal["cosine", "published"] = "cosine"
@@ -90,6 +91,8 @@ class Train:
     """``pgonas``: redraw the second subnet until the codes differ in at least so many digits (33 with Zen-score)."""
     rank_lambda: Literal["warmup", "constant", "sine", "multi_stage"] = "warmup"
     """``pgonas``: the weight of the rank loss over the epochs."""
+    stretch_lambda: bool = False
+    """Map the run's length onto the published 70 epochs when the weight is looked up, for shorter or longer runs."""
     log_every: int = 10
     """Steps between lines of the log."""
     checkpoint_every: int = 1
@@ -137,7 +140,7 @@ AT_LEAST: dict[str, float] = {
     "train.epochs": 1,
     "train.max_steps": 1,
     "train.batch_size": 1,
-    "train.lr": 0,
+    "train.lr_per_256": 0,
     "train.momentum": 0,
     "train.weight_decay": 0,
     "train.warmup_epochs": 0,

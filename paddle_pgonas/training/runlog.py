@@ -1,0 +1,63 @@
+"""What a run leaves to look at: a progress bar now, ``metrics.jsonl`` for programs, VisualDL scalars for the browser."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+
+from tqdm import tqdm
+from visualdl import LogWriter
+
+from paddle_pgonas.files import write_text
+
+
+class RunLog:
+    """A context manager; ``log`` takes the scalars of a step, ``advance`` moves the bar."""
+
+    def __init__(self, folder: Path, total_steps: int, first_step: int) -> None:
+        self.path = folder / "metrics.jsonl"
+        _forget_from(self.path, first_step)
+        self.lines = self.path.open("a", encoding="utf-8")
+        self.writer = LogWriter(logdir=str(folder / "visualdl"))
+        self.bar = tqdm(total=total_steps, initial=first_step, desc="training", unit="step", dynamic_ncols=True, mininterval=0.5)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.close()
+        self.writer.close()
+        self.lines.close()
+
+    def log(self, step: int, scalars: dict[str, float]) -> None:
+        """Write one line and the scalars of a step, and show the main ones beside the bar."""
+        self.lines.write(json.dumps({"step": step, **scalars}) + "\n")
+        self.lines.flush()
+        for name, value in scalars.items():
+            self.writer.add_scalar(name, value, step)
+        shown = {"loss": "loss/largest" if "loss/largest" in scalars else "loss/random", "acc": "accuracy", "lr": "lr"}
+        self.bar.set_postfix({short: f"{scalars[name]:.3g}" for short, name in shown.items() if name in scalars})
+
+    def advance(self) -> None:
+        """One step is done."""
+        self.bar.update()
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The lines of a run's ``metrics.jsonl``; none if the run has none. A line cut short by a crash is left out."""
+    path = folder / "metrics.jsonl"
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found
+
+
+def _forget_from(path: Path, step: int) -> None:
+    """Drop the lines of steps that a resumed run is about to repeat."""
+    if path.exists():
+        kept = [line for line in read_metrics(path.parent) if line["step"] < step]
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

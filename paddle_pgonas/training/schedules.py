@@ -1,0 +1,52 @@
+"""Learning rate and rank-loss weight as plain functions of the step and the epoch: nothing to save, nothing to resume."""
+
+from __future__ import annotations
+
+from math import cos, pi, sin
+
+from paddle_pgonas.config import Train
+
+PUBLISHED_EPOCHS = 70
+
+
+def learning_rate(train: Train, step: int, steps_per_epoch: int, total_batch: int) -> float:
+    """Learning rate of a step (both counted from 0).
+
+    ``cosine``: rises linearly over ``warmup_epochs``, reaching the highest rate at its last step, then falls to 0 at the end.
+    ``published``: rises from exactly 0 over ``int(warmup_images / total_batch) * warmup_epochs`` steps, whatever the data's
+    real size, then takes one cosine step per epoch with a half-period of ``epochs``. On ImageNet-mini it never leaves the rise.
+    """
+    highest = train.lr_per_256 * total_batch / 256
+    if train.schedule == "published":
+        warmup = int(int(train.warmup_images / total_batch) * train.warmup_epochs)
+        if step < warmup:
+            return highest * step / warmup
+        epochs_since = step // steps_per_epoch - warmup // steps_per_epoch
+        return highest * 0.5 * (1 + cos(pi * epochs_since / train.epochs))
+    total = train.epochs * steps_per_epoch
+    warmup = min(round(train.warmup_epochs * steps_per_epoch), total)
+    if step < warmup:
+        return highest * (step + 1) / warmup
+    return highest * 0.5 * (1 + cos(pi * (step - warmup) / max(1, total - warmup)))
+
+
+def _multi_stage(epoch: float) -> float:
+    if epoch < 5:
+        return 0.0
+    if epoch < 20:
+        return 2 * (epoch - 5) / 15
+    return 2.0 if epoch < 50 else 7 - epoch / 10
+
+
+RANK_LAMBDAS = {
+    "warmup": lambda epoch: min(2.0, epoch / 10),
+    "constant": lambda epoch: 1.0,
+    "sine": lambda epoch: 2 * sin(0.8 * pi * epoch / PUBLISHED_EPOCHS),
+    "multi_stage": _multi_stage,
+}
+
+
+def rank_lambda(train: Train, epoch: int) -> float:
+    """Weight of the rank loss in an epoch (from 0), never negative; the paper's four schedules over its 70 epochs."""
+    position = epoch * PUBLISHED_EPOCHS / train.epochs if train.stretch_lambda else epoch
+    return max(0.0, RANK_LAMBDAS[train.rank_lambda](position))

@@ -1,0 +1,212 @@
+"""The training run: data, network, optimizer and strategy put together, with checkpoints and a log."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import paddle
+
+from paddle_pgonas.config import Config, save_config
+from paddle_pgonas.data.batches import EpochBatches
+from paddle_pgonas.data.sources import open_source
+from paddle_pgonas.data.transforms import to_network
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.nn.supernet import Supernet, extract, reorder_channels
+from paddle_pgonas.nn.weights import Record, load_weights, save_weights
+from paddle_pgonas.runtime import seed_weights, select_device, versions
+from paddle_pgonas.training.checkpoints import checkpoints, load_latest, save_checkpoint
+from paddle_pgonas.training.runlog import RunLog
+from paddle_pgonas.training.schedules import learning_rate, rank_lambda
+from paddle_pgonas.training.strategies import Step, make_strategy
+
+# A run may be resumed with other values of these: they do not change a weight.
+FREE_ON_RESUME = {
+    "output_dir",
+    "device",
+    "data.root",
+    "data.cache_dir",
+    "data.workers",
+    "data.val_limit",
+    "train.max_steps",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+}
+
+
+def build_supernet(config: Config) -> Supernet:
+    """The configured supernet with its first weights: random from the seed, or pretrained and (if asked for) reordered."""
+    seed_weights(config.seed)
+    model = config.model
+    net = Supernet(config.search_space, model.num_classes, model.activation, model.bn)
+    if model.pretrained is not None:
+        load_weights(net, model.pretrained, pretrained=True)
+        if model.reorder:
+            reorder_channels(net)
+    return net
+
+
+def cache_folder(config: Config) -> Path:
+    """Where decoded images are kept."""
+    return Path(config.data.cache_dir or Path(config.output_dir) / "cache")
+
+
+def train(config: Config, resume: bool = False) -> Path:
+    """Run the configured training and return the path of the supernet's weights.
+
+    The run's folder gets ``config.yaml``, ``metrics.jsonl``, ``visualdl/``, ``checkpoints/`` and in the end
+    ``supernet.safetensors``. Ctrl-C (or SIGTERM) finishes the step, writes a checkpoint and stops.
+
+    Raises:
+        UserError: the folder holds another run, data or weights do not fit, or the loss is no longer a number.
+    """
+    select_device(config.device)
+    folder = Path(config.output_dir)
+    kept = folder / "checkpoints"
+    if checkpoints(kept) and not resume:
+        raise UserError(f"{folder} already holds a run; add --resume to go on with it, or choose another output_dir")
+    run = _Run(config)
+    first_step = run.restore(kept) if resume else 0
+    save_config(config, folder / "config.yaml")
+    with RunLog(folder, run.total_steps, first_step) as log, _stop_requests() as stop:
+        step = first_step
+        for x, y in run.batches_from(first_step):
+            run.step(step, x, y, log)
+            step += 1
+            log.advance()
+            at_epoch_end = step % (run.steps_per_epoch * config.train.checkpoint_every) == 0
+            if at_epoch_end or stop or step == run.total_steps:
+                save_checkpoint(kept, run.net, run.optimizer, run.record(step), config.train.keep_checkpoints)
+            if stop:
+                raise UserError(f"stopped after step {step}; the same command with --resume goes on from there")
+    output = folder / "supernet.safetensors"
+    save_weights(output, run.net, run.record(run.total_steps))
+    return output
+
+
+class _Run:
+    """The parts of a training run and its single step."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, settings = config, config.train
+        source = open_source(config.data, "train", config.model.num_classes)
+        self.batches = EpochBatches(source, config.data, cache_folder(config), settings.batch_size, config.seed)
+        self.steps_per_epoch = self.batches.steps_per_epoch
+        self.total_steps = min(settings.epochs * self.steps_per_epoch, settings.max_steps or 2**62)
+        self.net = build_supernet(config)
+        self.net.train()
+        self.optimizer = paddle.optimizer.Momentum(
+            learning_rate=0.0,
+            momentum=settings.momentum,
+            parameters=self.net.model.parameters(),
+            weight_decay=settings.weight_decay or None,
+        )
+        self.strategy = make_strategy(settings, _teacher(config))
+        self.logged_at = time.perf_counter()
+
+    def batches_from(self, step: int) -> Iterator[tuple[paddle.Tensor, paddle.Tensor]]:
+        """Normalised images and labels from this step to the run's last."""
+        while step < self.total_steps:
+            epoch, start = divmod(step, self.steps_per_epoch)
+            for images, labels in self.batches.epoch_from(epoch, start):
+                yield to_network(images, self.config.data), labels
+                step += 1
+                if step == self.total_steps:
+                    return
+
+    def step(self, index: int, x: paddle.Tensor, y: paddle.Tensor, log: RunLog) -> None:
+        """One optimizer step on one batch."""
+        settings = self.config.train
+        epoch = index // self.steps_per_epoch
+        step = Step(random.Random(f"subnets {self.config.seed} {index}"), rank_lambda(settings, epoch))
+        rate = learning_rate(settings, index, self.steps_per_epoch, settings.batch_size)
+        self.optimizer.clear_grad()
+        self.strategy(self.net, x, y, step)
+        self.optimizer.set_lr(rate)
+        self.optimizer.step()
+        if index % settings.log_every == 0 or index + 1 == self.total_steps:
+            log.log(index, self._scalars(step, epoch, rate))
+
+    def _scalars(self, step: Step, epoch: int, rate: float) -> dict[str, float]:
+        scalars = {f"loss/{kind}": float(loss) for kind, loss in step.losses.items()}
+        broken = [name for name, value in scalars.items() if not math.isfinite(value)]
+        if broken:
+            raise UserError(f"{broken[0]} is {scalars[broken[0]]}: training diverged; lower train.lr_per_256, then --resume")
+        if step.correct is not None:
+            scalars["accuracy"] = float(step.correct)
+        if step.pairs:
+            scalars["pairs_out_of_order"] = step.pairs_out_of_order / step.pairs
+        now, before = time.perf_counter(), self.logged_at
+        self.logged_at = now
+        return {"epoch": epoch, **scalars, "lr": rate, "rank_lambda": step.rank_lambda, "seconds": round(now - before, 3)}
+
+    def record(self, step: int) -> Record:
+        """What these weights are, kept with them."""
+        model = self.config.model
+        return {
+            "space": self.config.space,
+            "activation": model.activation,
+            "num_classes": model.num_classes,
+            "step": step,
+            "config": dataclasses.asdict(self.config),
+            "versions": versions(),
+        }
+
+    def restore(self, folder: Path) -> int:
+        """Load the newest whole checkpoint and return its step, 0 if there is none."""
+        record = load_latest(folder, self.net, self.optimizer)
+        if record is None:
+            return 0
+        now, then = _flat(self.record(0)["config"]), _flat(record["config"])
+        for key in sorted(set(now) | set(then)):
+            if key not in FREE_ON_RESUME and _plain(now.get(key)) != _plain(then.get(key)):
+                raise UserError(f"--resume: the run was started with {key}={then.get(key)}, now it is {now.get(key)}")
+        return int(record["step"])
+
+
+def _teacher(config: Config) -> paddle.nn.Layer | None:
+    """The fixed full network of the uniform strategy."""
+    if config.train.strategy != "uniform" or config.train.teacher is None:
+        return None
+    full = Supernet(config.search_space, config.model.num_classes)
+    load_weights(full, config.train.teacher)
+    full.eval()
+    return extract(full, config.search_space.largest)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """A list that is empty until someone asks the process to stop; a second request stops it at once."""
+    requests: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if requests:
+            raise KeyboardInterrupt
+        requests.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield requests
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
