@@ -98,15 +98,17 @@ class Train:
     checkpoint_every: int = 1
     """Epochs between checkpoints."""
     keep_checkpoints: int = 2
+    watch_images: int = 0
+    """After training, measure the largest and the smallest subnet on so many validation images; 0 leaves it out."""
 
 
 @dataclass(frozen=True)
 class Score:
     """How subnets are scored."""
 
-    bn: Literal["running", "calibrated", "batch"] = "running"
-    """Statistics of each subnet's BatchNorm: slices of the supernet's running ones, its own over the calibration images, or
-    each batch's."""
+    bn: Literal["running", "calibrated", "batch"] = "calibrated"
+    """Statistics of each subnet's BatchNorm: slices of the supernet's ``running`` ones (right for a supernet trained with
+    ``model.bn: frozen``, else they mix all subnets), its own over the calibration images, or each batch's."""
     batch_size: int = 100
     calibration_images: int = 256
     """``calibrated``: how many training images, taken evenly from the list."""
@@ -151,6 +153,7 @@ AT_LEAST: dict[str, float] = {
     "train.log_every": 1,
     "train.checkpoint_every": 1,
     "train.keep_checkpoints": 1,
+    "train.watch_images": 0,
     "score.batch_size": 1,
     "score.calibration_images": 1,
 }

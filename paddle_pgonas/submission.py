@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paddle_pgonas.arch import Arch, ArchError, SearchSpace
+from paddle_pgonas.arch import SPACES, Arch, ArchError, SearchSpace
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json, write_text
 
@@ -60,6 +60,17 @@ def _candidate(path: str | Path, name: str, entry: Any, space: SearchSpace) -> C
     if acc is not None and (isinstance(acc, bool) or not isinstance(acc, int | float)):
         raise UserError(f"{path}: {name}: 'acc' must be a number, not {acc!r}")
     return Candidate(name, arch, entry["arch"], acc)
+
+
+def detect_space(path: str | Path) -> SearchSpace:
+    """The space whose codes are as long as those of the file; Track 1 if none is, so that its errors are shown."""
+    entries = read_json(path, "candidate file")
+    first = next(iter(entries.values()), None) if isinstance(entries, dict) else None
+    code = first.get("arch") if isinstance(first, dict) else None
+    for space in SPACES.values():
+        if isinstance(code, str) and len(code) in (space.code_length, space.code_length - 1):
+            return space
+    return SPACES["track1"]
 
 
 def read_scores(path: str | Path, space: SearchSpace) -> dict[str, float]:

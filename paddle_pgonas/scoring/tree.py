@@ -29,8 +29,8 @@ class Node:
     children: dict[Block, Node] = field(default_factory=dict)
     candidates: list[int] = field(default_factory=list)
     """Positions of the candidates whose last block this is."""
-    statistics: dict[str, Any] = field(default_factory=dict)
-    """BatchNorm statistics of this very prefix, by layer; used by calibration."""
+    statistics: dict[tuple[str, int], Any] = field(default_factory=dict)
+    """BatchNorm statistics of this very prefix, by layer and the width that the layer's convolution read; for calibration."""
 
     def by_mid_width(self) -> list[tuple[int, list[Node]]]:
         """Children by inner width, narrowest first."""

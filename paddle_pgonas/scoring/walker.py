@@ -54,7 +54,7 @@ class Walker:
         """Call ``visit(node, logits [N, classes])`` at every node where candidates end."""
         width, (stride, pool) = stem_width(root), self.stem
         x = self._conv("blocks.0.conv", x, 0, width, stride)
-        x = F.relu_(self._batch_norm("blocks.0.bn", x, root))
+        x = F.relu_(self._batch_norm("blocks.0.bn", x, root, 3))
         if pool:
             x = F.max_pool2d(x, 3, 2, 1)
         self._descend(root, x, visit)
@@ -79,11 +79,11 @@ class Walker:
         mids = group.by_mid_width()
         c_out = max(block.c_out for block in group.children)
         inner = self._conv(f"{name}.conv1", x, 0, mids[-1][0], stride)
-        inner = F.relu_(self._batch_norm(f"{name}.bn1", inner, parent))
+        inner = F.relu_(self._batch_norm(f"{name}.bn1", inner, parent, c_in))
         shortcut = x
         if stride > 1:
             shortcut = self._conv(f"{name}.downsample.0", x, 0, c_out, stride)
-            shortcut = self._batch_norm(f"{name}.downsample.1", shortcut, parent)
+            shortcut = self._batch_norm(f"{name}.downsample.1", shortcut, parent, c_in)
         total, done = None, 0
         for mid, children in mids:
             part = inner if mid == inner.shape[1] and not done else inner[:, done:mid]
@@ -91,7 +91,7 @@ class Walker:
             total, done = added if total is None else total.add_(added), mid
             for child in children:
                 assert child.block is not None
-                out = self._batch_norm(f"{name}.bn2", _leading(total, child.block.c_out), child)
+                out = self._batch_norm(f"{name}.bn2", _leading(total, child.block.c_out), child, mid)
                 out = self.blocks[str(index)].act(out.add_(_leading(shortcut, child.block.c_out)))
                 self._descend(child, out, visit)
 
@@ -112,8 +112,11 @@ class Walker:
             self._slices[key] = found = found.contiguous() if hasattr(found, "contiguous") else found
         return found
 
-    def _batch_norm(self, name: str, x: paddle.Tensor, node: Node) -> paddle.Tensor:
-        """BatchNorm over leading channels with the statistics of this walker's mode."""
+    def _batch_norm(self, name: str, x: paddle.Tensor, node: Node, c_in: int) -> paddle.Tensor:
+        """BatchNorm over leading channels with the statistics of this walker's mode.
+
+        ``node`` keeps calibrated statistics; ``c_in``, the width that the convolution before read, tells its groups apart.
+        """
         width = x.shape[1]
         parts = [self._vector(f"{name}.{part}", width) for part in ("_mean", "_variance", "weight", "bias")]
         if self.bn == "batch" or self._calibrating:
@@ -121,10 +124,10 @@ class Walker:
             mean, variance = parts[0].clone(), parts[1].clone()
             out = F.batch_norm(x, mean, variance, *parts[2:], training=True, momentum=0.0)
             if self._calibrating:
-                node.statistics[name] = (mean, variance)
+                node.statistics[name, c_in] = (mean, variance)
             return out
         if self.bn == "calibrated":
-            parts[:2] = node.statistics[name]
+            parts[:2] = node.statistics[name, c_in]
         return F.batch_norm(x, *parts, training=False)
 
     def _vector(self, name: str, width: int) -> paddle.Tensor:

@@ -40,6 +40,10 @@ FREE_ON_RESUME = {
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",
+    "train.watch_images",
+    "score.bn",
+    "score.batch_size",
+    "score.calibration_images",
 }
 
 

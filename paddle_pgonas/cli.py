@@ -1,0 +1,55 @@
+"""What the command lines share: arguments for a configuration, and errors as one line with exit status 2."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from paddle_pgonas.config import Config, load_config
+from paddle_pgonas.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that says what is wrong in one line."""
+
+    def __init__(self, description: str, **options: Any) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(description=description, **options)
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: error: {message}; see --help", file=sys.stderr)
+        sys.exit(2)
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add ``-c CONFIG`` and ``-o key=value ...``."""
+    parser.add_argument("-c", "--config", required=True, metavar="CONFIG", help="configuration file (YAML), see configs/")
+    parser.add_argument(
+        "-o", "--override", action="extend", nargs="+", default=[], metavar="key=value", help="change keys, e.g. -o train.epochs=10"
+    )
+
+
+def config_of(arguments: argparse.Namespace) -> Config:
+    """The configuration that the arguments name."""
+    return load_config(arguments.config, arguments.override)
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+    """Call ``main`` and exit: 0 if it returns, 2 with one line for a user's mistake, 130 for Ctrl-C."""
+    program = os.path.basename(sys.argv[0])
+    try:
+        main()
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    sys.exit(0)

@@ -1,0 +1,174 @@
+"""The scoring job of the command line: plan it, or run it and write the submission with its record."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from paddle_pgonas import cost
+from paddle_pgonas.arch import Arch
+from paddle_pgonas.config import Config
+from paddle_pgonas.data.cache import decoded
+from paddle_pgonas.data.sources import open_source
+from paddle_pgonas.files import write_json
+from paddle_pgonas.nn.supernet import Supernet
+from paddle_pgonas.nn.weights import load_weights
+from paddle_pgonas.runtime import select_device, versions
+from paddle_pgonas.scoring.scorer import CHUNK, METRICS, ScoringSet, score, scoring_set
+from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
+from paddle_pgonas.submission import check_submission, read_candidates, write_scores
+
+
+def write_submission(config: Config, weights: str, candidates_path: str, output: str, metric: str = "top1") -> None:
+    """Score the candidates, write ``output``, ``<output>.metrics.json`` and ``<output>.record.json``, and check the file.
+
+    Args:
+        metric: one of ``top1``, ``top5``, ``probability`` or ``likelihood`` (``exp(-loss)``); becomes ``acc``.
+    """
+    started = time.time()
+    device = select_device(config.device)
+    candidates = read_candidates(candidates_path, config.search_space)
+    net = Supernet(config.search_space, config.model.num_classes, config.model.activation)
+    trained = load_weights(net, weights)
+    data = open_scoring_set(config)
+    archs = [candidate.arch for candidate in candidates]
+    measured = score(net, archs, data, config, Path(config.output_dir) / "scores")
+    if int(os.environ.get("PADDLE_TRAINER_ID", "0")) != 0:
+        return
+    columns = dict(zip(METRICS, measured.T, strict=True))
+    acc = np.exp(-columns["loss"]) if metric == "likelihood" else columns[metric]
+    write_scores(output, candidates, [float(value) for value in acc])
+    check_submission(output, candidates, config.search_space)
+    stem = Path(output).with_suffix("")
+    rows = {entry.name: dict(zip(METRICS, map(float, row), strict=True)) for entry, row in zip(candidates, measured, strict=True)}
+    write_json(f"{stem}.metrics.json", rows)
+    record = {
+        "acc": metric,
+        "bn": config.score.bn,
+        "weights": str(weights),
+        "trained_steps": trained.get("step"),
+        "candidates": len(candidates),
+        "images": len(data.labels),
+        "seconds": round(time.time() - started, 1),
+        "device": device,
+        "versions": versions(),
+        "config": dataclasses.asdict(config),
+    }
+    write_json(f"{stem}.record.json", record)
+    print(f"{len(candidates)} candidates, {len(data.labels)} images, {metric} {acc.min():.4f} to {acc.max():.4f}: {output}")
+
+
+def open_scoring_set(config: Config) -> ScoringSet:
+    """The configured validation images, decoded, and calibration images if they are needed."""
+    source = open_source(config.data, "val", config.model.num_classes)
+    cache = Path(config.data.cache_dir or Path(config.output_dir) / "cache")
+    return scoring_set(config, decoded(source, config.data.resize, config.data.image_size, cache))
+
+
+def watch(config: Config, weights: Path) -> Iterator[str]:
+    """Measure the largest and smallest subnet on ``train.watch_images`` validation images, a line each."""
+    count = config.train.watch_images
+    if not count:
+        return
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, val_limit=count))
+    net = Supernet(config.search_space, config.model.num_classes, config.model.activation)
+    load_weights(net, weights)
+    data = open_scoring_set(config)
+    classes = len(np.unique(data.labels))
+    ends = {"largest": net.space.largest, "smallest": net.space.smallest}
+    measured = score(net, list(ends.values()), data, config)
+    for name, row in zip(ends, measured, strict=True):
+        yield f"{name} subnet: top-1 {row[0]:.3f} on {len(data.labels)} validation images (chance {1 / classes:.3f})"
+
+
+def dry_run(config: Config, candidates_path: str, json_path: str | None) -> None:
+    """Print the plan of a scoring job: the work with and without sharing, memory, and an estimate of the time."""
+    select_device(config.device)
+    candidates = read_candidates(candidates_path, config.search_space)
+    archs = [candidate.arch for candidate in candidates]
+    side, classes = config.data.image_size, config.model.num_classes
+    order = [archs[position] for position in scoring_order(archs)]
+    chunks = [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
+    costs = [walk_cost(build_tree(chunk)[0], chunk[0], side, classes) for chunk in chunks]
+    shared = sum(cost_of.macs for cost_of in costs)
+    alone = sum(cost.macs(arch, side, classes) for arch in archs)
+    images = _count_images(config)
+    rate = _measured_rate(config, chunks[0][:4])
+    plan = {
+        "candidates": len(archs),
+        "prefixes": sum(cost_of.blocks for cost_of in costs),
+        "prefixes_alone": sum(len(arch.blocks) for arch in archs),
+        "macs_per_image": shared,
+        "macs_per_image_alone": alone,
+        "macs_ratio": alone / shared,
+        "images": images,
+        "chunks": len(chunks),
+        "activation_bytes": _activation_bytes(config, archs),
+        "macs_per_second": rate,
+        "seconds": None if images is None else shared * images / rate,
+    }
+    print(f"candidates       {plan['candidates']:,} in {plan['chunks']:,} chunks")
+    print(f"blocks computed  {plan['prefixes']:,} instead of {plan['prefixes_alone']:,}")
+    print(f"per image        {shared:.3e} multiply-accumulates instead of {alone:.3e}: {plan['macs_ratio']:.3f} times less")
+    print(f"activations      at most {plan['activation_bytes'] / 2**20:,.0f} MiB at score.batch_size {config.score.batch_size}")
+    print(f"measured here    {rate:.3e} multiply-accumulates per second, one process")
+    if plan["seconds"] is None:
+        print("images           unknown: give data.root for an estimate of the time")
+    else:
+        print(f"images           {images:,}")
+        print(f"time             about {_duration(shared * images / rate)} in one process")
+    if json_path:
+        write_json(json_path, plan)
+
+
+def _count_images(config: Config) -> int | None:
+    if config.data.source == "folder" and config.data.root is None:
+        return None
+    count = len(open_source(config.data, "val", config.model.num_classes).labels)
+    return min(count, config.data.val_limit or count)
+
+
+def _measured_rate(config: Config, archs: list[Arch]) -> float:
+    """Multiply-accumulates per second of a short walk over random images, doubling their number until it takes a second."""
+    from paddle_pgonas.scoring.walker import Walker
+
+    net = Supernet(config.search_space, config.model.num_classes, config.model.activation)
+    net.eval()
+    walker = Walker(net, "running")
+    [root] = build_tree(archs)
+    batch = 1
+    while True:
+        side = config.data.image_size
+        x = paddle.rand([batch, 3, side, side])
+        walker.macs, started = 0, time.perf_counter()
+        walker.walk(root, x, lambda node, logits: logits.numpy())
+        seconds = time.perf_counter() - started
+        if seconds > 1 or batch * 2 > config.score.batch_size:
+            return walker.macs / seconds
+        batch *= 2
+
+
+def _activation_bytes(config: Config, archs: list[Arch]) -> int:
+    """Upper bound of what a walk keeps for one batch: along the deepest path, per block its input, inner map, sum and output."""
+    worst = 0
+    for arch in archs[:: max(1, len(archs) // 500)]:
+        side = cost.stem_sides(arch, config.data.image_size)[1]
+        values = 0
+        for block in arch.blocks:
+            side = math.ceil(side / block.stride)
+            values += (block.c_mid + 3 * block.c_out) * side * side
+        worst = max(worst, values)
+    return 4 * worst * config.score.batch_size
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

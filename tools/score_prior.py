@@ -1,0 +1,27 @@
+"""Write a prior's value of every candidate, in the format of a submission, to compare it with trained scores.
+
+A prior alone is a yardstick, not a legal challenge entry.
+"""
+
+import _checkout  # noqa: F401
+from tqdm import tqdm
+
+from paddle_pgonas import cli
+from paddle_pgonas.priors import PRIORS
+from paddle_pgonas.submission import detect_space, read_candidates, write_scores
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--prior", required=True, choices=list(PRIORS), help="zen_mc samples and takes about a second a subnet")
+    parser.add_argument("--candidates", required=True, metavar="FILE")
+    parser.add_argument("--output", required=True, metavar="FILE")
+    arguments = parser.parse_args()
+    candidates = read_candidates(arguments.candidates, detect_space(arguments.candidates))
+    prior = PRIORS[arguments.prior]
+    values = [prior(entry.arch) for entry in tqdm(candidates, desc=arguments.prior, unit="subnet", delay=2)]
+    write_scores(arguments.output, candidates, values)
+    print(f"{len(candidates)} values of {arguments.prior}: {arguments.output}")
+
+
+cli.run(main)

@@ -1,0 +1,28 @@
+"""Train a supernet as a configuration says.
+
+The run's folder (output_dir) gets config.yaml, metrics.jsonl, visualdl/, checkpoints/ and supernet.safetensors. With --resume
+an interrupted run goes on from its last checkpoint and ends with the same weights as an undisturbed one.
+"""
+
+import _checkout  # noqa: F401
+
+from paddle_pgonas import cli
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    cli.add_config(parser)
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in output_dir")
+    arguments = parser.parse_args()
+    config = cli.config_of(arguments)
+
+    from paddle_pgonas.scoring.job import watch
+    from paddle_pgonas.training.trainer import train
+
+    weights = train(config, arguments.resume)
+    print(f"weights: {weights}")
+    for line in watch(config, weights):
+        print(line)
+
+
+cli.run(main)

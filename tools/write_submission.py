@@ -1,0 +1,40 @@
+"""Score every candidate with a supernet's weights and write the submission file.
+
+A killed run goes on with the chunks it lacks when the same command is given again; several processes
+(python -m paddle.distributed.launch) share the chunks. Beside FILE stand FILE's .metrics.json (top-1, top-5, probability,
+loss of every candidate) and .record.json (what the scores were made from).
+"""
+
+import _checkout  # noqa: F401
+
+from paddle_pgonas import cli
+from paddle_pgonas.errors import UserError
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    cli.add_config(parser)
+    parser.add_argument("--weights", metavar="FILE", help="supernet weights (.safetensors or .pdparams)")
+    parser.add_argument("--candidates", required=True, metavar="FILE", help="the challenge's candidate file")
+    parser.add_argument("--output", metavar="FILE", help="where the submission goes")
+    parser.add_argument("--bn", choices=["running", "calibrated", "batch"], help="BatchNorm statistics; overrides score.bn")
+    parser.add_argument("--metric", choices=["top1", "top5", "probability", "likelihood"], default="top1",
+                        help="what becomes 'acc' (default: top1); likelihood is exp(-loss)")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and an estimate of the time; needs no weights")
+    parser.add_argument("--json", metavar="FILE", help="with --dry-run: the plan for programs")
+    arguments = parser.parse_args()
+    if arguments.bn:
+        arguments.override.append(f"score.bn={arguments.bn}")
+    config = cli.config_of(arguments)
+
+    from paddle_pgonas.scoring import job
+
+    if arguments.dry_run:
+        job.dry_run(config, arguments.candidates, arguments.json)
+        return
+    if arguments.weights is None or arguments.output is None:
+        raise UserError("--weights and --output are needed (or --dry-run)")
+    job.write_submission(config, arguments.weights, arguments.candidates, arguments.output, arguments.metric)
+
+
+cli.run(main)
