@@ -31,7 +31,7 @@ class ArchError(UserError):
 class Block(NamedTuple):
     """One active residual block: its index in the supernet's ``blocks`` list, its channel counts and its stride."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which is of no use here
     c_in: int
     c_mid: int
     c_out: int
@@ -86,6 +86,7 @@ class SearchSpace:
 
     @property
     def code_length(self) -> int:
+        """Digits of a code."""
         return self.offsets[-1]
 
     @cached_property

@@ -20,6 +20,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, **options)
 
     def error(self, message: str) -> NoReturn:
+        """Print the message and exit with status 2."""
         print(f"{self.prog}: error: {message}; see --help", file=sys.stderr)
         sys.exit(2)
 
@@ -28,7 +29,13 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     """Add ``-c CONFIG`` and ``-o key=value ...``."""
     parser.add_argument("-c", "--config", required=True, metavar="CONFIG", help="configuration file (YAML), see configs/")
     parser.add_argument(
-        "-o", "--override", action="extend", nargs="+", default=[], metavar="key=value", help="change keys, e.g. -o train.epochs=10"
+        "-o",
+        "--override",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="key=value",
+        help="change keys, e.g. -o train.epochs=10",
     )
 
 

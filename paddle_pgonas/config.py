@@ -36,7 +36,7 @@ class Data:
     resize: int = 256
     """Evaluation: shorter side before the centre crop (equal to ``image_size`` means no margin)."""
     augment: Literal["crop_flip", "shift_flip", "shift", "none"] = "crop_flip"
-    """Training: random resized crop and flip (ImageNet), shift by up to an eighth with or without flip (small images), nothing."""
+    """Training: random resized crop and flip (ImageNet); shift by an eighth at most, with or without flip (small images)."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     workers: int = 4
@@ -129,6 +129,7 @@ class Config:
 
     @property
     def search_space(self) -> SearchSpace:
+        """The space that ``space`` names."""
         return SPACES[self.space]
 
 

@@ -41,7 +41,7 @@ STATISTICS: dict[str, Callable[[Values, Values], float]] = {"pearson": pearson, 
 
 
 def resamples_for(count: int) -> int:
-    """How many bootstrap resamples are affordable: 1000 for small sets, 100 for the challenge's 45,000 (whose intervals are narrow)."""
+    """How many bootstrap resamples are affordable: 1000 for small sets, 100 for the 45,000 (whose intervals are narrow)."""
     return int(np.clip(4_000_000 // max(count, 1), 100, 1000))
 
 

@@ -80,3 +80,14 @@ def read_json(path: str | Path, what: str) -> Any:
         return json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: the {what} is not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from None
+
+
+def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines log, none if there is no file. A line that a crash cut short is left out."""
+    found = []
+    for line in Path(path).read_text(encoding="utf-8").splitlines() if Path(path).exists() else []:
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found

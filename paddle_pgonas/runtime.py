@@ -69,7 +69,7 @@ def select_device(name: str) -> str:
         raise UserError("device: gpu was asked for, but this Paddle sees no GPU; use -o device=cpu or install paddlepaddle-gpu")
     if name == "cpu" or not usable:
         return paddle.set_device("cpu") and "cpu"
-    index = int(os.environ.get("FLAGS_selected_gpus", "0").split(",")[0])
+    index = int(os.environ.get("FLAGS_selected_gpus", "0").split(",")[0])  # noqa: SIM112 (Paddle's spelling)
     paddle.set_device(f"gpu:{index}")
     return f"gpu:{index}"
 

@@ -16,7 +16,7 @@ The max-pool of the ImageNet stem adds the same constant to every architecture o
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from math import acos, log, pi, sqrt
 
 from paddle_pgonas.arch import Arch
@@ -25,7 +25,7 @@ from paddle_pgonas.cost import stem_sides
 RELU_VARIANCE = 0.5 - 0.5 / pi
 
 
-@lru_cache(maxsize=None)
+@cache
 def log_valid_share(kernel: int, stride: int, side_in: int, side_out: int) -> float:
     """Log of the share of a convolution's taps that meet the image and not its zero padding (both axes)."""
     pad = kernel // 2
@@ -33,7 +33,7 @@ def log_valid_share(kernel: int, stride: int, side_in: int, side_out: int) -> fl
     return 2 * log(taps / (kernel * side_out))
 
 
-@lru_cache(maxsize=None)
+@cache
 def log_distance(convolutions: int) -> float:
     """Log of ``sqrt(2 (1 - rho))`` behind so many convolutions with a ReLU between each two."""
     # 1 - rho is 5e-5 at the start: carried as a difference, so that no digits are lost in 1 - (1 - 5e-5).

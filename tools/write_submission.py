@@ -18,8 +18,12 @@ def main() -> None:
     parser.add_argument("--candidates", required=True, metavar="FILE", help="the challenge's candidate file")
     parser.add_argument("--output", metavar="FILE", help="where the submission goes")
     parser.add_argument("--bn", choices=["running", "calibrated", "batch"], help="BatchNorm statistics; overrides score.bn")
-    parser.add_argument("--metric", choices=["top1", "top5", "probability", "likelihood"], default="top1",
-                        help="what becomes 'acc' (default: top1); likelihood is exp(-loss)")
+    parser.add_argument(
+        "--metric",
+        choices=["top1", "top5", "probability", "likelihood"],
+        default="top1",
+        help="what becomes 'acc' (default: top1); likelihood is exp(-loss)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and an estimate of the time; needs no weights")
     parser.add_argument("--json", metavar="FILE", help="with --dry-run: the plan for programs")
     arguments = parser.parse_args()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +91,6 @@ def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, SHUFFLE, epoch)).permutation(count)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _warn_once(message: str) -> None:
     print(f"left out: {message}", file=sys.stderr)

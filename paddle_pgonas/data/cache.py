@@ -6,7 +6,7 @@ import hashlib
 import sys
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -45,7 +45,7 @@ def decoded(source: ImageSource, resize: int, size: int, folder: str | Path) -> 
     return DecodedImages(images, source.labels[record["kept"]], key)
 
 
-def _build(source: ImageSource, resize: int, size: int, path: Path) -> dict[str, object]:
+def _build(source: ImageSource, resize: int, size: int, path: Path) -> dict[str, Any]:
     count = len(source.labels)
     kept: list[int] = []
     unreadable: list[str] = []

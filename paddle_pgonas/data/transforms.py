@@ -53,7 +53,7 @@ def shift(images: np.ndarray, rng: np.random.Generator, flip: bool) -> np.ndarra
     count, side = images.shape[:2]
     pad = max(1, side // 8)
     padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(1, 2))  # [N, y, x, 3, S, S]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(1, 2))  # type: ignore[call-overload]  # [N, y, x, 3, S, S]
     tops, lefts = rng.integers(0, 2 * pad + 1, (2, count))
     moved = windows[np.arange(count), tops, lefts].transpose(0, 2, 3, 1)
     if flip:

@@ -22,6 +22,7 @@ class ElasticBatchNorm2D(nn.BatchNorm2D):
     frozen: bool = False
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Normalised [N, C, H, W] for any C up to the layer's width."""
         width = x.shape[1]
         whole = width == self._mean.shape[0]
         weight = self.weight if whole else self.weight[:width]

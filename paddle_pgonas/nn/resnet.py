@@ -35,6 +35,7 @@ class Stem(nn.Layer):
         self.pool = space.stem_pool
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Features behind the stem, of images [N, 3, S, S]."""
         x = F.relu(self.bn(self.conv(x)))
         return F.max_pool2d(x, 3, 2, 1) if self.pool else x
 
@@ -56,6 +57,7 @@ class BasicBlock(nn.Layer):
         self.act = ACTIVATIONS[activation]()
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Features behind the block."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = F.relu(self.bn1(self.conv1(x)))
         return self.act(self.bn2(self.conv2(x)) + shortcut)
@@ -69,6 +71,7 @@ class Head(nn.Layer):
         self.fc = nn.Linear(arch.out_width, num_classes)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Logits [N, classes]."""
         return self.fc(x.mean([2, 3]))
 
 

@@ -48,6 +48,7 @@ class Supernet(OFA):
 
     @property
     def active_subnet(self) -> Arch:
+        """The architecture that calls compute."""
         return self._active
 
     def get_active_subnet(self) -> ResNet:

@@ -77,7 +77,7 @@ def _read_safetensors(path: Path) -> tuple[Arrays, Record]:
     try:
         with safe_open(path, framework="numpy") as file:
             record = json.loads((file.metadata() or {}).get("record", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, record
+            return {name: file.get_tensor(name) for name in file.keys()}, record  # noqa: SIM118 (no dictionary)
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path}: not a whole safetensors file ({error})") from None
 
@@ -145,7 +145,9 @@ def _check_activation(path: str | Path, supernet: Supernet, arrays: Arrays, reco
     if theirs != supernet.activation or has_slopes != (supernet.activation == "prelu"):
         ours = supernet.activation
         theirs = "another activation" if theirs == ours else repr(theirs)
-        raise UserError(f"{path}: trained with {theirs}, but model.activation is {ours!r}; use the configuration it was trained with")
+        raise UserError(
+            f"{path}: trained with {theirs}, but model.activation is {ours!r}; use the configuration it was trained with"
+        )
 
 
 def _check_shapes(path: str | Path, supernet: Supernet, arrays: Arrays, optional: set[str]) -> None:

@@ -101,6 +101,7 @@ def dry_run(config: Config, candidates_path: str, json_path: str | None) -> None
     alone = sum(cost.macs(arch, side, classes) for arch in archs)
     images = _count_images(config)
     rate = _measured_rate(config, chunks[0][:4])
+    activations = _activation_bytes(config, archs)
     plan = {
         "candidates": len(archs),
         "prefixes": sum(cost_of.blocks for cost_of in costs),
@@ -110,20 +111,20 @@ def dry_run(config: Config, candidates_path: str, json_path: str | None) -> None
         "macs_ratio": alone / shared,
         "images": images,
         "chunks": len(chunks),
-        "activation_bytes": _activation_bytes(config, archs),
+        "activation_bytes": activations,
         "macs_per_second": rate,
-        "seconds": None if images is None else shared * images / rate,
+        "seconds": shared * images / rate if images else None,
     }
     print(f"candidates       {plan['candidates']:,} in {plan['chunks']:,} chunks")
     print(f"blocks computed  {plan['prefixes']:,} instead of {plan['prefixes_alone']:,}")
-    print(f"per image        {shared:.3e} multiply-accumulates instead of {alone:.3e}: {plan['macs_ratio']:.3f} times less")
-    print(f"activations      at most {plan['activation_bytes'] / 2**20:,.0f} MiB at score.batch_size {config.score.batch_size}")
+    print(f"per image        {shared:.3e} multiply-accumulates instead of {alone:.3e}: {alone / shared:.3f} times less")
+    print(f"activations      at most {activations / 2**20:,.0f} MiB at score.batch_size {config.score.batch_size}")
     print(f"measured here    {rate:.3e} multiply-accumulates per second, one process")
-    if plan["seconds"] is None:
-        print("images           unknown: give data.root for an estimate of the time")
-    else:
+    if images:
         print(f"images           {images:,}")
         print(f"time             about {_duration(shared * images / rate)} in one process")
+    else:
+        print("images           unknown: give data.root for an estimate of the time")
     if json_path:
         write_json(json_path, plan)
 

@@ -35,6 +35,7 @@ class Parts:
         self.folder = folder / digest.hexdigest()[:16]
 
     def path(self, chunk: int) -> Path:
+        """The file of a chunk."""
         return self.folder / f"chunk-{chunk:05d}.npz"
 
     def load(self, chunk: int, rows: int, columns: int) -> np.ndarray | None:

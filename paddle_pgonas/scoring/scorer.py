@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -131,7 +132,9 @@ class _Scorer:
                 if not _out_of_memory(error) or self.batch_size == 1:
                     raise
                 if self.config.score.bn == "batch":
-                    raise UserError("out of memory; with score.bn=batch the batch is part of the result: lower score.batch_size") from None
+                    raise UserError(
+                        "out of memory; with score.bn=batch the batch is part of the result: lower score.batch_size"
+                    ) from None
                 self.batch_size //= 2
                 print(f"out of memory: score.batch_size is now {self.batch_size}", file=sys.stderr)
             self.walker.forget()
@@ -146,21 +149,18 @@ class _Scorer:
             stop = start + self.batch_size
             x = to_network(paddle.to_tensor(np.ascontiguousarray(self.data.images[start:stop])), settings)
             y = paddle.to_tensor(self.data.labels[start:stop])
-            positions: list[int] = []
-            measured: list[paddle.Tensor] = []
-
-            def visit(node: Node, logits: paddle.Tensor, y: paddle.Tensor = y) -> None:
-                for position in node.candidates:
-                    positions.append(position)
-                    measured.append(_measure(logits, y))
-
-            self.walker.walk(root, x, visit)
-            sums[positions] += paddle.stack(measured).numpy()  # one wait for the device per batch
+            measured: dict[int, paddle.Tensor] = {}
+            self.walker.walk(root, x, partial(_visit, y, measured))
+            sums[list(measured)] += paddle.stack(list(measured.values())).numpy()  # one wait for the device per batch
         self.walker.forget()
         bad = np.flatnonzero(~np.isfinite(sums).all(axis=1))
         if len(bad):
             raise UserError(f"the weights give logits that are not numbers (first for {archs[bad[0]]}); they are of no use")
         return sums
+
+
+def _visit(labels: paddle.Tensor, measured: dict[int, paddle.Tensor], node: Node, logits: paddle.Tensor) -> None:
+    measured.update(dict.fromkeys(node.candidates, _measure(logits, labels)))
 
 
 def _measure(logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
@@ -176,4 +176,6 @@ def _measure(logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or any(word in str(error) for word in ("ResourceExhausted", "out of memory", "Out of memory"))
+    return isinstance(error, MemoryError) or any(
+        word in str(error) for word in ("ResourceExhausted", "out of memory", "Out of memory")
+    )

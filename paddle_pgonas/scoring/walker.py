@@ -49,15 +49,15 @@ class Walker:
         self.walk(root, x, None)
         self._calibrating = False
 
-    @paddle.no_grad()
     def walk(self, root: Node, x: paddle.Tensor, visit: Visit | None) -> None:
         """Call ``visit(node, logits [N, classes])`` at every node where candidates end."""
         width, (stride, pool) = stem_width(root), self.stem
-        x = self._conv("blocks.0.conv", x, 0, width, stride)
-        x = F.relu_(self._batch_norm("blocks.0.bn", x, root, 3))
-        if pool:
-            x = F.max_pool2d(x, 3, 2, 1)
-        self._descend(root, x, visit)
+        with paddle.no_grad():
+            x = self._conv("blocks.0.conv", x, 0, width, stride)
+            x = F.relu_(self._batch_norm("blocks.0.bn", x, root, 3))
+            if pool:
+                x = F.max_pool2d(x, 3, 2, 1)
+            self._descend(root, x, visit)
 
     def _descend(self, node: Node, x: paddle.Tensor, visit: Visit | None) -> None:
         if node.candidates and visit is not None:

@@ -9,7 +9,7 @@ from types import TracebackType
 from tqdm import tqdm
 from visualdl import LogWriter
 
-from paddle_pgonas.files import write_text
+from paddle_pgonas.files import read_json_lines, write_text
 
 
 class RunLog:
@@ -44,20 +44,8 @@ class RunLog:
         self.bar.update()
 
 
-def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The lines of a run's ``metrics.jsonl``; none if the run has none. A line cut short by a crash is left out."""
-    path = folder / "metrics.jsonl"
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return found
-
-
 def _forget_from(path: Path, step: int) -> None:
     """Drop the lines of steps that a resumed run is about to repeat."""
     if path.exists():
-        kept = [line for line in read_metrics(path.parent) if line["step"] < step]
+        kept = [line for line in read_json_lines(path) if line["step"] < step]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

@@ -54,6 +54,7 @@ class Uniform:
     teacher: nn.Layer | None = None
 
     def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> None:
+        """Forwards and backwards of one step on images [N, 3, S, S] and labels [N]."""
         target = None
         if self.teacher is not None:
             with paddle.no_grad():
@@ -77,6 +78,7 @@ class Sandwich:
     random_subnets: int
 
     def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> None:
+        """Largest subnet on the labels, then the smallest and random ones on its detached logits."""
         net.set_active_subnet(net.space.largest)
         logits = net(x)
         loss = cross_entropy(logits, y)
@@ -107,6 +109,7 @@ class Pgonas:
     pair_distance: int = 0
 
     def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> None:
+        """The sandwich's passes, then the pairs'."""
         self.sandwich(net, x, y, step)
         if step.rank_lambda == 0:  # the pairs could not change a weight
             return

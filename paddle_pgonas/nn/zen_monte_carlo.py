@@ -1,0 +1,55 @@
+"""Zen-score by sampling (arXiv 2102.01063): random weights, random images, shortcuts removed. The check of the closed form."""
+
+from __future__ import annotations
+
+from math import log
+
+import paddle
+import paddle.nn.functional as F
+
+from paddle_pgonas.arch import Arch
+
+
+def zen_score_monte_carlo(
+    arch: Arch, image_size: int | None = None, batch: int = 8, repeats: int = 2, seed: int = 0, gamma: float = 0.01
+) -> float:
+    """Mean over ``repeats`` draws of ``log E||f(x) - f(x + gamma e)||_1 + sum over BatchNorm layers of log sqrt(mean variance)``.
+
+    f is the network up to its last ReLU, without shortcuts and head, with N(0, 1) weights and BatchNorm on batch statistics;
+    x and e are N(0, 1) images. ``image_size`` defaults to half the space's, for speed.
+    """
+    paddle.seed(seed)
+    side = image_size or arch.space.image_size // 2
+    with paddle.no_grad():
+        scores = [_draw(arch, side, batch, gamma) for _ in range(repeats)]
+    return sum(scores) / repeats
+
+
+def _draw(arch: Arch, side: int, batch: int, gamma: float) -> float:
+    space = arch.space
+    x = paddle.randn([batch, 3, side, side])
+    streams = [x, x + gamma * paddle.randn(x.shape)]
+    log_deviation = 0.0
+
+    def layer(c_in: int, c_out: int, kernel: int, stride: int) -> None:
+        """Convolution, BatchNorm and ReLU with one draw of weights for both streams."""
+        nonlocal log_deviation, streams
+        weight = paddle.randn([c_out, c_in, kernel, kernel])
+        outputs = [F.conv2d(stream, weight, stride=stride, padding=kernel // 2) for stream in streams]
+        log_deviation += 0.5 * log(float(outputs[0].var([0, 2, 3], unbiased=False).mean()))
+        streams = [F.relu(_normalise(output)) for output in outputs]
+
+    layer(3, arch.stem_width, space.stem_kernel, space.stem_stride)
+    if space.stem_pool:
+        streams = [F.max_pool2d(stream, 3, 2, 1) for stream in streams]
+    for _, c_in, c_mid, c_out, stride in arch.blocks:
+        layer(c_in, c_mid, 3, stride)
+        layer(c_mid, c_out, 3, 1)
+    distance = (streams[0] - streams[1]).abs().sum([1, 2, 3]).mean()
+    return log(float(distance)) + log_deviation
+
+
+def _normalise(x: paddle.Tensor) -> paddle.Tensor:
+    """BatchNorm on the batch's own statistics, without scale and shift."""
+    mean = x.mean([0, 2, 3], keepdim=True)
+    return (x - mean) / (x.var([0, 2, 3], unbiased=False, keepdim=True) + 1e-5).sqrt()

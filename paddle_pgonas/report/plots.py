@@ -1,0 +1,79 @@
+"""The report's pictures as SVG text. Points are drawn as pixels inside, so 45,000 of them stay small."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from scipy.stats import rankdata
+
+from paddle_pgonas import cost
+from paddle_pgonas.report.comparison import Row
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+INK, ACCENT = "#1f4e79", "#c8553d"
+STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "font.size": 10,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "paddle_pgonas",  # the same data give the same bytes
+}
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", dpi=110, bbox_inches="tight", metadata={"Date": None})
+    plt.close(figure)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def rank_scatter(row: Row, reference: str) -> str:
+    """Rank in the file against rank in the reference; a perfect file lies on the diagonal."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(4.2, 4.2))
+        x, y = rankdata(row.reference), rankdata(row.scores)
+        axes.plot([1, len(x)], [1, len(x)], color="grey", linewidth=0.8)
+        axes.scatter(x, y, s=max(1.5, min(18, 4000 / len(x))), color=INK, alpha=max(0.15, min(0.8, 300 / len(x))),
+                     linewidths=0, rasterized=True)  # fmt: skip
+        axes.set_xlabel(f"rank in {reference}")
+        axes.set_ylabel(f"rank in {row.name}")
+        axes.set_aspect("equal")
+        return _svg(figure)
+
+
+def cost_scatter(row: Row) -> str:
+    """Score against multiply-accumulates: what the scores say beside mere size."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(4.2, 4.2))
+        macs = np.array([cost.macs(arch) for arch in row.archs]) / 1e6
+        axes.scatter(macs, row.scores, s=max(1.5, min(18, 4000 / len(macs))), color=ACCENT,
+                     alpha=max(0.15, min(0.8, 300 / len(macs))), linewidths=0, rasterized=True)  # fmt: skip
+        axes.set_xlabel(f"million multiply-accumulates at {row.archs[0].space.image_size} pixels")
+        axes.set_ylabel(f"value in {row.name}")
+        return _svg(figure)
+
+
+def training_curves(metrics: Sequence[dict[str, float]]) -> str:
+    """Losses per kind of subnet, and the rank loss's weight, over the steps of a run."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(8.6, 3.4))
+        kinds = sorted({name for line in metrics for name in line if name.startswith("loss/")})
+        for kind, color in zip(kinds, (INK, ACCENT, "#4f772d", "#7b2d8b"), strict=False):
+            points = [(line["step"], line[kind]) for line in metrics if kind in line]
+            axes.plot(*zip(*points, strict=True), label=kind.removeprefix("loss/"), color=color, linewidth=1.2)
+        axes.plot([line["step"] for line in metrics], [line["rank_lambda"] for line in metrics], label="rank loss weight",
+                  color="grey", linestyle="--", linewidth=1)  # fmt: skip
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss, weight")
+        axes.set_ylim(bottom=0)
+        axes.legend(frameon=False, ncols=5, loc="upper right")
+        return _svg(figure)
