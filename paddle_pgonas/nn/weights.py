@@ -133,7 +133,7 @@ def load_weights(supernet: Supernet, path: str | Path, *, pretrained: bool = Fal
     else:
         _check_activation(path, supernet, arrays, record)
         optional = set()
-    _check_shapes(path, supernet, arrays, optional)
+    _check_arrays(path, supernet, arrays, optional)
     for name, array in arrays.items():
         targets[name].set_value(array.astype(np.float32))
     return record
@@ -150,7 +150,7 @@ def _check_activation(path: str | Path, supernet: Supernet, arrays: Arrays, reco
         )
 
 
-def _check_shapes(path: str | Path, supernet: Supernet, arrays: Arrays, optional: set[str]) -> None:
+def _check_arrays(path: str | Path, supernet: Supernet, arrays: Arrays, optional: set[str]) -> None:
     targets, space = supernet.weights(), supernet.space
     where = f"these are not weights of space {space.name!r}"
     for name in sorted(set(targets) - set(arrays) - optional):
@@ -164,6 +164,8 @@ def _check_shapes(path: str | Path, supernet: Supernet, arrays: Arrays, optional
             raise UserError(f"{path}: tells {theirs[-1]} classes apart; set model.num_classes={theirs[-1]} (it is {ours[-1]})")
         if theirs != ours:
             raise UserError(f"{path}: {name} has shape {theirs}, not {ours}; {where}")
+        if not np.isfinite(array).all():  # a ReLU would turn them into plausible zeros
+            raise UserError(f"{path}: {name} holds values that are not numbers; the training diverged")
 
 
 def save_weights(path: str | Path, layer: nn.Layer, record: Record, extra: Arrays | None = None) -> None:

@@ -70,12 +70,12 @@ def _estimate(estimate: Estimate, factor: float, digits: int) -> str:
 
 
 def _pictures(comparison: Comparison) -> str:
-    figures = []
+    first, name = comparison.rows[0], comparison.reference
+    figures = [_figure(cost_scatter(first.archs, first.reference, name), f"{name}: what its values say beside mere size")]
     for row in comparison.rows:
         tau = row.correlations["kendall"].value
-        figures.append(_figure(rank_scatter(row, comparison.reference), f"{row.name}: rank against rank, Kendall tau {tau:.3f}"))
-        figures.append(_figure(cost_scatter(row), f"{row.name}: value against cost"))
-    return f'<h2>Rank against rank, and cost</h2><div class="pictures">{"".join(figures)}</div>'
+        figures.append(_figure(rank_scatter(row, name), f"{row.name}: rank against rank, Kendall tau {tau:.3f}"))
+    return f'<h2>Cost, and rank against rank</h2><div class="pictures">{"".join(figures)}</div>'
 
 
 def _figure(svg: str, caption: str) -> str:

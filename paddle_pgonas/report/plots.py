@@ -10,6 +10,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from paddle_pgonas import cost
+from paddle_pgonas.arch import Arch
 from paddle_pgonas.report.comparison import Row
 
 matplotlib.use("Agg")
@@ -36,29 +37,34 @@ def _svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
+def _points(axes: Axes, x: np.ndarray, y: np.ndarray, color: str) -> None:
+    """A scatter whose points shrink and fade as they get many."""
+    count = len(x)
+    size, alpha = max(1.5, min(18, 4000 / count)), max(0.15, min(0.8, 300 / count))
+    axes.scatter(x, y, s=size, color=color, alpha=alpha, linewidths=0, rasterized=True)
+
+
 def rank_scatter(row: Row, reference: str) -> str:
     """Rank in the file against rank in the reference; a perfect file lies on the diagonal."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(4.2, 4.2))
         x, y = rankdata(row.reference), rankdata(row.scores)
         axes.plot([1, len(x)], [1, len(x)], color="grey", linewidth=0.8)
-        axes.scatter(x, y, s=max(1.5, min(18, 4000 / len(x))), color=INK, alpha=max(0.15, min(0.8, 300 / len(x))),
-                     linewidths=0, rasterized=True)  # fmt: skip
+        _points(axes, x, y, INK)
         axes.set_xlabel(f"rank in {reference}")
         axes.set_ylabel(f"rank in {row.name}")
         axes.set_aspect("equal")
         return _svg(figure)
 
 
-def cost_scatter(row: Row) -> str:
-    """Score against multiply-accumulates: what the scores say beside mere size."""
+def cost_scatter(archs: Sequence[Arch], values: np.ndarray, name: str) -> str:
+    """A file's values against multiply-accumulates."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(4.2, 4.2))
-        macs = np.array([cost.macs(arch) for arch in row.archs]) / 1e6
-        axes.scatter(macs, row.scores, s=max(1.5, min(18, 4000 / len(macs))), color=ACCENT,
-                     alpha=max(0.15, min(0.8, 300 / len(macs))), linewidths=0, rasterized=True)  # fmt: skip
-        axes.set_xlabel(f"million multiply-accumulates at {row.archs[0].space.image_size} pixels")
-        axes.set_ylabel(f"value in {row.name}")
+        macs = np.array([cost.macs(arch) for arch in archs]) / 1e6
+        _points(axes, macs, values, ACCENT)
+        axes.set_xlabel(f"million multiply-accumulates at {archs[0].space.image_size} pixels")
+        axes.set_ylabel(f"value in {name}")
         return _svg(figure)
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from tqdm import tqdm
 
 from paddle_pgonas.arch import Arch
@@ -139,11 +138,21 @@ class _Scorer:
                 print(f"out of memory: score.batch_size is now {self.batch_size}", file=sys.stderr)
             self.walker.forget()
 
+    def _calibrate(self, root: Node) -> None:
+        """Each prefix's statistics over all calibration images at once: as a set they are one batch, so they are not split."""
+        assert self.data.calibration is not None
+        try:
+            self.walker.calibrate(root, to_network(paddle.to_tensor(self.data.calibration), self.config.data))
+        except (MemoryError, RuntimeError, SystemError) as error:
+            if _out_of_memory(error):
+                raise UserError("out of memory in calibration; lower score.calibration_images") from None
+            raise
+
     def _walk_images(self, archs: Sequence[Arch]) -> np.ndarray:
         [root] = build_tree(archs)
         settings = self.config.data
-        if self.data.calibration is not None:
-            self.walker.calibrate(root, to_network(paddle.to_tensor(self.data.calibration), settings))
+        if self.config.score.bn == "calibrated":
+            self._calibrate(root)
         sums = np.zeros((len(archs), len(METRICS)))
         for start in range(0, len(self.data.labels), self.batch_size):
             stop = start + self.batch_size
@@ -165,14 +174,14 @@ def _visit(labels: paddle.Tensor, measured: dict[int, paddle.Tensor], node: Node
 
 def _measure(logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
     """Sums over the batch, in the order of METRICS. Ties go to the lower class, as in argmax, so equal logits earn nothing."""
-    log_probabilities = F.log_softmax(logits.astype("float32"), axis=-1)
-    column = labels.unsqueeze(-1)
-    true = paddle.take_along_axis(log_probabilities, column, axis=-1)
+    logits, column = logits.astype("float32"), labels.unsqueeze(-1)
+    true = paddle.take_along_axis(logits, column, axis=-1)
     classes = paddle.arange(logits.shape[-1]).unsqueeze(0)
-    ahead = (log_probabilities > true) | ((log_probabilities == true) & (classes < column))
+    ahead = (logits > true) | ((logits == true) & (classes < column))
     rank = ahead.astype("int32").sum(-1)
     hits = [(rank < k).astype("float32").sum() for k in (1, 5)]
-    return paddle.stack([*hits, true.exp().sum(), -true.sum()])
+    loss = paddle.logsumexp(logits, axis=-1) - true.squeeze(-1)  # Paddle's own log-softmax stops at -64 on processors
+    return paddle.stack([*hits, (-loss).exp().sum(), loss.sum()])
 
 
 def _out_of_memory(error: BaseException) -> bool:

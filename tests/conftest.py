@@ -1,0 +1,79 @@
+"""Shared fixtures. Paddle is prepared before any test module imports it."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from paddle_pgonas.arch import Arch, SearchSpace
+from paddle_pgonas.runtime import prepare_process
+
+prepare_process()
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked gpu where Paddle has none."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked:
+        import paddle
+
+        if not (paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count()):
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason="no GPU that this Paddle can use"))
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """Two classes of small images as users have them: RGB, grey, palette, with alpha, of odd sizes, and one corrupt file."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 4)):
+        for label, name in enumerate(("bright", "dark")):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                height, width = rng.integers(20, 50, 2)
+                pixels = rng.integers(0, 100, (height, width, 3), dtype=np.uint8) + (1 - label) * 150
+                image = Image.fromarray(pixels.astype(np.uint8)).convert(("RGB", "L", "P", "RGBA")[number % 4])
+                image.save(folder / f"{number}.png")
+    (tmp_path / "images" / "train" / "bright" / "0.png").write_bytes(b"not an image")
+    (tmp_path / "images" / "val" / "dark" / "0.png").write_bytes(b"not an image")
+    return tmp_path / "images"
+
+
+def golden_array(name: str, shape: list[int]) -> np.ndarray:
+    """A parameter of the golden network: a function of its name and shape."""
+    rng = np.random.RandomState(zlib.crc32(name.encode()))
+    if name.endswith("_variance"):
+        values = rng.uniform(0.5, 1.5, shape)
+    elif name.endswith("_mean"):
+        values = 0.1 * rng.standard_normal(shape)
+    elif len(shape) == 4:
+        values = rng.standard_normal(shape) * np.sqrt(2 / (shape[1] * shape[2] * shape[3]))
+    elif len(shape) == 2:
+        values = rng.standard_normal(shape) / np.sqrt(shape[0])
+    elif name.endswith("bias"):
+        values = 0.1 * rng.standard_normal(shape)
+    else:
+        values = rng.uniform(0.5, 1.5, shape)
+    return values.astype(np.float32)
+
+
+def fill_golden(layer) -> None:
+    """Give every parameter and statistic of a network its golden value, so that no BatchNorm is an identity."""
+    tensors = layer.weights() if hasattr(layer, "weights") else layer.state_dict()
+    for name, tensor in tensors.items():
+        tensor.set_value(golden_array(name, list(tensor.shape)))
+
+
+def some_archs(space: SearchSpace, count: int, seed: int = 0) -> list[Arch]:
+    """The largest, the smallest and random architectures."""
+    import random
+
+    rng = random.Random(seed)
+    return [space.largest, space.smallest, *(space.sample(rng) for _ in range(count - 2))]

@@ -1,0 +1,250 @@
+"""Configuration: who wins over whom, and one line that names the file (or override) and the key for every mistake."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from paddle_pgonas.arch import MINI, TRACK1
+from paddle_pgonas.config import Config, load_config, save_config
+from paddle_pgonas.errors import UserError
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+SHIPPED = sorted(CONFIGS.rglob("*.yaml"))
+
+
+def file(folder: Path, text: str, name: str = "run.yaml") -> Path:
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def value_of(config: Config, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+@pytest.mark.parametrize("text", ["", "# nothing but a comment\n", "data: {}\n"])
+def test_what_a_file_does_not_say_is_the_default(tmp_path: Path, text: str) -> None:
+    config = load_config(file(tmp_path, text))
+    assert config == Config()
+    assert config.search_space is TRACK1
+
+
+def test_a_file_states_its_differences_only(tmp_path: Path) -> None:
+    config = load_config(file(tmp_path, "space: mini\ntrain:\n  epochs: 3\n"))
+    assert config == dataclasses.replace(Config(), space="mini", train=dataclasses.replace(Config().train, epochs=3))
+    assert config.search_space is MINI
+
+
+def test_override_beats_file_beats_base_beats_its_base(tmp_path: Path) -> None:
+    file(tmp_path, "seed: 1\noutput_dir: one\ntrain: {epochs: 1, pairs: 1, batch_size: 1}\n", "root.yaml")
+    file(tmp_path, "base: ../root.yaml\noutput_dir: two\ntrain: {epochs: 2, pairs: 2}\n", "folder/middle.yaml")
+    leaf = file(tmp_path, "base: folder/middle.yaml\ntrain: {epochs: 3}\n")
+    config = load_config(leaf, ["train.log_every=4", "train.log_every=5"])
+    train = config.train
+    assert (config.seed, config.output_dir) == (1, "two")
+    assert (train.batch_size, train.pairs, train.epochs, train.log_every) == (1, 2, 3, 5)
+    assert load_config(leaf, ["train.epochs=6"]).train.epochs == 6
+
+
+@pytest.mark.parametrize("bases", [("a",), ("b", "a"), ("b", "c", "b")], ids=["itself", "two files", "behind a file"])
+def test_bases_in_a_circle_are_refused(tmp_path: Path, bases: tuple[str, ...]) -> None:
+    for name, base in zip("abc", bases, strict=False):
+        file(tmp_path, f"base: {base}.yaml\n", f"{name}.yaml")
+    with pytest.raises(UserError, match="circle"):
+        load_config(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("train: {lr_per_256: 1e-3}", "train.lr_per_256", 0.001),  # YAML 1.1 reads 1e-3 as text
+        ("train: {lr_per_256: 1}", "train.lr_per_256", 1.0),
+        ("data: {mean: [0, 0.5, 1e-1]}", "data.mean", (0.0, 0.5, 0.1)),
+        ("data: {val_limit: null}", "data.val_limit", None),
+        ("data: {val_limit: 7}", "data.val_limit", 7),
+        ("model: {pretrained: ~}", "model.pretrained", None),
+        ("model: {reorder: false}", "model.reorder", False),
+        ("data: {augment: none}", "data.augment", "none"),
+    ],
+)
+def test_values_become_what_the_key_holds(tmp_path: Path, text: str, key: str, value: object) -> None:
+    found = value_of(load_config(file(tmp_path, text)), key)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("train.lr_per_256=1e-3", "train.lr_per_256", 0.001),
+        ("data.root=/images/a=b", "data.root", "/images/a=b"),
+        ("train.teacher=null", "train.teacher", None),
+        ("data.std=[1, 2, 3]", "data.std", (1.0, 2.0, 3.0)),
+        ("space=mini", "space", "mini"),
+    ],
+)
+def test_overrides_are_read_like_values_of_a_file(tmp_path: Path, override: str, key: str, value: object) -> None:
+    path = file(tmp_path, "train: {teacher: file.pdparams}")
+    assert value_of(load_config(path, [override]), key) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("sede: 1", "unknown key sede; did you mean seed"),
+        ("train: {epoch: 1}", r"unknown key train\.epoch; did you mean train\.epochs"),
+        ("model: {xyz: 1}", r"unknown key model\.xyz; known keys: num_classes, activation"),
+        ("1: 2", "unknown key 1"),
+        ("seed: one", "seed must be of type int, not 'one'"),
+        ("seed: 1.0", r"seed must be of type int, not 1\.0"),
+        ("seed: true", "seed must be of type int, not True"),
+        ("seed: null", "seed must be of type int, not None"),
+        ("data: {val_limit: true}", r"data\.val_limit must be of type int, not True"),
+        ("train: {lr_per_256: fast}", r"train\.lr_per_256 must be of type float, not 'fast'"),
+        ("train: {lr_per_256: false}", r"train\.lr_per_256 must be of type float, not False"),
+        ("train: {lr_per_256: null}", r"train\.lr_per_256 must be of type float, not None"),
+        ("model: {reorder: 1}", r"model\.reorder must be of type bool, not 1"),
+        ("output_dir: 2022", "output_dir must be of type str, not 2022"),
+        ("space: resnet", "space must be one of track1, mini, not 'resnet'"),
+        ("data: {mean: 0.5}", r"data\.mean must be a list of numbers"),
+        ("data: {mean: [a, b, c]}", r"data\.mean must be of type float, not 'a'"),
+        ("data: {mean: [0.5]}", r"data\.mean and data\.std need three numbers"),
+        ("data: {std: [1, 1, 0]}", r"data\.mean and data\.std need three numbers.*positive"),
+        ("train: 3", "train is a section of keys, not the value 3"),
+        ("train:", "train is a section of keys, not the value None"),
+        ("train: {epochs: 0}", r"train\.epochs must be at least 1, not 0"),
+        ("train: {momentum: 1}", r"train\.momentum must be below 1"),
+        ("train: {lr_per_256: -0.1}", r"train\.lr_per_256 must be at least 0"),
+        ("train: {lr_per_256: .nan}", r"train\.lr_per_256 must be at least 0, not nan"),
+        ("data: {image_size: 64, resize: 60}", r"data\.resize \(60\) must not be smaller than data\.image_size \(64\)"),
+        ("train: {strategy: uniform, random_subnets: 0}", r"train\.random_subnets must be at least 1 for the uniform"),
+        ("seed: [1", "not valid YAML"),
+        ("a: !!python/name:os.system", "not valid YAML"),
+        ("[]", "a set of 'key: value' lines"),
+        ("- seed: 1", "a set of 'key: value' lines"),
+        ("just text", "a set of 'key: value' lines"),
+        ("base: nowhere.yaml", r"nowhere\.yaml: cannot read the configuration"),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_line_with_file_and_key(tmp_path: Path, text: str, problem: str) -> None:
+    path = file(tmp_path, text)
+    with pytest.raises(UserError, match=problem) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("data: {mean: [.nan, 0.5, 0.5]}", "data.mean"),
+        ("data: {std: [.nan, 0.5, 0.5]}", "data.std"),
+        ("data: {std: [0.5, 0.5, .inf]}", "data.std"),
+        ("train: {lr_per_256: .inf}", "train.lr_per_256"),
+        ("train: {weight_decay: .inf}", "train.weight_decay"),
+        ("train: {warmup_epochs: .inf}", "train.warmup_epochs"),
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused(tmp_path: Path, text: str, key: str) -> None:
+    with pytest.raises(UserError, match=key):
+        load_config(file(tmp_path, text))
+
+
+def test_a_mistake_in_a_base_is_blamed_on_the_base(tmp_path: Path) -> None:
+    file(tmp_path, "train: {epoch: 1}", "common.yaml")
+    with pytest.raises(UserError, match=r"common\.yaml: unknown key train\.epoch"):
+        load_config(file(tmp_path, "base: common.yaml"))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.yaml: cannot read the configuration"):
+        load_config(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("train.epochs", "an override looks like key=value"),
+        ("train.epoch=3", "unknown key train.epoch; did you mean train.epochs"),
+        ("train.epochs.x=3", "train.epochs must be of type int"),
+        ("train=3", "train is a section of keys"),
+        ("seed=", "seed must be of type int, not None"),
+        ("seed=yes", "seed must be of type int, not True"),
+        ("data.mean=[1", "not valid YAML"),
+        ("=3", "unknown key"),
+    ],
+)
+def test_a_mistake_in_an_override_is_one_line_with_the_override(tmp_path: Path, override: str, problem: str) -> None:
+    with pytest.raises(UserError, match=problem) as caught:
+        load_config(file(tmp_path, ""), [override])
+    assert str(caught.value).startswith(f"-o {override}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides_are_checked_for_range_too(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"score\.batch_size must be at least 1, not 0"):
+        load_config(file(tmp_path, ""), ["score.batch_size=0"])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    output_dir=st.text(),
+    root=st.none() | st.sampled_from(["null", "1e-3", "yes", "1:30", "a: b", "#"]),
+    seed=st.integers(0, 2**40),
+    lr=st.floats(0, 1e6),
+    mean=st.tuples(*[st.floats(-1e3, 1e3)] * 3),
+)
+def test_a_saved_configuration_loads_back_unchanged(
+    tmp_path: Path, output_dir: str, root: str | None, seed: int, lr: float, mean: tuple[float, ...]
+) -> None:
+    default = Config()
+    config = dataclasses.replace(
+        default,
+        seed=seed,
+        output_dir=output_dir,
+        data=dataclasses.replace(default.data, root=root, mean=mean),
+        train=dataclasses.replace(default.train, lr_per_256=lr),
+    )
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml") == config
+
+
+def test_configurations_are_shipped_for_both_spaces() -> None:
+    assert {load_config(path).space for path in SHIPPED} == {"track1", "mini"}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=[str(path.relative_to(CONFIGS)) for path in SHIPPED])
+def test_every_shipped_configuration_loads_and_saves(path: Path, tmp_path: Path) -> None:
+    config = load_config(path)
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml") == config
+
+
+def test_no_two_shipped_runs_write_to_the_same_place() -> None:
+    places = [load_config(path).output_dir for path in SHIPPED]
+    assert len(set(places)) == len(places)
+
+
+@pytest.mark.parametrize("name", ["pgonas_prelu_flops", "pgonas_mish_zen"])
+def test_an_as_published_run_differs_from_its_model_in_batch_norm_and_warm_up_only(name: str) -> None:
+    ours = load_config(CONFIGS / "track1" / f"{name}.yaml")
+    published = load_config(CONFIGS / "track1" / f"as_published_{name}.yaml")
+    assert (published.model.bn, published.train.schedule, published.score.bn) == ("frozen", "published", "running")
+    same = dataclasses.replace(
+        ours,
+        output_dir=published.output_dir,
+        model=dataclasses.replace(ours.model, bn="frozen"),
+        train=dataclasses.replace(ours.train, schedule="published"),
+        score=dataclasses.replace(ours.score, bn="running"),
+    )
+    assert published == same

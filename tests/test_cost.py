@@ -1,0 +1,130 @@
+"""Costs and priors: layer sums, the golden FLOPs and parameter counts, and the published totals of the candidate file."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paddle_pgonas import cost
+from paddle_pgonas.arch import SPACES, TRACK1, Arch, SearchSpace
+from paddle_pgonas.priors import PRIORS, prior
+from paddle_pgonas.zen import zen_score
+
+TESTS = Path(__file__).resolve().parent
+SHARED = TESTS.parent.parent / "shared"
+GOLDEN: dict[str, dict[str, Any]] = json.loads((TESTS / "fixtures" / "golden_subnets.json").read_text(encoding="utf-8"))["subnets"]
+RANDOM = st.randoms(use_true_random=False)
+
+
+def convolutions(arch: Arch, image_size: int | None = None) -> list[cost.Layer]:
+    return cost.layers(arch, image_size)[:-1]
+
+
+@pytest.mark.parametrize("golden", GOLDEN.values(), ids=GOLDEN.keys())
+def test_macs_agree_with_paddle_flops(golden: dict[str, Any]) -> None:
+    arch = TRACK1.parse(golden["arch"])
+    batch_norms = 2 * sum(layer.c_out * layer.side**2 for layer in convolutions(arch))
+    pool = 50 * arch.out_width  # the global average: 49 additions and a division
+    assert cost.macs(arch) + batch_norms + pool == golden["paddle_flops_224"]
+
+
+@pytest.mark.parametrize("golden", GOLDEN.values(), ids=GOLDEN.keys())
+def test_params_agree_with_the_real_networks(golden: dict[str, Any]) -> None:
+    arch = TRACK1.parse(golden["arch"])
+    running_statistics = 2 * sum(layer.c_out for layer in convolutions(arch))  # Paddle counts them as parameters
+    assert cost.params(arch) + running_statistics == golden["named_parameters_count"]
+
+
+def test_layer_names_and_shapes_are_those_of_the_published_network() -> None:
+    path = SHARED / "golden" / "resnet48_state_dict_shapes.json"
+    if not path.exists():
+        pytest.skip("the shapes of the published network are not at ../shared")
+    shapes = json.loads(path.read_text(encoding="utf-8"))
+    convs = {f"{layer.name}.weight": [layer.c_out, layer.c_in, layer.kernel, layer.kernel] for layer in convolutions(TRACK1.largest)}
+    assert convs == {name: shape for name, shape in shapes.items() if len(shape) == 4}
+    linear = cost.layers(TRACK1.largest)[-1]
+    assert shapes[f"{linear.name}.weight"] == [linear.c_in, linear.c_out]
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES.keys())
+@given(rng=RANDOM, image_size=st.none() | st.integers(8, 230), classes=st.integers(2, 1000))
+def test_macs_are_the_sum_over_the_layers(space: SearchSpace, rng: random.Random, image_size: int | None, classes: int) -> None:
+    arch = space.sample(rng)
+    assert cost.macs(arch, image_size, classes) == sum(layer.macs for layer in cost.layers(arch, image_size, classes))
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES.keys())
+@given(rng=RANDOM, classes=st.integers(2, 1000))
+def test_params_are_weights_batch_norms_and_biases_of_the_layers(space: SearchSpace, rng: random.Random, classes: int) -> None:
+    arch = space.sample(rng)
+    *convs, linear = cost.layers(arch, num_classes=classes)
+    weights = sum(layer.c_in * layer.c_out * layer.kernel**2 for layer in (*convs, linear))
+    assert cost.params(arch, classes) == weights + 2 * sum(layer.c_out for layer in convs) + linear.c_out
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES.keys())
+@given(rng=RANDOM, image_size=st.integers(8, 230))
+def test_sides_follow_the_arithmetic_of_convolutions(space: SearchSpace, rng: random.Random, image_size: int) -> None:
+    def output_side(side: int, kernel: int, stride: int) -> int:
+        return (side + 2 * (kernel // 2) - kernel) // stride + 1
+
+    arch = space.sample(rng)
+    sides = {layer.name: layer.side for layer in cost.layers(arch, image_size)}
+    side = output_side(image_size, space.stem_kernel, space.stem_stride)
+    assert sides["blocks.0.conv"] == side
+    side = output_side(side, 3, 2) if space.stem_pool else side
+    for block in arch.blocks:
+        shortcut = output_side(side, 1, block.stride)
+        side = output_side(side, 3, block.stride)
+        assert sides[f"blocks.{block.index}.conv1"] == sides[f"blocks.{block.index}.conv2"] == side
+        assert sides.get(f"blocks.{block.index}.downsample.0", shortcut) == shortcut == side
+        assert (f"blocks.{block.index}.downsample.0" in sides) == (block.stride == 2)
+
+
+def test_a_small_network_costs_what_hand_arithmetic_says() -> None:
+    tiny = replace(SPACES["mini"], bases=(4, 8), max_depths=(1, 1), ratios=(1.0,), divisor=2)
+    arch = tiny.largest  # 3x3 stem to 4 channels, one block of 4, one of 8 with a 1x1 shortcut
+    assert cost.macs(arch, 8, 10) == 64 * 3 * 4 * 9 + 64 * 2 * 4 * 4 * 9 + 16 * (4 * 8 * 9 + 8 * 8 * 9 + 4 * 8) + 8 * 10
+    weights = 3 * 4 * 9 + 2 * 4 * 4 * 9 + 4 * 8 * 9 + 8 * 8 * 9 + 4 * 8 + 8 * 10
+    assert cost.params(arch, 10) == weights + 2 * (4 + 4 + 4 + 8 + 8 + 8) + 10
+
+
+def test_smallest_and_largest_cost_what_the_challenge_says() -> None:
+    assert cost.macs(TRACK1.smallest) / 1e9 == pytest.approx(0.94, abs=0.005)
+    assert cost.macs(TRACK1.largest) / 1e9 == pytest.approx(5.28, abs=0.005)
+
+
+def test_the_candidates_cost_on_average_what_the_challenge_says() -> None:
+    path = SHARED / "data" / "CVPR_2022_NAS_Track1_test.json"
+    if not path.exists():
+        pytest.skip("the official candidate file is not at ../shared")
+    entries = list(json.loads(path.read_text(encoding="utf-8")).values())
+    archs = [TRACK1.parse(entry["arch"]) for entry in entries[::45]]
+    shares = [0] * 5  # the stem and the four stages
+    for arch in archs:
+        for layer in convolutions(arch):
+            index = int(layer.name.split(".")[1])
+            shares[sum(index >= first for first in TRACK1.first_blocks)] += layer.macs
+    total = sum(map(cost.macs, archs))
+    assert total / len(archs) / 1e9 == pytest.approx(2.97, abs=0.03)
+    assert [share / total for share in shares] == pytest.approx([0.04, 0.25, 0.22, 0.30, 0.19], abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["flops", "params", "zen"])
+def test_a_prior_ranks_the_largest_network_over_any_other_and_the_smallest_below(name: str) -> None:
+    value, rng = prior(name), random.Random(0)
+    values = [value(TRACK1.sample(rng)) for _ in range(50)]
+    assert value(TRACK1.smallest) < min(values) <= max(values) < value(TRACK1.largest)
+
+
+def test_priors_are_the_costs_and_the_zen_score() -> None:
+    arch = TRACK1.sample(random.Random(1))
+    assert {"flops", "params", "zen"} <= set(PRIORS)
+    assert [prior(name)(arch) for name in ("flops", "params", "zen")] == [cost.macs(arch), cost.params(arch), zen_score(arch)]

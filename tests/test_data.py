@@ -1,0 +1,179 @@
+"""Images: any folder is read, batches depend on (seed, epoch, step) alone, nothing is decoded twice."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+
+from paddle_pgonas.config import Data
+from paddle_pgonas.data.batches import EpochBatches, calibration_images
+from paddle_pgonas.data.cache import decoded
+from paddle_pgonas.data.sources import Digits, Folder, open_source
+from paddle_pgonas.data.transforms import center_crop, random_resized_crop, shift, to_network
+from paddle_pgonas.errors import UserError
+
+
+def settings(root: Path, **changes: object) -> Data:
+    return Data(**({"root": str(root), "image_size": 16, "resize": 18, "workers": 0} | changes))
+
+
+def test_folder_images_come_as_rgb_with_sorted_labels(image_folder: Path) -> None:
+    source = Folder(image_folder, "val")
+    assert source.classes == ["bright", "dark"]
+    assert source.labels.tolist() == [0] * 4 + [1] * 4
+    assert {source.read(index).mode for index in range(4)} == {"RGB"}
+
+
+def test_digits_split_without_overlap() -> None:
+    train, val = Digits("train"), Digits("val")
+    assert len(train.labels) + len(val.labels) == 1797
+    assert set(val.labels) == set(range(10))
+    everything = np.concatenate([train.images, val.images]).reshape(1797, -1)
+    assert everything.max() == 255
+    same = {image.tobytes() for image in train.images} & {image.tobytes() for image in val.images}
+    assert len(same) < 5  # the collection itself repeats hardly a digit
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda root: shutil.rmtree(root), "is not a folder"),
+        (lambda root: shutil.rmtree(root / "val" / "dark"), "class dark is in only one of"),
+        (lambda root: [file.unlink() for file in (root / "val" / "dark").iterdir()], "holds no images"),
+        (lambda root: [shutil.rmtree(root / "val" / name) for name in ("dark", "bright")], "holds no class folders"),
+    ],
+)
+def test_a_folder_that_cannot_serve_gives_one_line(image_folder: Path, damage, message: str) -> None:
+    damage(image_folder)
+    with pytest.raises(UserError, match=message) as caught:
+        open_source(settings(image_folder), "val", 10)
+    assert "\n" not in str(caught.value)
+
+
+def test_more_classes_than_the_network_has_is_an_error(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / "val" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "val" / name / "x.png")
+    with pytest.raises(UserError, match=r"model\.num_classes only 2"):
+        open_source(settings(tmp_path), "val", 2)
+
+
+def test_no_root_names_the_key() -> None:
+    with pytest.raises(UserError, match=r"data\.root"):
+        open_source(Data(), "train", 10)
+
+
+def collect(batches: EpochBatches, epoch: int, start: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [(images.numpy(), labels.numpy()) for images, labels in batches.epoch_from(epoch, start)]
+
+
+def same(a: list[tuple[np.ndarray, np.ndarray]], b: list[tuple[np.ndarray, np.ndarray]]) -> bool:
+    return len(a) == len(b) and all((x == u).all() and (y == v).all() for (x, y), (u, v) in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("augment", ["crop_flip", "shift_flip"])
+def test_batches_depend_on_seed_epoch_and_step_alone(image_folder: Path, tmp_path: Path, augment: str) -> None:
+    def make(seed: int, workers: int = 0) -> EpochBatches:
+        data = settings(image_folder, augment=augment, workers=workers)
+        return EpochBatches(open_source(data, "train", 2), data, tmp_path / "cache", 2, seed)
+
+    whole = collect(make(0), 1, 0)
+    assert same(whole, collect(make(0), 1, 0))
+    assert same(whole, collect(make(0, workers=2), 1, 0))
+    assert same(whole[3:], collect(make(0), 1, 3))
+    assert not same(whole, collect(make(0), 2, 0))
+    assert not same(whole, collect(make(1), 1, 0))
+
+
+def test_an_epoch_shows_each_image_once_and_names_the_corrupt_one(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = settings(image_folder, augment="none")
+    batches = EpochBatches(open_source(data, "train", 2), data, tmp_path / "cache", 1, 0)
+    labels = [int(label) for _, label in collect(batches, 0, 0)]
+    assert sorted(labels) == [0] * 5 + [1] * 6  # one of the bright ones is corrupt
+    assert str(image_folder / "train" / "bright" / "0.png") in capsys.readouterr().err
+
+
+def test_images_keep_their_labels_through_the_shuffle(image_folder: Path, tmp_path: Path) -> None:
+    data = settings(image_folder, augment="none")
+    batches = EpochBatches(open_source(data, "train", 2), data, tmp_path / "cache", 4, 0)
+    for images, labels in collect(batches, 0, 0):
+        bright = images.reshape(4, -1).mean(1) > 127
+        assert (bright == (labels == 0)).all()
+
+
+def test_a_batch_larger_than_the_data_is_an_error(image_folder: Path, tmp_path: Path) -> None:
+    data = settings(image_folder)
+    with pytest.raises(UserError, match=r"train\.batch_size 13 is larger"):
+        EpochBatches(open_source(data, "train", 2), data, tmp_path, 13, 0)
+
+
+def test_the_cache_is_built_once_and_rebuilt_when_damaged(image_folder: Path, tmp_path: Path) -> None:
+    class Counting(Folder):
+        reads = 0
+
+        def read(self, index: int) -> Image.Image:
+            Counting.reads += 1
+            return super().read(index)
+
+    first = decoded(Counting(image_folder, "val"), 18, 16, tmp_path)
+    assert Counting.reads == 8
+    assert first.images.shape == (7, 16, 16, 3)
+    assert first.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    wanted = np.array(first.images)
+    decoded(Counting(image_folder, "val"), 18, 16, tmp_path)
+    assert Counting.reads == 8
+    [path] = tmp_path.glob("decoded-*.npy")
+    path.write_bytes(path.read_bytes()[:-10] + b"0123456789")
+    assert (decoded(Counting(image_folder, "val"), 18, 16, tmp_path).images == wanted).all()
+    assert Counting.reads == 16
+
+
+def test_another_image_or_crop_is_another_cache(image_folder: Path, tmp_path: Path) -> None:
+    before = decoded(Folder(image_folder, "val"), 18, 16, tmp_path).fingerprint
+    assert decoded(Folder(image_folder, "val"), 20, 16, tmp_path).fingerprint != before
+    Image.new("RGB", (30, 30), "white").save(image_folder / "val" / "dark" / "9.png")
+    assert decoded(Folder(image_folder, "val"), 18, 16, tmp_path).fingerprint != before
+
+
+def test_evaluation_takes_the_centre_of_the_resized_image() -> None:
+    pixels = np.zeros((40, 80, 3), dtype=np.uint8)
+    pixels[10:30, 30:50] = 255
+    crop = center_crop(Image.fromarray(pixels), resize=40, size=20)
+    assert crop.shape == (20, 20, 3)
+    assert (crop == 255).all()
+    assert center_crop(Image.fromarray(pixels), resize=20, size=16).shape == (16, 16, 3)
+
+
+def test_training_crop_has_the_size_asked_for_even_of_a_sliver() -> None:
+    rng = np.random.default_rng(0)
+    for shape in ((1, 300), (300, 1), (37, 50)):
+        assert random_resized_crop(Image.new("RGB", shape), 16, rng).shape == (16, 16, 3)
+
+
+def test_shift_moves_each_image_by_an_eighth_at_most() -> None:
+    images = np.zeros((64, 16, 16, 3), dtype=np.uint8)
+    images[:, 8, 8] = 255
+    moved = shift(images, np.random.default_rng(0), flip=False)
+    places = {tuple(np.argwhere(image[..., 0])[0]) for image in moved}
+    assert len(places) > 10
+    assert all(abs(y - 8) <= 2 and abs(x - 8) <= 2 for y, x in places)
+
+
+def test_network_input_is_normalised_per_channel() -> None:
+    data = Data(mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
+    x = to_network(paddle.to_tensor(np.full((1, 2, 2, 3), 255, dtype=np.uint8)), data)
+    assert x.shape == [1, 3, 2, 2]
+    np.testing.assert_allclose(x.numpy()[0, :, 0, 0], [1, 3, 1], rtol=1e-6)
+
+
+def test_calibration_images_come_evenly_and_skip_the_corrupt_one(image_folder: Path) -> None:
+    data = settings(image_folder)
+    images = calibration_images(open_source(data, "train", 2), data, 12)
+    assert images.shape == (11, 16, 16, 3)

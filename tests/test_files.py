@@ -1,0 +1,104 @@
+"""Files are whole or absent, and what cannot be read or written is said in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.files import atomic_path, read_json, read_json_lines, write_json, write_text
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_block_that_ends_well_puts_the_new_file_in_place(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "folder" / "file.txt"
+    with atomic_path(target) as part:
+        part.write_text("new")
+        assert part.parent == target.parent  # so that the move stays within one file system
+        assert not target.exists()
+    assert target.read_text() == "new"
+    assert names(target.parent) == ["file.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt], ids=["error", "interrupt"])
+@pytest.mark.parametrize("old", ["old", None], ids=["over an old file", "no old file"])
+def test_a_block_that_raises_leaves_things_as_they_were(tmp_path: Path, old: str | None, error: type[BaseException]) -> None:
+    target = tmp_path / "file.txt"
+    if old is not None:
+        target.write_text(old)
+    with pytest.raises(error), atomic_path(target) as part:
+        part.write_text("half")
+        raise error
+    assert names(tmp_path) == ([] if old is None else ["file.txt"])
+    assert old is None or target.read_text() == old
+
+
+def test_a_full_disk_is_a_one_line_error_that_keeps_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    with pytest.raises(UserError, match=r"file\.txt: cannot be written \(No space left"), atomic_path(target):
+        raise OSError(28, "No space left on device")
+    assert names(tmp_path) == ["file.txt"]
+    assert target.read_text() == "old"
+
+
+@pytest.mark.parametrize("name", ["a_folder", "a_file/file.txt"])
+def test_a_place_that_cannot_be_written_is_a_user_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a_folder").mkdir()
+    (tmp_path / "a_file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_text(tmp_path / name, "text")
+    assert names(tmp_path) == ["a_file", "a_folder"]
+
+
+def test_a_written_file_has_the_mode_of_any_new_file(tmp_path: Path) -> None:
+    mask = os.umask(0o027)
+    try:
+        write_text(tmp_path / "file.txt", "text")
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "file.txt").stat().st_mode & 0o777 == 0o640
+
+
+def test_json_reads_back_as_written_in_the_same_order(tmp_path: Path) -> None:
+    value = {"z": [1, 2.5, None, True], "a": {"é": "text"}}
+    write_json(tmp_path / "file.json", value)
+    found = read_json(tmp_path / "file.json", "test file")
+    assert found == value
+    assert list(found) == ["z", "a"]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "cannot read the test file"),
+        (b"\xff\xfe", "not a UTF-8 text file"),
+        (b"", "is not JSON"),
+        (b'{"a": 1', "is not JSON .line 1"),
+        (b'{\n"a": 1,\n}', "is not JSON .line"),
+        (b'{"a": 1, "b": {"c": 2, "c": 3}}', "key 'c' twice"),
+        (b"[" * 100_000, "test file"),
+    ],
+    ids=["absent", "binary", "empty", "cut short", "bad comma", "repeated key", "bottomless nesting"],
+)
+def test_json_that_cannot_be_read_is_a_one_line_user_error(tmp_path: Path, content: bytes | None, problem: str) -> None:
+    path = tmp_path / "file.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=problem) as caught:
+        read_json(path, "test file")
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_log_line_cut_short_by_a_crash_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert read_json_lines(path) == []
+    path.write_text("".join(json.dumps({"step": step}) + "\n" for step in range(3)) + '{"step": 3, "lo')
+    assert read_json_lines(path) == [{"step": 0}, {"step": 1}, {"step": 2}]

@@ -1,0 +1,226 @@
+"""Sharing changes no score, a chunk is never taken half-written, and equal logits earn nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from conftest import REPOSITORY, fill_golden, some_archs
+from paddle import nn
+
+from paddle_pgonas import cost
+from paddle_pgonas.arch import MINI, TRACK1, Arch, SearchSpace
+from paddle_pgonas.config import Config, load_config
+from paddle_pgonas.data.transforms import to_network
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.nn.supernet import Supernet, extract
+from paddle_pgonas.scoring import scorer
+from paddle_pgonas.scoring.scorer import METRICS, ScoringSet, score
+from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
+from paddle_pgonas.scoring.walker import Walker
+from paddle_pgonas.submission import read_candidates
+
+OFFICIAL = REPOSITORY.parent / "shared" / "data" / "CVPR_2022_NAS_Track1_test.json"
+
+
+def images(count: int, side: int, seed: int = 0) -> paddle.Tensor:
+    return paddle.to_tensor(np.random.RandomState(seed).standard_normal((count, 3, side, side)).astype("float32"))
+
+
+def golden_net(space: SearchSpace = MINI) -> Supernet:
+    net = Supernet(space, 10, "prelu")
+    fill_golden(net)
+    net.eval()
+    return net
+
+
+def alone(net: Supernet, arch: Arch, bn: str, calibration: paddle.Tensor, x: paddle.Tensor) -> np.ndarray:
+    """The logits of one extracted subnet, by plain Paddle layers."""
+    subnet = extract(net, arch)
+    if bn == "calibrated":
+        for layer in subnet.sublayers():
+            if isinstance(layer, nn.BatchNorm2D):
+                layer._momentum = 0.0
+        subnet.train()
+        subnet(calibration)
+    subnet.train() if bn == "batch" else subnet.eval()
+    return subnet(x).numpy()
+
+
+@pytest.mark.parametrize("bn", ["running", "calibrated", "batch"])
+def test_shared_prefixes_give_the_logits_of_extracted_subnets(bn: str) -> None:
+    net, archs = golden_net(), some_archs(MINI, 40)
+    calibration, x = images(16, 16, seed=1), images(8, 16)
+    walker, [root] = Walker(net, bn), build_tree(archs)
+    if bn == "calibrated":
+        walker.calibrate(root, calibration)
+    before = {name: tensor.numpy().copy() for name, tensor in net.weights().items()}
+    found: dict[int, np.ndarray] = {}
+    walker.walk(root, x, lambda node, logits: found.update({position: logits.numpy() for position in node.candidates}))
+    assert len(found) == len(archs)
+    for position, arch in enumerate(archs):
+        wanted = alone(net, arch, bn, calibration, x)
+        assert np.abs(found[position] - wanted).max() < 1e-5 * np.abs(wanted).max()
+    assert all((before[name] == tensor.numpy()).all() for name, tensor in net.weights().items())
+
+
+def test_track1_prefixes_give_the_logits_of_extracted_subnets() -> None:
+    net = golden_net(TRACK1)
+    base = TRACK1.sample(__import__("random").Random(1))
+    # Neighbours that differ in one place each, so that every kind of sharing occurs.
+    archs = [base, TRACK1.build((*base.conv1[:3], (1, 2)), base.conv2), TRACK1.build((*base.conv1[:3], (3, 2)), base.conv2)]
+    archs.append(TRACK1.build((*base.conv1[:3], (1, 2)), (*base.conv2[:3], 7)))
+    [root] = build_tree(archs)
+    found: dict[int, np.ndarray] = {}
+    walker, x = Walker(net, "running"), images(2, 32)
+    walker.walk(root, x, lambda node, logits: found.update({position: logits.numpy() for position in node.candidates}))
+    for position, arch in enumerate(archs):
+        wanted = alone(net, arch, "running", x, x)
+        assert np.abs(found[position] - wanted).max() < 1e-5 * np.abs(wanted).max()
+
+
+def test_the_planned_cost_is_the_work_done() -> None:
+    archs = some_archs(MINI, 30)
+    walker, [root] = Walker(golden_net(), "running"), build_tree(archs)
+    walker.walk(root, images(2, 16), None)
+    without_head = walk_cost(root, archs[0], 16, 0).macs
+    assert walker.macs == 2 * without_head
+    walker.macs = 0
+    walker.walk(root, images(2, 16), lambda node, logits: None)
+    assert walker.macs == 2 * walk_cost(root, archs[0], 16, 10).macs
+
+
+def test_an_unshared_walk_costs_what_the_subnets_cost() -> None:
+    archs = some_archs(MINI, 10)
+    shared = sum(walk_cost(root, archs[0], 16, 10).macs for root in build_tree(archs, share=False))
+    assert shared == sum(cost.macs(arch, 16, 10) for arch in archs)
+    assert walk_cost(build_tree(archs)[0], archs[0], 16, 10).macs < shared
+
+
+@pytest.mark.skipif(not OFFICIAL.exists(), reason="the official candidate file is not beside the clone")
+def test_the_official_file_shares_half_its_work() -> None:
+    archs = [candidate.arch for candidate in read_candidates(OFFICIAL, TRACK1)]
+    archs = [archs[position] for position in scoring_order(archs)]
+    shared = walk_cost(build_tree(archs)[0], archs[0], 224, 1000).macs
+    assert sum(map(cost.macs, archs)) / shared > 2.0
+
+
+def config(**changes: object) -> Config:
+    base = load_config(REPOSITORY / "configs" / "demo.yaml", ["score.batch_size=7"])
+    return dataclasses.replace(base, score=dataclasses.replace(base.score, **changes))
+
+
+def scoring_set(count: int = 20) -> ScoringSet:
+    rng = np.random.RandomState(0)
+    pixels = rng.randint(0, 256, (count, 8, 8, 3)).astype(np.uint8)
+    return ScoringSet(pixels, rng.randint(0, 10, count), "x", pixels[:16])
+
+
+def test_metrics_equal_those_of_subnets_scored_alone() -> None:
+    net, archs, data, settings = golden_net(), some_archs(MINI, 6), scoring_set(), config(bn="running")
+    measured = score(net, archs, data, settings)
+    x = to_network(paddle.to_tensor(data.images), settings.data)
+    for arch, row in zip(archs, measured, strict=True):
+        logits = alone(net, arch, "running", x, x).astype("float64")
+        log_probabilities = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        true = log_probabilities[np.arange(20), data.labels]
+        best = np.argsort(-logits, 1, kind="stable")
+        top5 = np.mean([label in row_best[:5] for label, row_best in zip(data.labels, best, strict=True)])
+        wanted = [np.mean(best[:, 0] == data.labels), top5, np.exp(true).mean(), -true.mean()]
+        np.testing.assert_allclose(row, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("bn", ["running", "calibrated"])
+def test_scores_do_not_depend_on_the_batch_size(bn: str) -> None:
+    net, archs, data = golden_net(), some_archs(MINI, 5), scoring_set()
+    sizes = [score(net, archs, data, config(bn=bn, batch_size=size)) for size in (3, 20)]
+    np.testing.assert_allclose(*sizes, rtol=1e-4)
+
+
+def test_equal_logits_earn_no_more_than_chance() -> None:
+    net = Supernet(MINI, 10)
+    for name, tensor in net.weights().items():
+        if ".fc." in name:
+            tensor.set_value(paddle.zeros_like(tensor))
+    data = scoring_set()
+    [row] = score(net, [MINI.smallest], data, config(bn="running"))
+    assert row[METRICS.index("top1")] == np.mean(data.labels == 0)
+    assert row[METRICS.index("top5")] == np.mean(data.labels < 5)
+
+
+def test_logits_that_are_not_numbers_are_an_error() -> None:
+    net = golden_net()
+    net.weights()["blocks.13.fc.bias"].set_value(paddle.full([10], float("nan")))
+    with pytest.raises(UserError, match="not numbers"):
+        score(net, [MINI.smallest], scoring_set(), config(bn="running"))
+
+
+def test_a_killed_run_computes_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scorer, "CHUNK", 4)
+    net, archs, data, settings = golden_net(), some_archs(MINI, 18), scoring_set(), config()
+    wanted = score(net, archs, data, settings)
+    computed: list[int] = []
+    original = scorer._Scorer.chunk
+
+    def failing(self: scorer._Scorer, chunk: list[Arch]) -> np.ndarray:
+        if len(computed) == 3:
+            raise KeyboardInterrupt
+        computed.append(len(chunk))
+        return original(self, chunk)
+
+    monkeypatch.setattr(scorer._Scorer, "chunk", failing)
+    with pytest.raises(KeyboardInterrupt):
+        score(net, archs, data, settings, tmp_path)
+    computed.clear()
+    assert (score(net, archs, data, settings, tmp_path) == wanted).all()
+    assert computed == [4, 2]
+
+
+def test_a_damaged_chunk_is_computed_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net, archs, data, settings = golden_net(), some_archs(MINI, 4), scoring_set(), config()
+    wanted = score(net, archs, data, settings, tmp_path)
+    [path] = tmp_path.rglob("chunk-*.npz")
+    for damage in (path.read_bytes()[:50], b"", path.read_bytes()[:-60] + bytes(60)):
+        path.write_bytes(damage)
+        assert (score(net, archs, data, settings, tmp_path) == wanted).all()
+        assert "computed again" in capsys.readouterr().err
+
+
+def test_other_weights_or_options_do_not_mix(tmp_path: Path) -> None:
+    net, archs, data = golden_net(), some_archs(MINI, 4), scoring_set()
+    score(net, archs, data, config(), tmp_path)
+    score(net, archs, data, config(bn="running"), tmp_path)
+    net.weights()["blocks.0.bn.bias"].set_value(paddle.ones([16]))
+    changed = score(net, archs, data, config(), tmp_path)
+    score(net, archs[:3], data, config(), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+    assert (changed == score(net, archs, data, config())).all()
+
+
+def test_two_processes_share_the_chunks_without_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "3")
+    for rank in range(3):
+        monkeypatch.setenv("PADDLE_TRAINER_ID", str(rank))
+        order = scorer._my_order(10)
+        assert sorted(order) == list(range(10))
+        assert order[0] == 10 * rank // 3
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    net, archs, data = golden_net(), some_archs(MINI, 3), scoring_set()
+    wanted = score(net, archs, data, config(bn="running"))
+    original = Walker.walk
+
+    def limited(self: Walker, root: object, x: paddle.Tensor, visit: object) -> None:
+        if x.shape[0] > 4:
+            raise MemoryError("ResourceExhausted")
+        original(self, root, x, visit)
+
+    monkeypatch.setattr(Walker, "walk", limited)
+    np.testing.assert_allclose(score(net, archs, data, config(bn="running")), wanted, rtol=1e-5)
+    assert "score.batch_size is now 3" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"score\.batch_size"):
+        score(net, archs, data, config(bn="batch"))

@@ -1,0 +1,225 @@
+"""Candidate and submission files: round trips, and one line for everything that can be wrong with one."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import resource
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from paddle_pgonas.arch import MINI, TRACK1, SearchSpace
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.submission import Candidate, check_submission, detect_space, read_candidates, read_scores, write_scores
+
+OFFICIAL = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "CVPR_2022_NAS_Track1_test.json"
+A, B, C = (TRACK1.sample(random.Random(seed)).code for seed in range(3))
+
+
+def written(folder: Path, value: Any, name: str = "file.json") -> Path:
+    """The value as a JSON file, or a text as it is."""
+    path = folder / name
+    path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def candidates_file(tmp_path: Path) -> Path:
+    """Names out of order, and one code as the organisers' text has it, without digit 0."""
+    entries = {"arch10": {"acc": 0.0, "arch": A}, "arch2": {"acc": 0.0, "arch": B[1:]}, "é": {"arch": C}}
+    return written(tmp_path, entries, "candidates.json")
+
+
+@pytest.fixture
+def candidates(candidates_file: Path) -> list[Candidate]:
+    return read_candidates(candidates_file, TRACK1)
+
+
+def test_reading_keeps_names_order_and_codes_as_written(candidates: list[Candidate]) -> None:
+    assert [candidate.name for candidate in candidates] == ["arch10", "arch2", "é"]
+    assert [candidate.written for candidate in candidates] == [A, B[1:], C]
+    assert [candidate.arch.code for candidate in candidates] == [A, B, C]
+    assert [candidate.acc for candidate in candidates] == [0.0, 0.0, None]
+
+
+def test_a_submission_is_the_candidate_file_with_every_acc_filled_in(tmp_path: Path, candidates: list[Candidate]) -> None:
+    path = tmp_path / "out" / "submission.json"
+    write_scores(path, candidates, np.array([0.25, 1.0, 0.0]))
+    assert list(json.loads(path.read_text(encoding="utf-8")).items()) == [
+        ("arch10", {"acc": 0.25, "arch": A}),
+        ("arch2", {"acc": 1.0, "arch": B[1:]}),
+        ("é", {"acc": 0.0, "arch": C}),
+    ]
+    check_submission(path, candidates, TRACK1)
+    assert read_scores(path, TRACK1) == {A: 0.25, B: 1.0, C: 0.0}
+
+
+def test_scores_lose_no_digits_on_the_way_through_a_file(tmp_path: Path, candidates: list[Candidate]) -> None:
+    scores = [0.1 + 0.2, 1 / 3, 5e-324]
+    write_scores(tmp_path / "scores.json", candidates, scores)
+    assert list(read_scores(tmp_path / "scores.json", TRACK1).values()) == scores
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_not_finite_is_refused_and_nothing_is_written(
+    tmp_path: Path, candidates: list[Candidate], score: float
+) -> None:
+    with pytest.raises(UserError, match=r"the score of arch2 is -?(nan|inf)"):
+        write_scores(tmp_path / "submission.json", candidates, [0.5, score, 0.5])
+    assert [path.name for path in tmp_path.iterdir()] == ["candidates.json"]
+
+
+def test_a_failed_write_leaves_the_old_submission_and_no_other_file(tmp_path: Path, candidates: list[Candidate]) -> None:
+    path = tmp_path / "submission.json"
+    write_scores(path, candidates, [0.1, 0.2, 0.3])
+    old, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))  # writing fails behind the 20th byte, as on a full disk
+    try:
+        with pytest.raises(UserError, match=r"submission\.json: cannot be written"):
+            write_scores(path, candidates, [0.4, 0.5, 0.6])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["candidates.json", "submission.json"]
+    assert path.read_bytes() == old
+
+
+def test_scores_of_another_number_than_the_candidates_are_refused(tmp_path: Path, candidates: list[Candidate]) -> None:
+    with pytest.raises(ValueError):
+        write_scores(tmp_path / "submission.json", candidates, [0.5, 0.5])
+    assert not (tmp_path / "submission.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("acc: 1", "is not JSON"),
+        ("", "is not JSON"),
+        ({}, "is empty"),
+        ([{"acc": 0.0, "arch": A}], "not a list"),
+        (f'{{"a": {{"arch": "{A}"}}, "a": {{"arch": "{B}"}}}}', "key 'a' twice"),
+        ({"a": {"arch": A}, "b": {"arch": B}, "c": {"arch": A}}, "c repeats the code of a"),
+        ({"a": {"arch": A}, "b": {"arch": A[1:]}}, "b repeats the code of a"),
+        ({"a": {"arch": A}, "b": {"acc": 0.5}}, "b lacks the key 'arch'"),
+        ({"a": A}, "a lacks the key 'arch'"),
+        ({"a": {"arch": 12}}, "a: a code must be a string"),
+        ({"a": {"arch": A[:-2]}}, "a: .*has 52 digits.*has 50"),
+        ({"a": {"arch": A[:5] + "0" + A[6:]}}, "a: digit 5 .stem width"),
+        ({"a": {"arch": A, "acc": "0.5"}}, "a: 'acc' must be a number, not '0.5'"),
+        ({"a": {"arch": A, "acc": True}}, "a: 'acc' must be a number, not True"),
+        ({"a": {"arch": A, "acc": [0.5]}}, "a: 'acc' must be a number"),
+        ({"a\nb": {"acc": 0.5}}, "lacks the key 'arch'"),
+    ],
+    ids=[
+        "no JSON",
+        "no text",
+        "empty object",
+        "list",
+        "repeated name",
+        "repeated code",
+        "repeated code without digit 0",
+        "no arch",
+        "bare code",
+        "number as code",
+        "short code",
+        "untied stem",
+        "acc as text",
+        "acc as bool",
+        "acc as list",
+        "line break in a name",
+    ],
+)
+def test_a_wrong_file_is_a_one_line_user_error(tmp_path: Path, content: Any, problem: str) -> None:
+    path = written(tmp_path, content)
+    with pytest.raises(UserError, match=problem) as caught:
+        read_candidates(path, TRACK1)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("acc", "accepted"),
+    [
+        ("0", True),
+        ("1", True),
+        ("0.7", True),
+        ("-0.001", False),
+        ("1.001", False),
+        ("71.2", False),
+        ("null", False),
+        ("NaN", False),
+        ("Infinity", False),
+    ],
+)
+def test_a_submission_needs_every_acc_in_0_to_1(tmp_path: Path, acc: str, accepted: bool) -> None:
+    candidates = [Candidate("a", TRACK1.parse(A), A, None)]
+    path = written(tmp_path, f'{{"a": {{"acc": {acc}, "arch": "{A}"}}}}')
+    if accepted:
+        check_submission(path, candidates, TRACK1)
+    else:
+        with pytest.raises(UserError, match=r"a: 'acc' must lie in \[0, 1\]"):
+            check_submission(path, candidates, TRACK1)
+
+
+@pytest.mark.parametrize(
+    ("entries", "problem"),
+    [
+        ({"a": A}, "name, number or order"),
+        ({"a": A, "b": B, "c": C}, "name, number or order"),
+        ({"a": A, "B": B}, "name, number or order"),
+        ({"b": B, "a": A}, "name, number or order"),
+        ({"a": A, "b": C}, "b holds another code"),
+        ({"a": A, "b": B[1:]}, "b holds another code"),
+    ],
+    ids=["one missing", "one more", "renamed", "reordered", "another code", "code written otherwise"],
+)
+def test_a_submission_for_other_candidates_is_refused(tmp_path: Path, entries: dict[str, str], problem: str) -> None:
+    candidates = [Candidate("a", TRACK1.parse(A), A, None), Candidate("b", TRACK1.parse(B), B, None)]
+    path = written(tmp_path, {name: {"acc": 0.5, "arch": code} for name, code in entries.items()})
+    with pytest.raises(UserError, match=problem):
+        check_submission(path, candidates, TRACK1)
+
+
+@pytest.mark.parametrize("acc", ["null", "NaN", "-Infinity", "1" + "0" * 400], ids=["null", "NaN", "-Infinity", "10**400"])
+def test_comparing_needs_a_finite_acc(tmp_path: Path, acc: str) -> None:
+    path = written(tmp_path, f'{{"a": {{"acc": {acc}, "arch": "{A}"}}}}')
+    with pytest.raises(UserError, match="a has no finite 'acc'"):
+        read_scores(path, TRACK1)
+
+
+def test_priors_outside_0_to_1_are_scores_too(tmp_path: Path) -> None:
+    path = written(tmp_path, {"a": {"acc": 2971777832, "arch": A}, "b": {"acc": -3.5, "arch": B}})
+    assert read_scores(path, TRACK1) == {A: 2971777832.0, B: -3.5}
+
+
+@pytest.mark.parametrize(
+    ("content", "space"),
+    [
+        ({"a": {"arch": A}}, TRACK1),
+        ({"a": {"arch": A[1:]}}, TRACK1),
+        ({"a": {"arch": MINI.largest.code}}, MINI),
+        ({"a": {"arch": MINI.largest.code[1:]}}, MINI),
+        ({"a": {"arch": "123"}}, TRACK1),
+        ({"a": {}}, TRACK1),
+        ([], TRACK1),
+        ({}, TRACK1),
+    ],
+)
+def test_the_length_of_the_codes_tells_the_space(tmp_path: Path, content: Any, space: SearchSpace) -> None:
+    assert detect_space(written(tmp_path, content)) is space
+
+
+def test_the_official_file_is_as_described_and_becomes_a_valid_submission(tmp_path: Path) -> None:
+    if not OFFICIAL.exists():
+        pytest.skip("the official candidate file is not at ../shared")
+    candidates = read_candidates(OFFICIAL, TRACK1)  # refuses illegal and repeated codes
+    assert len(candidates) == 45_000
+    for stage, widest_code in enumerate((3, 3, 5, 7)):
+        codes = {code for candidate in candidates for code in (*candidate.arch.conv1[stage], candidate.arch.conv2[stage])}
+        assert codes == set(range(1, widest_code + 1))
+    write_scores(tmp_path / "submission.json", candidates, [0.0] * len(candidates))
+    assert (tmp_path / "submission.json").read_text() == OFFICIAL.read_text().rstrip("\n")
+    check_submission(tmp_path / "submission.json", candidates, TRACK1)

@@ -1,0 +1,185 @@
+"""The supernet equals the challenge's network, plain layers and its own extracted subnets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+from conftest import fill_golden, some_archs
+from paddle import nn
+
+from paddle_pgonas.arch import MINI, TRACK1
+from paddle_pgonas.nn.batch_norm import ElasticBatchNorm2D
+from paddle_pgonas.nn.resnet import ACTIVATIONS, ResNet
+from paddle_pgonas.nn.supernet import Supernet, extract, reorder_channels
+
+GOLDEN = json.loads((Path(__file__).parent / "fixtures" / "golden_subnets.json").read_text())
+
+
+def images(count: int, side: int) -> paddle.Tensor:
+    return paddle.to_tensor(np.random.RandomState(0).standard_normal((count, 3, side, side)).astype("float32"))
+
+
+@pytest.fixture(scope="module")
+def track1() -> Supernet:
+    net = Supernet(TRACK1)
+    fill_golden(net)
+    net.eval()
+    return net
+
+
+def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("name", list(GOLDEN["subnets"]))
+def test_subnet_logits_equal_the_golden_ones(track1: Supernet, name: str) -> None:
+    golden = GOLDEN["subnets"][name]
+    track1.set_active_subnet(TRACK1.parse(golden["arch"]))
+    with paddle.no_grad():
+        logits = track1(images(2, 64)).numpy()
+    largest = np.abs(logits).max()
+    assert np.abs(logits[:, :8] - golden["logits_first8"]).max() < 1e-5 * largest
+    assert abs(logits.sum() - golden["logits_sum"]) < 1e-5 * np.abs(logits).sum()
+    assert (logits.astype("float64") ** 2).sum() == pytest.approx(golden["logits_sq"], rel=1e-5)
+    assert logits.argmax(1).tolist() == golden["argmax"]
+
+
+def test_full_network_logits_equal_the_golden_ones(track1: Supernet) -> None:
+    track1.set_active_subnet(TRACK1.largest)
+    with paddle.no_grad():
+        logits = track1(images(2, 64)).numpy()
+    assert np.abs(logits[:, :8] - GOLDEN["full_logits_first8"]).max() < 1e-5 * np.abs(logits).max()
+
+
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+def test_active_subnet_equals_its_extraction(activation: str) -> None:
+    net = Supernet(MINI, 10, activation)
+    fill_golden(net)
+    net.eval()
+    for arch in some_archs(MINI, 8):
+        net.set_active_subnet(arch)
+        ours = net(images(2, 16)).numpy()
+        assert relative_error(ours, net.get_active_subnet()(images(2, 16)).numpy()) < 1e-6
+
+
+def test_outer_activation_is_exchanged_and_the_inner_one_is_not() -> None:
+    net = ResNet(MINI.largest, 10, "mish")
+    kinds = {type(layer) for layer in net.sublayers()} & set(ACTIVATIONS.values())
+    assert kinds == {nn.Mish}
+    block = net.blocks["1"]
+    fill_golden(block)
+    block.eval()
+    x = images(2, 8).tile([1, 6, 1, 1])[:, :16]
+    inner = F.relu(block.bn1(block.conv1(x)))
+    assert relative_error(block(x).numpy(), F.mish(block.bn2(block.conv2(inner)) + x).numpy()) < 1e-6
+
+
+def test_full_width_training_equals_plain_layers() -> None:
+    """Logits, gradients and running statistics of one training step, against the unconverted network."""
+    net = Supernet(MINI, 10)
+    fill_golden(net)
+    plain = extract(net, MINI.largest)
+    net.train()
+    plain.train()
+    x = images(8, 16)
+    ours, theirs = net(x), plain(x)
+    assert relative_error(ours.numpy(), theirs.numpy()) < 1e-6
+    ours.square().mean().backward()
+    theirs.square().mean().backward()
+    for name, tensor in plain.state_dict().items():
+        mine = net.weights()[name]
+        assert relative_error(mine.numpy(), tensor.numpy()) < 1e-5, name
+        if tensor.grad is not None:
+            assert relative_error(mine.grad.numpy(), tensor.grad.numpy()) < 1e-4, name
+
+
+def test_narrow_training_moves_only_the_leading_statistics() -> None:
+    bn, plain = ElasticBatchNorm2D(8), nn.BatchNorm2D(5)
+    x = images(4, 8).tile([1, 2, 1, 1])[:, :5] * 3 + 1
+    bn.train()
+    plain.train()
+    assert relative_error(bn(x).numpy(), plain(x).numpy()) < 1e-6
+    np.testing.assert_allclose(bn._mean.numpy()[:5], plain._mean.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(bn._variance.numpy()[:5], plain._variance.numpy(), rtol=1e-6)
+    assert (bn._mean.numpy()[5:] == 0).all()
+    assert (bn._variance.numpy()[5:] == 1).all()
+
+
+def test_batch_norm_switches_modes_back_and_forth() -> None:
+    bn = ElasticBatchNorm2D(4)
+    x = images(4, 8).tile([1, 2, 1, 1])[:, :4] * 2 + 3
+    for _ in range(2):  # whichever mode comes first must not stick
+        bn.eval()
+        by_hand = (x - bn._mean.reshape([1, -1, 1, 1])) / (bn._variance.reshape([1, -1, 1, 1]) + 1e-5).sqrt()
+        assert relative_error(bn(x).numpy(), by_hand.numpy()) < 1e-5
+        bn.train()
+        assert abs(float(bn(x).mean())) < 1e-5
+
+
+def test_frozen_batch_norm_trains_on_running_statistics_and_keeps_them() -> None:
+    bn = ElasticBatchNorm2D(4)
+    bn.frozen = True
+    fill_golden(bn)
+    before = bn._mean.numpy().copy(), bn._variance.numpy().copy()
+    bn.train()
+    x = images(4, 8).tile([1, 2, 1, 1])[:, :3]
+    x.stop_gradient = False
+    out = bn(x)
+    (out * out.detach()).sum().backward()
+    scale = (bn.weight / (bn._variance + 1e-5).sqrt())[:3].reshape([1, -1, 1, 1])
+    by_hand = (x.detach() - bn._mean[:3].reshape([1, -1, 1, 1])) * scale + bn.bias[:3].reshape([1, -1, 1, 1])
+    assert relative_error(out.numpy(), by_hand.numpy()) < 1e-5
+    assert relative_error(x.grad.numpy(), (by_hand * scale).numpy()) < 1e-5
+    assert relative_error(bn.bias.grad.numpy()[:3], by_hand.sum([0, 2, 3]).numpy()) < 1e-4
+    assert (bn._mean.numpy() == before[0]).all()
+    assert (bn._variance.numpy() == before[1]).all()
+
+
+def test_two_forwards_before_their_backwards_keep_their_own_gradients() -> None:
+    net = Supernet(MINI, 10)
+    fill_golden(net)
+    net.train()
+    x, weight = images(4, 16), net.weights()["blocks.1.conv1.weight"]
+
+    def gradient(order: list[int]) -> np.ndarray:
+        net.clear_gradients()
+        losses = []
+        for arch in (MINI.largest, MINI.smallest):
+            net.set_active_subnet(arch)
+            losses.append(net(x).square().mean())
+        for position in order:
+            losses[position].backward()
+        return weight.grad.numpy().copy()
+
+    assert relative_error(gradient([0, 1]), gradient([1, 0])) < 1e-5
+
+
+def test_reordering_keeps_the_function_and_sorts_by_importance() -> None:
+    net = Supernet(MINI, 10)
+    fill_golden(net)
+    net.eval()
+    before = net(images(2, 16)).numpy()
+    reorder_channels(net)
+    assert relative_error(net(images(2, 16)).numpy(), before) < 1e-5
+    importance = np.abs(net.weights()["blocks.6.conv2.weight"].numpy()).sum((0, 2, 3))
+    assert (np.diff(importance) <= 0).all()
+
+
+@pytest.mark.gpu
+def test_gpu_logits_equal_the_processors() -> None:
+    arch, x = some_archs(MINI, 3)[2], images(2, 16).numpy()
+    logits = []
+    for device in ("cpu", "gpu"):
+        paddle.set_device(device)
+        net = Supernet(MINI, 10, "prelu")
+        fill_golden(net)
+        net.eval()
+        net.set_active_subnet(arch)
+        logits.append(net(paddle.to_tensor(x)).numpy())
+    paddle.set_device("cpu")
+    assert relative_error(logits[1], logits[0]) < 1e-3  # TF32 convolutions keep ten bits

@@ -1,0 +1,203 @@
+"""The command lines, as a user types them: the main job end to end on real digits, and every mistake as one line."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY, fill_golden
+
+from paddle_pgonas.arch import MINI
+from paddle_pgonas.nn.supernet import Supernet
+from paddle_pgonas.nn.weights import save_weights
+
+TOOLS = sorted(path for path in (REPOSITORY / "tools").glob("*.py") if not path.name.startswith("_"))
+DEMO = str(REPOSITORY / "configs" / "demo.yaml")
+
+Tool = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tool:
+    """Run a tool in this process and return its exit status, output and errors."""
+
+    def run(name: str, *arguments: object) -> tuple[int, str, str]:
+        script = REPOSITORY / "tools" / f"{name}.py"
+        monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
+        monkeypatch.syspath_prepend(str(script.parent))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            runpy.run_path(str(script), run_name="__main__")
+        captured = capsys.readouterr()
+        return int(exit_.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.mark.parametrize("path", TOOLS, ids=lambda path: path.stem)
+def test_help_needs_no_paddle(path: Path) -> None:
+    code = f"""
+import runpy, sys
+sys.argv = [{str(path)!r}, "--help"]
+sys.path.insert(0, {str(path.parent)!r})
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    assert not end.code
+assert not {{"paddle", "scipy", "matplotlib"}} & set(sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "usage:" in result.stdout
+
+
+def test_the_main_job_from_digits_to_report(tool: Tool, tmp_path: Path) -> None:
+    """What `make demo` does, with fewer epochs and candidates; the supernet must have learnt."""
+    run, candidates = tmp_path / "run", tmp_path / "candidates.json"
+    submission, report = tmp_path / "submission.json", tmp_path / "report.html"
+    options = ["-c", DEMO, "-o", f"output_dir={run}", "train.epochs=3", "train.batch_size=32"]
+    assert tool("sample_candidates", "--space", "mini", "--count", 12, "--output", candidates)[0] == 0
+    status, out, _ = tool("train_supernet", *options)
+    assert status == 0
+    largest = float(out.split("largest subnet: top-1 ")[1].split()[0])
+    assert largest > 0.5
+
+    weights = run / "supernet.safetensors"
+    status, out, _ = tool("write_submission", *options, "--weights", weights, "--candidates", candidates, "--output", submission)
+    assert status == 0
+    entries, scores = json.loads(candidates.read_text()), json.loads(submission.read_text())
+    assert [(name, entry["arch"]) for name, entry in scores.items()] == [(name, entry["arch"]) for name, entry in entries.items()]
+    assert all(0 <= entry["acc"] <= 1 for entry in scores.values())
+    assert len({entry["acc"] for entry in scores.values()}) > 3
+    record = json.loads((tmp_path / "submission.record.json").read_text())
+    assert (record["bn"], record["images"], record["candidates"]) == ("calibrated", 500, 12)
+
+    flops = tmp_path / "flops.json"
+    assert tool("score_prior", "--prior", "flops", "--candidates", candidates, "--output", flops)[0] == 0
+    status, out, _ = tool("compare", submission, flops, "--output", report, "--run", run, "--json", tmp_path / "c.json")
+    assert status == 0
+    assert "Kendall tau" in out
+    assert report.read_text().count("<svg") == 3
+    assert -1 <= json.loads((tmp_path / "c.json").read_text())["rows"][0]["kendall"]["value"] <= 1
+
+
+def test_an_untrained_supernet_is_at_chance(tool: Tool, tmp_path: Path) -> None:
+    net = Supernet(MINI, 10, "prelu")
+    save_weights(tmp_path / "w.safetensors", net, {})
+    (tmp_path / "c.json").write_text(json.dumps({"largest": {"acc": 0, "arch": MINI.largest.code}}))
+    files = ["--weights", tmp_path / "w.safetensors", "--candidates", tmp_path / "c.json", "--output", tmp_path / "s.json"]
+    assert tool("write_submission", "-c", DEMO, "-o", f"output_dir={tmp_path}", *files)[0] == 0
+    assert json.loads((tmp_path / "s.json").read_text())["largest"]["acc"] < 0.25
+
+
+def test_each_metric_becomes_acc(tool: Tool, tmp_path: Path) -> None:
+    net = Supernet(MINI, 10, "prelu")
+    save_weights(tmp_path / "w.safetensors", net, {})
+    (tmp_path / "c.json").write_text(json.dumps({"a": {"acc": 0, "arch": MINI.largest.code}}))
+    files = ["--weights", tmp_path / "w.safetensors", "--candidates", tmp_path / "c.json", "--output", tmp_path / "s.json"]
+    for metric in ("top1", "top5", "probability", "likelihood"):
+        assert tool("write_submission", "-c", DEMO, "-o", f"output_dir={tmp_path}", *files, "--metric", metric)[0] == 0
+        [measured] = json.loads((tmp_path / "s.metrics.json").read_text()).values()
+        wanted = np.exp(-measured["loss"]) if metric == "likelihood" else measured[metric]
+        assert json.loads((tmp_path / "s.json").read_text())["a"]["acc"] == pytest.approx(wanted)
+
+
+def test_dry_run_needs_no_weights_and_tells_the_plan(tool: Tool, tmp_path: Path) -> None:
+    tool("sample_candidates", "--space", "mini", "--count", 50, "--output", tmp_path / "c.json")
+    status, out, _ = tool(
+        "write_submission", "-c", DEMO, "--candidates", tmp_path / "c.json", "--dry-run", "--json", tmp_path / "p.json"
+    )
+    plan = json.loads((tmp_path / "p.json").read_text())
+    assert status == 0
+    assert plan["candidates"] == 50
+    assert plan["images"] == 500
+    assert plan["macs_ratio"] > 1
+    assert "times less" in out
+
+
+def test_sampled_candidates_are_distinct_and_repeatable(tool: Tool, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert tool("sample_candidates", "--count", 200, "--seed", 4, "--output", tmp_path / name)[0] == 0
+    entries = json.loads((tmp_path / "a").read_text())
+    assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text()
+    assert len({entry["arch"] for entry in entries.values()}) == 200
+
+
+GOOD = MINI.largest.code
+BAD_CANDIDATES = {
+    "not JSON": "{",
+    "empty": "{}",
+    "a list": "[]",
+    "no arch": json.dumps({"a": {"acc": 0}}),
+    "repeated code": json.dumps({"a": {"arch": GOOD}, "b": {"arch": GOOD}}),
+    "repeated name": f'{{"a": {{"arch": "{GOOD}"}}, "a": {{"arch": "{MINI.smallest.code}"}}}}',
+    "wrong length": json.dumps({"a": {"arch": GOOD + "1"}}),
+    "digit out of range": json.dumps({"a": {"arch": GOOD[:5] + "8" + GOOD[6:]}}),
+    "untied conv2": json.dumps({"a": {"arch": GOOD[:8] + "2" + GOOD[9:]}}),
+}
+
+
+@pytest.mark.parametrize("content", BAD_CANDIDATES.values(), ids=list(BAD_CANDIDATES))
+def test_a_bad_candidate_file_is_one_line_and_leaves_nothing(tool: Tool, tmp_path: Path, content: str) -> None:
+    (tmp_path / "c.json").write_text(content)
+    save_weights(tmp_path / "w.safetensors", Supernet(MINI, 10, "prelu"), {})
+    before = set(tmp_path.iterdir())
+    files = ["--weights", tmp_path / "w.safetensors", "--candidates", tmp_path / "c.json", "--output", tmp_path / "s.json"]
+    status, _, err = tool("write_submission", "-c", DEMO, "-o", f"output_dir={tmp_path}", *files)
+    assert_one_line(status, err, "c.json")
+    assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (["train.epoch=3"], "unknown key train.epoch; did you mean train.epochs?"),
+        (["train.epochs=three"], "train.epochs must be of type int"),
+        (["train.batch_size=0"], "train.batch_size must be at least 1"),
+        (["train.batch_size=5000"], "train.batch_size 5000 is larger"),
+        (["data.source=folder"], "data.root"),
+        (["data.source=folder", "data.root=nowhere"], "nowhere"),
+        (["model.pretrained=nowhere.pdparams"], "nowhere.pdparams: no such weight file"),
+        (["train.strategy=uniform", "train.teacher=nowhere"], "nowhere"),
+        (["train.pair_distance=26", "train.rank_lambda=constant"], "train.pair_distance"),
+        (["novalue"], "key=value"),
+    ],
+)
+def test_a_bad_training_option_is_one_line_and_leaves_nothing(tool: Tool, tmp_path: Path, options: list[str], names: str) -> None:
+    run = tmp_path / "run"
+    status, _, err = tool("train_supernet", "-c", DEMO, "-o", f"output_dir={run}", "train.max_steps=1", *options)
+    assert_one_line(status, err, names)
+    assert not list(run.rglob("*.safetensors"))
+    assert not list(run.rglob("*.part"))
+
+
+def test_bad_weights_are_one_line(tool: Tool, tmp_path: Path) -> None:
+    net = Supernet(MINI, 10)
+    fill_golden(net)
+    save_weights(tmp_path / "w.safetensors", net, {})
+    (tmp_path / "c.json").write_text(json.dumps({"a": {"acc": 0, "arch": GOOD}}))
+    files = ["--weights", tmp_path / "w.safetensors", "--candidates", tmp_path / "c.json", "--output", tmp_path / "s.json"]
+    assert_one_line(*tool("write_submission", "-c", DEMO, *files)[::2], "model.activation")
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tool: Tool, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    status, _, err = tool("sample_candidates", "--count", 2, "--output", tmp_path / "file" / "c.json")
+    assert_one_line(status, err, "cannot be written")
+
+
+def test_an_unknown_argument_is_one_line(tool: Tool) -> None:
+    assert_one_line(*tool("score_prior", "--prior", "luck", "--candidates", "x", "--output", "y")[::2], "--prior")
+
+
+def assert_one_line(status: int, err: str, names: str) -> None:
+    lines = [line for line in err.replace("\r", "\n").splitlines() if line and not line.startswith("training:")]
+    assert status == 2
+    assert len(lines) == 1, lines
+    assert names in lines[0]

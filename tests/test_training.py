@@ -1,0 +1,251 @@
+"""Each strategy is the paper's, skipped work changes nothing, and a resumed run ends where an undisturbed one does."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+from conftest import fill_golden
+
+from paddle_pgonas import cost
+from paddle_pgonas.arch import MINI, TRACK1, Arch
+from paddle_pgonas.config import Config, Train, load_config
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.nn.supernet import Supernet, extract
+from paddle_pgonas.nn.weights import OPTIMIZER, read_arrays
+from paddle_pgonas.training.schedules import RANK_LAMBDAS, learning_rate, rank_lambda
+from paddle_pgonas.training.strategies import Step, draw_pair, make_strategy
+from paddle_pgonas.training.trainer import train
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("warmup", {0: 0, 5: 0.5, 20: 2, 69: 2}),
+        ("constant", {0: 1, 69: 1}),
+        ("sine", {0: 0, 35: 2 * math.sin(0.4 * math.pi), 70: 2 * math.sin(0.8 * math.pi)}),
+        ("multi_stage", {0: 0, 5: 0, 11: 0.8, 20: 2, 49: 2, 50: 2, 60: 1, 70: 0}),
+    ],
+)
+def test_rank_loss_weight_follows_the_paper(name: str, values: dict[int, float]) -> None:
+    for epoch, value in values.items():
+        assert rank_lambda(Train(rank_lambda=name), epoch) == pytest.approx(value, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", list(RANK_LAMBDAS))
+def test_a_stretched_weight_goes_through_the_same_values(name: str) -> None:
+    long, short = Train(rank_lambda=name), Train(rank_lambda=name, epochs=7, stretch_lambda=True)
+    assert [rank_lambda(short, epoch) for epoch in range(7)] == [rank_lambda(long, 10 * epoch) for epoch in range(7)]
+
+
+def test_published_learning_rate_on_imagenet_mini_never_leaves_the_warm_up() -> None:
+    settings = Train(schedule="published")
+    rates = [learning_rate(settings, step, 135, 256) for step in range(9450)]
+    assert rates[0] == 0
+    assert rates[-1] == pytest.approx(3.78e-4, rel=1e-3)
+    assert np.allclose(np.diff(rates), 0.001 / 25020)
+
+
+def test_published_learning_rate_on_imagenet_steps_per_epoch_after_the_warm_up() -> None:
+    settings = Train(schedule="published")
+    steps = 5004  # 1,281,024 / 256, and so the warm-up ends with epoch 5
+    assert learning_rate(settings, 5 * steps, steps, 256) == 0.001
+    assert learning_rate(settings, 6 * steps - 1, steps, 256) == 0.001
+    assert learning_rate(settings, 40 * steps, steps, 256) == pytest.approx(0.0005)
+
+
+def test_cosine_learning_rate_rises_and_falls_per_step_and_scales_with_the_batch() -> None:
+    settings = Train(epochs=10, warmup_epochs=2, lr_per_256=0.1)
+    rates = [learning_rate(settings, step, 5, 256) for step in range(50)]
+    assert rates[0] == pytest.approx(0.01)
+    assert max(rates) == rates[9] == rates[10] == pytest.approx(0.1)
+    assert rates[30] == pytest.approx(0.05)
+    assert 0 < rates[-1] < 0.001
+    assert learning_rate(settings, 30, 5, 512) == pytest.approx(0.1)
+
+
+def test_pairs_keep_their_distance() -> None:
+    rng = random.Random(0)
+    assert all(first.distance(second) >= 33 for first, second in (draw_pair(TRACK1, rng, 33) for _ in range(50)))
+    with pytest.raises(UserError, match=r"train\.pair_distance"):
+        draw_pair(MINI, rng, 26)  # more digits than can differ
+
+
+def batch() -> tuple[paddle.Tensor, paddle.Tensor]:
+    rng = np.random.RandomState(0)
+    return paddle.to_tensor(rng.standard_normal((8, 3, 16, 16)).astype("float32")), paddle.to_tensor(rng.randint(0, 10, 8))
+
+
+def golden_net(activation: str = "relu") -> Supernet:
+    net = Supernet(MINI, 10, activation)
+    fill_golden(net)
+    net.weights()["blocks.13.fc.weight"].set_value(net.weights()["blocks.13.fc.weight"] * 0.05)  # losses of trained size
+    net.train()
+    return net
+
+
+def straightforward(net: Supernet, settings: Train, x: paddle.Tensor, y: paddle.Tensor, step: Step, teacher: Any) -> None:
+    """Algorithm 1 and the baseline, written down as plainly as possible: every pass, every backward, one loss after another."""
+
+    def logits(arch: Arch) -> paddle.Tensor:
+        net.set_active_subnet(arch)
+        return net(x)
+
+    def soft(student: paddle.Tensor, target: paddle.Tensor) -> paddle.Tensor:
+        return F.cross_entropy(student, F.softmax(target.detach()), soft_label=True)
+
+    if settings.strategy == "uniform":
+        for _ in range(settings.random_subnets):
+            out = logits(net.space.sample(step.rng))
+            (F.cross_entropy(out, y) + soft(out, teacher(x))).backward()
+        return
+    largest = logits(net.space.largest)
+    F.cross_entropy(largest, y).backward()
+    for arch in (net.space.smallest, *(net.space.sample(step.rng) for _ in range(settings.random_subnets))):
+        soft(logits(arch), largest).backward()
+    if settings.strategy == "sandwich":
+        return
+    for _ in range(settings.pairs):
+        first, second = net.space.sample(step.rng), net.space.sample(step.rng)
+        loss_first, loss_second = F.cross_entropy(logits(first), y).detach(), F.cross_entropy(logits(second), y)
+        second_is_better = cost.macs(second) > cost.macs(first)
+        difference = loss_second - loss_first if second_is_better else loss_first - loss_second
+        (step.rank_lambda * F.relu(difference)).backward()
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "sandwich", "pgonas"])
+def test_gradients_equal_the_straightforward_step(strategy: str) -> None:
+    settings = Train(strategy=strategy, pairs=4)
+    teacher = extract(golden_net(), MINI.largest)
+    teacher.eval()
+    x, y = batch()
+    gradients = []
+    for ours in (True, False):
+        net = golden_net()
+        step = Step(random.Random(3), rank_lambda=1.5)
+        if ours:
+            make_strategy(settings, teacher)(net, x, y, step)
+            if strategy == "pgonas":  # the case must hold both kinds of pair
+                assert 0 < step.pairs_out_of_order < step.pairs == 4
+        else:
+            straightforward(net, settings, x, y, step, teacher)
+        gradients.append({name: tensor.grad for name, tensor in net.weights().items()})
+    for name, gradient in gradients[1].items():
+        assert (gradient is None) == (gradients[0][name] is None), name
+        if gradient is not None:
+            wanted = gradient.numpy()
+            assert np.abs(gradients[0][name].numpy() - wanted).max() <= 1e-5 * np.abs(wanted).max(), name
+
+
+def test_rank_loss_reaches_only_the_second_and_raises_it_if_its_prior_is_worse() -> None:
+    x, y = batch()
+    directions = set()
+    for seed in range(12):
+        net = golden_net()
+        strategy = make_strategy(Train(pairs=1), None)
+        pair = draw_pair(MINI, random.Random(seed), 0)
+        step = Step(random.Random(seed), rank_lambda=1.0)
+        strategy._rank_pair(net, x, y, step, *pair)  # the pair alone, without the sandwich before it
+        if not step.pairs_out_of_order:
+            assert all(tensor.grad is None for tensor in net.weights().values())
+            continue
+        bias = net.weights()["blocks.13.fc.bias"].grad.numpy()
+        net.set_active_subnet(pair[1])
+        net.clear_gradients()
+        F.cross_entropy(net(x), y).backward()
+        sign = 1 if cost.macs(pair[1]) > cost.macs(pair[0]) else -1
+        directions.add(sign)
+        assert np.abs(bias - sign * net.weights()["blocks.13.fc.bias"].grad.numpy()).max() < 1e-6
+    assert directions == {1, -1}
+
+
+def test_no_pair_runs_while_the_weight_is_zero() -> None:
+    step = Step(random.Random(0), rank_lambda=0.0)
+    x, y = batch()
+    make_strategy(Train(), None)(golden_net(), x, y, step)
+    assert step.pairs == 0
+
+
+def config(folder: Path, **train_settings: Any) -> Config:
+    base = load_config(CONFIGS / "demo.yaml", ["train.watch_images=0", "train.batch_size=32"])
+    settings = dataclasses.replace(base.train, **({"epochs": 2, "max_steps": 5, "log_every": 1} | train_settings))
+    return dataclasses.replace(base, output_dir=str(folder), train=settings)
+
+
+def weights(path: Path) -> dict[str, np.ndarray]:
+    return read_arrays(path)[0]
+
+
+def equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)
+
+
+def test_one_seed_gives_one_result(tmp_path: Path) -> None:
+    first = weights(train(config(tmp_path / "a")))
+    assert equal(first, weights(train(config(tmp_path / "b"))))
+    other = dataclasses.replace(config(tmp_path / "c"), seed=1)
+    assert not equal(first, weights(train(other)))
+
+
+def test_resume_is_bit_identical_to_an_undisturbed_run(tmp_path: Path) -> None:
+    whole = weights(train(config(tmp_path / "whole", max_steps=6, checkpoint_every=50)))
+    train(config(tmp_path / "parts", max_steps=3))
+    with pytest.raises(UserError, match="--resume"):
+        train(config(tmp_path / "parts", max_steps=6))
+    assert equal(weights(train(config(tmp_path / "parts", max_steps=6), resume=True)), whole)
+    steps = [line["step"] for line in map(__import__("json").loads, (tmp_path / "parts" / "metrics.jsonl").open())]
+    assert steps == list(range(6))
+
+
+def test_checkpoints_hold_the_momentum_and_only_the_last_are_kept(tmp_path: Path) -> None:
+    for last in (1, 2, 3):
+        train(config(tmp_path, max_steps=last, keep_checkpoints=2), resume=last > 1)
+    kept = sorted((tmp_path / "checkpoints").iterdir())
+    assert [path.name for path in kept] == ["step-00000002.safetensors", "step-00000003.safetensors"]
+    assert any(name.startswith(OPTIMIZER) and value.any() for name, value in weights(kept[0]).items())
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = weights(train(config(tmp_path / "whole", max_steps=3)))
+    for last in (1, 2):
+        train(config(tmp_path / "cut", max_steps=last), resume=last > 1)
+    newest = max((tmp_path / "cut" / "checkpoints").iterdir())
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert equal(weights(train(config(tmp_path / "cut", max_steps=3), resume=True)), whole)
+    assert "passed over" in capsys.readouterr().err
+
+
+def test_resuming_another_configuration_names_the_key(tmp_path: Path) -> None:
+    train(config(tmp_path, max_steps=1))
+    with pytest.raises(UserError, match=r"train\.lr_per_256=0\.1, now it is 0\.2"):
+        train(config(tmp_path, max_steps=2, lr_per_256=0.2), resume=True)
+
+
+def test_a_diverged_loss_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="diverged"):
+        train(config(tmp_path, max_steps=40, lr_per_256=1e6, warmup_epochs=0.0))
+
+
+def test_the_baseline_learns_from_its_teacher(tmp_path: Path) -> None:
+    teacher = train(config(tmp_path / "teacher", strategy="sandwich", max_steps=1))
+    relu = dataclasses.replace(
+        config(tmp_path / "relu", strategy="uniform"), model=dataclasses.replace(config(tmp_path).model, activation="relu")
+    )
+    with pytest.raises(UserError, match="activation"):
+        train(dataclasses.replace(relu, train=dataclasses.replace(relu.train, teacher=str(teacher))))
+    base = dataclasses.replace(relu, output_dir=str(tmp_path / "t2"), train=dataclasses.replace(relu.train, strategy="sandwich"))
+    teacher = train(base)
+    taught = dataclasses.replace(
+        relu, output_dir=str(tmp_path / "u"), train=dataclasses.replace(relu.train, teacher=str(teacher))
+    )
+    alone = dataclasses.replace(relu, output_dir=str(tmp_path / "v"))
+    assert not equal(weights(train(taught)), weights(train(alone)))

@@ -1,0 +1,140 @@
+"""Weights come in under every published name, and nothing else comes in with them."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from conftest import fill_golden
+
+from paddle_pgonas.arch import MINI, TRACK1
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.nn.supernet import Supernet
+from paddle_pgonas.nn.weights import load_weights, read_weights, save_weights
+
+
+@pytest.fixture(scope="module")
+def trained() -> Supernet:
+    net = Supernet(MINI, 10, "prelu")
+    fill_golden(net)
+    return net
+
+
+def plain(net: Supernet) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in net.weights().items()}
+
+
+def converted(net: Supernet) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in net.state_dict().items()}
+
+
+def published(net: Supernet) -> dict[str, np.ndarray]:
+    """As PGONAS checkpoints are: every prefix, PReLU under another name, and the teacher's copy."""
+    students = {f"_layers.{name}".replace(".act._weight", ".relu2._weight"): value for name, value in converted(net).items()}
+    return students | {f"ofa_teacher_model.{name}": value * 0 for name, value in plain(net).items()}
+
+
+@pytest.mark.parametrize("names", [plain, converted, published])
+def test_published_names_load(trained: Supernet, tmp_path: Path, names: Callable[[Supernet], dict[str, np.ndarray]]) -> None:
+    paddle.save(names(trained), str(tmp_path / "w.pdparams"))
+    net = Supernet(MINI, 10, "prelu")
+    load_weights(net, tmp_path / "w.pdparams")
+    for name, value in plain(trained).items():
+        assert (plain(net)[name] == value).all(), name
+
+
+def test_a_state_dict_of_tensors_loads(trained: Supernet, tmp_path: Path) -> None:
+    paddle.save(trained.state_dict(), str(tmp_path / "w.pdparams"))
+    load_weights(Supernet(MINI, 10, "prelu"), tmp_path / "w.pdparams")
+
+
+def test_safetensors_keep_values_and_record(trained: Supernet, tmp_path: Path) -> None:
+    save_weights(tmp_path / "w.safetensors", trained, {"space": "mini", "step": 3})
+    arrays, record = read_weights(tmp_path / "w.safetensors")
+    assert record == {"space": "mini", "step": 3}
+    assert all((arrays[name] == value).all() for name, value in plain(trained).items())
+
+
+def test_relu_weights_start_a_prelu_supernet_and_cannot_score_as_one(tmp_path: Path) -> None:
+    relu = Supernet(MINI, 10)
+    fill_golden(relu)
+    save_weights(tmp_path / "w.safetensors", relu, {})
+    net = Supernet(MINI, 10, "prelu")
+    load_weights(net, tmp_path / "w.safetensors", pretrained=True)
+    assert float(net.weights()["blocks.1.act._weight"]) == 0.25
+    with pytest.raises(UserError, match=r"model\.activation"):
+        load_weights(net, tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (lambda: Supernet(TRACK1, 10, "prelu"), "not weights of space 'track1'"),
+        (lambda: Supernet(MINI, 10, "mish"), "model.activation is 'mish'"),
+        (lambda: Supernet(MINI, 12, "prelu"), "model.num_classes=10"),
+    ],
+)
+def test_weights_of_another_supernet_are_refused(
+    trained: Supernet, tmp_path: Path, net: Callable[[], Supernet], message: str
+) -> None:
+    save_weights(tmp_path / "w.safetensors", trained, {"activation": "prelu"})
+    with pytest.raises(UserError) as caught:
+        load_weights(net(), tmp_path / "w.safetensors")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+class Hostile:
+    def __init__(self, action: tuple[object, tuple[object, ...]]) -> None:
+        self.action = action
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return self.action
+
+
+@pytest.mark.parametrize("function", [eval, exec, print, getattr, __import__, Path, open])
+def test_a_pickle_that_calls_anything_is_refused_unrun(tmp_path: Path, function: Callable[..., object]) -> None:
+    path = tmp_path / "w.pdparams"
+    path.write_bytes(pickle.dumps({"blocks.0.conv.weight": Hostile((function, (str(tmp_path / "touched"),)))}))
+    with pytest.raises(UserError, match="not a safe .pdparams"):
+        read_weights(path)
+    assert not (tmp_path / "touched").exists()
+
+
+def test_a_pickle_hidden_in_an_object_array_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.pdparams"
+    path.write_bytes(pickle.dumps({"x": np.array([Hostile((eval, ("1",)))], dtype=object)}))
+    with pytest.raises(UserError, match="not a safe .pdparams"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", pickle.dumps([1, 2]), pickle.dumps({"a": "b"})])
+@pytest.mark.parametrize("suffix", [".pdparams", ".safetensors"])
+def test_other_files_give_one_line(tmp_path: Path, content: bytes, suffix: str) -> None:
+    path = tmp_path / f"w{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_weights(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_numbers_are_refused(trained: Supernet, tmp_path: Path) -> None:
+    """ReLU would turn a NaN into a plausible 0."""
+    broken = plain(trained)
+    broken["blocks.0.bn.weight"] = np.full(16, np.nan, dtype=np.float32)
+    paddle.save(broken, str(tmp_path / "w.pdparams"))
+    with pytest.raises(UserError, match=r"blocks\.0\.bn\.weight holds values that are not numbers"):
+        load_weights(Supernet(MINI, 10, "prelu"), tmp_path / "w.pdparams")
+
+
+def test_a_cut_safetensors_file_is_refused(trained: Supernet, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, trained, {})
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="not a whole safetensors"):
+        read_weights(path)
