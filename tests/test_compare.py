@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -59,7 +60,8 @@ def test_files_are_correlated_with_the_truth_on_what_it_names(comparison: Compar
 
 
 def test_codes_that_a_file_lacks_are_noted_and_those_beyond_the_truth_are_not(comparison: Comparison) -> None:
-    assert comparison.notes == ["<b>&lacking.json lacks 2 of the 10 architectures of truth.json"]
+    (note,) = comparison.notes
+    assert re.fullmatch(r"<b>&lacking\.json lacks 2 of the 10 architectures of .*truth\.json", note)
 
 
 def test_the_figures_for_programs_hold_every_row(comparison: Comparison) -> None:
@@ -88,10 +90,9 @@ def test_without_truth_the_first_file_is_the_reference_and_both_gaps_are_noted(t
     assert found.reference == "first.json"
     assert [row.name for row in found.rows] == ["second.json"]
     assert [arch.code for arch in found.rows[0].archs] == CODES[3:8]
-    assert found.notes == [
-        "second.json lacks 3 of the 8 architectures of first.json",
-        "second.json has 4 architectures that first.json lacks",
-    ]
+    lacks, has = found.notes
+    assert re.fullmatch(r"second\.json lacks 3 of the 8 architectures of .*first\.json", lacks)
+    assert re.fullmatch(r"second\.json has 4 architectures that .*first\.json lacks", has)
 
 
 def test_codes_match_with_and_without_digit_0(tmp_path: Path) -> None:
@@ -161,9 +162,9 @@ def test_the_page_fits_small_screens_and_names_its_pictures(page: str, compariso
     tags = Elements(page).tags
     assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in tags
     pictures = [attributes for tag, attributes in tags if tag == "svg"]
-    assert len(pictures) == 2 * len(comparison.rows)
-    assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in pictures)
-    assert any("<b>&lacking.json" in attributes["aria-label"] for attributes in pictures)
+    assert all(attributes["role"] == "img" for attributes in pictures)
+    for name in (comparison.reference, *(row.name for row in comparison.rows)):
+        assert any(name in attributes["aria-label"] for attributes in pictures)
 
 
 def test_the_page_shows_figures_and_notes_and_escapes_names(page: str, comparison: Comparison) -> None:
@@ -178,13 +179,14 @@ def test_the_same_comparison_makes_the_same_page(page: str, comparison: Comparis
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
 
 
-def test_a_run_adds_its_curves_and_its_configuration(comparison: Comparison, tmp_path: Path) -> None:
+def test_a_run_adds_its_curves_and_its_configuration(comparison: Comparison, page: str, tmp_path: Path) -> None:
     steps = [{"step": step, "loss/largest": 2 / step, "loss/smallest": 3 / step, "rank_lambda": 0.1 * step} for step in (1, 2, 3)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps), encoding="utf-8")
     (tmp_path / "config.yaml").write_text("output_dir: <here> & there\n", encoding="utf-8")
     write_page(tmp_path / "report.html", comparison, tmp_path)
-    elements = Elements((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert sum(tag == "svg" for tag, _ in elements.tags) == 2 * len(comparison.rows) + 1
+    longer = (tmp_path / "report.html").read_text(encoding="utf-8")
+    elements = Elements(longer)
+    assert longer.count("<svg") == page.count("<svg") + 1
     assert "output_dir: <here> & there" in elements.words
     assert {"largest", "smallest", "rank loss weight"} <= {word.strip() for word in elements.words.splitlines()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ def test_shared_prefixes_give_the_logits_of_extracted_subnets(bn: str) -> None:
 
 def test_track1_prefixes_give_the_logits_of_extracted_subnets() -> None:
     net = golden_net(TRACK1)
-    base = TRACK1.sample(__import__("random").Random(1))
+    base = TRACK1.sample(random.Random(1))
     # Neighbours that differ in one place each, so that every kind of sharing occurs.
     archs = [base, TRACK1.build((*base.conv1[:3], (1, 2)), base.conv2), TRACK1.build((*base.conv1[:3], (3, 2)), base.conv2)]
     archs.append(TRACK1.build((*base.conv1[:3], (1, 2)), (*base.conv2[:3], 7)))

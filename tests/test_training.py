@@ -18,6 +18,7 @@ from paddle_pgonas import cost
 from paddle_pgonas.arch import MINI, TRACK1, Arch
 from paddle_pgonas.config import Config, Train, load_config
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet, extract
 from paddle_pgonas.nn.weights import OPTIMIZER, read_arrays
 from paddle_pgonas.training.schedules import RANK_LAMBDAS, learning_rate, rank_lambda
@@ -202,8 +203,7 @@ def test_resume_is_bit_identical_to_an_undisturbed_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--resume"):
         train(config(tmp_path / "parts", max_steps=6))
     assert equal(weights(train(config(tmp_path / "parts", max_steps=6), resume=True)), whole)
-    steps = [line["step"] for line in map(__import__("json").loads, (tmp_path / "parts" / "metrics.jsonl").open())]
-    assert steps == list(range(6))
+    assert [line["step"] for line in read_json_lines(tmp_path / "parts" / "metrics.jsonl")] == list(range(6))
 
 
 def test_checkpoints_hold_the_momentum_and_only_the_last_are_kept(tmp_path: Path) -> None:
@@ -236,16 +236,17 @@ def test_a_diverged_loss_stops_the_run(tmp_path: Path) -> None:
 
 
 def test_the_baseline_learns_from_its_teacher(tmp_path: Path) -> None:
-    teacher = train(config(tmp_path / "teacher", strategy="sandwich", max_steps=1))
-    relu = dataclasses.replace(
-        config(tmp_path / "relu", strategy="uniform"), model=dataclasses.replace(config(tmp_path).model, activation="relu")
-    )
-    with pytest.raises(UserError, match="activation"):
-        train(dataclasses.replace(relu, train=dataclasses.replace(relu.train, teacher=str(teacher))))
-    base = dataclasses.replace(relu, output_dir=str(tmp_path / "t2"), train=dataclasses.replace(relu.train, strategy="sandwich"))
-    teacher = train(base)
-    taught = dataclasses.replace(
-        relu, output_dir=str(tmp_path / "u"), train=dataclasses.replace(relu.train, teacher=str(teacher))
-    )
-    alone = dataclasses.replace(relu, output_dir=str(tmp_path / "v"))
-    assert not equal(weights(train(taught)), weights(train(alone)))
+    relu = dataclasses.replace(config(tmp_path).model, activation="relu")
+
+    def run(name: str, **settings: Any) -> Path:
+        return train(dataclasses.replace(config(tmp_path / name, max_steps=2, **settings), model=relu))
+
+    teacher = run("teacher", strategy="sandwich")
+    taught, alone = run("taught", strategy="uniform", teacher=str(teacher)), run("alone", strategy="uniform")
+    assert not equal(weights(taught), weights(alone))
+
+
+def test_a_teacher_with_another_activation_is_refused(tmp_path: Path) -> None:
+    teacher = train(config(tmp_path / "prelu", strategy="sandwich", max_steps=1))
+    with pytest.raises(UserError, match=r"model\.activation"):
+        train(config(tmp_path / "student", strategy="uniform", teacher=str(teacher)))

@@ -100,7 +100,7 @@ class Hostile:
 def test_a_pickle_that_calls_anything_is_refused_unrun(tmp_path: Path, function: Callable[..., object]) -> None:
     path = tmp_path / "w.pdparams"
     path.write_bytes(pickle.dumps({"blocks.0.conv.weight": Hostile((function, (str(tmp_path / "touched"),)))}))
-    with pytest.raises(UserError, match="not a safe .pdparams"):
+    with pytest.raises(UserError, match="not a safe"):
         read_weights(path)
     assert not (tmp_path / "touched").exists()
 
@@ -108,7 +108,7 @@ def test_a_pickle_that_calls_anything_is_refused_unrun(tmp_path: Path, function:
 def test_a_pickle_hidden_in_an_object_array_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.pdparams"
     path.write_bytes(pickle.dumps({"x": np.array([Hostile((eval, ("1",)))], dtype=object)}))
-    with pytest.raises(UserError, match="not a safe .pdparams"):
+    with pytest.raises(UserError, match="not a safe"):
         read_weights(path)
 
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 from paddle_pgonas import cost
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.report.comparison import Row
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 
 INK, ACCENT = "#1f4e79", "#c8553d"
 STYLE = {
@@ -32,7 +30,6 @@ STYLE = {
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", dpi=110, bbox_inches="tight", metadata={"Date": None})
-    plt.close(figure)
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 
@@ -46,8 +43,9 @@ def _points(axes: Axes, x: np.ndarray, y: np.ndarray, color: str) -> None:
 
 def rank_scatter(row: Row, reference: str) -> str:
     """Rank in the file against rank in the reference; a perfect file lies on the diagonal."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(4.2, 4.2))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(4.2, 4.2))
+        axes = figure.subplots()
         x, y = rankdata(row.reference), rankdata(row.scores)
         axes.plot([1, len(x)], [1, len(x)], color="grey", linewidth=0.8)
         _points(axes, x, y, INK)
@@ -59,8 +57,9 @@ def rank_scatter(row: Row, reference: str) -> str:
 
 def cost_scatter(archs: Sequence[Arch], values: np.ndarray, name: str) -> str:
     """A file's values against multiply-accumulates."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(4.2, 4.2))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(4.2, 4.2))
+        axes = figure.subplots()
         macs = np.array([cost.macs(arch) for arch in archs]) / 1e6
         _points(axes, macs, values, ACCENT)
         axes.set_xlabel(f"million multiply-accumulates at {archs[0].space.image_size} pixels")
@@ -70,8 +69,9 @@ def cost_scatter(archs: Sequence[Arch], values: np.ndarray, name: str) -> str:
 
 def training_curves(metrics: Sequence[dict[str, float]]) -> str:
     """Losses per kind of subnet, and the rank loss's weight, over the steps of a run."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(8.6, 3.4))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(8.6, 3.4))
+        axes = figure.subplots()
         kinds = sorted({name for line in metrics for name in line if name.startswith("loss/")})
         for kind, color in zip(kinds, (INK, ACCENT, "#4f772d", "#7b2d8b"), strict=False):
             points = [(line["step"], line[kind]) for line in metrics if kind in line]
