@@ -120,14 +120,13 @@ class SearchSpace:
             )
         if code[0] != "1":
             raise ArchError(f"digit 0 (image size) must be 1, not {code[0]}")
-        return self._from_digits(code)
+        self._check(code)
+        return Arch(self, code)
 
-    def _from_digits(self, code: str) -> Arch:
+    def _check(self, code: str) -> None:
         digits = [ord(char) - 48 for char in code]
         stages = len(self.bases)
-        depths = tuple(digits[1 : 1 + stages])
-        conv1, conv2 = [], []
-        for stage, (depth, deepest) in enumerate(zip(depths, self.max_depths, strict=True)):
+        for stage, (depth, deepest) in enumerate(zip(digits[1 : 1 + stages], self.max_depths, strict=True)):
             if not self.min_depth <= depth <= deepest:
                 raise ArchError(
                     f"digit {1 + stage} (depth of stage {stage + 1}) must be {self.min_depth} to {deepest}, not {depth}"
@@ -147,14 +146,11 @@ class SearchSpace:
                     f"all conv2 of stage {stage + 1} must share one width code (the residual sum ties them), "
                     f"these have {', '.join(map(str, active[1::2]))}"
                 )
-            conv1.append(tuple(active[0::2]))
-            conv2.append(active[1])
-        if digits[1 + stages] != conv2[0]:
+        stem, first = digits[1 + stages], digits[self.offsets[0] + 1]
+        if stem != first:
             raise ArchError(
-                f"digit {1 + stages} (stem width) must equal stage 1's conv2 code {conv2[0]} (the residual sum ties them), "
-                f"not {digits[1 + stages]}"
+                f"digit {1 + stages} (stem width) must equal stage 1's conv2 code {first} (they are added), not {stem}"
             )
-        return Arch(self, code, depths, tuple(conv1), tuple(conv2))
 
     def build(self, conv1: tuple[tuple[int, ...], ...], conv2: tuple[int, ...]) -> Arch:
         """Make an architecture from width codes: conv1 per block and stage (their number is the depth), conv2 per stage."""
@@ -182,21 +178,34 @@ class SearchSpace:
         return self.build(tuple((code,) * self.min_depth for _ in self.bases), (code,) * len(self.bases))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Arch:
     """One architecture: an immutable, hashable value. Make it with :meth:`SearchSpace.parse`, ``build`` or ``sample``.
 
-    ``conv1[stage][block]`` and ``conv2[stage]`` are width codes; :attr:`blocks` gives channel counts.
+    It keeps its checked code and nothing else (45,000 of them are held at once); the rest is read off the code when asked for.
     """
 
     space: SearchSpace = field(repr=False, compare=False)
     code: str
-    depths: tuple[int, ...] = field(repr=False, compare=False)
-    conv1: tuple[tuple[int, ...], ...] = field(repr=False, compare=False)
-    conv2: tuple[int, ...] = field(repr=False, compare=False)
 
     def __str__(self) -> str:
         return self.code
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Blocks per stage."""
+        return tuple(ord(char) - 48 for char in self.code[1 : 1 + len(self.space.bases)])
+
+    @property
+    def conv1(self) -> tuple[tuple[int, ...], ...]:
+        """Width codes of conv1: ``conv1[stage][block]``."""
+        stages = zip(self.space.offsets, self.depths, strict=False)
+        return tuple(tuple(ord(char) - 48 for char in self.code[start : start + 2 * depth : 2]) for start, depth in stages)
+
+    @property
+    def conv2(self) -> tuple[int, ...]:
+        """Width code of all conv2 of a stage: ``conv2[stage]``."""
+        return tuple(ord(self.code[start + 1]) - 48 for start in self.space.offsets[:-1])
 
     @property
     def stem_width(self) -> int:
@@ -208,12 +217,12 @@ class Arch:
         """Channels that the head's linear layer reads."""
         return self.space.widths[-1][self.conv2[-1]]
 
-    @cached_property
+    @property
     def blocks(self) -> tuple[Block, ...]:
         """The active residual blocks in the order of computation (without stem and head)."""
-        blocks, c_in = [], self.stem_width
-        for stage, (widths, mids, out) in enumerate(zip(self.space.widths, self.conv1, self.conv2, strict=True)):
-            index, c_out = self.space.first_blocks[stage], widths[out]
+        space, blocks, c_in = self.space, [], self.stem_width
+        for stage, (widths, mids, out) in enumerate(zip(space.widths, self.conv1, self.conv2, strict=True)):
+            index, c_out = space.first_blocks[stage], widths[out]
             for position, mid in enumerate(mids):
                 stride = 2 if stage and not position else 1
                 blocks.append(Block(index + position, c_in, widths[mid], c_out, stride))
@@ -222,7 +231,7 @@ class Arch:
 
     def distance(self, other: Arch) -> int:
         """Hamming distance of the two codes from the stem's digit on: the published measure of how unlike a pair is."""
-        start = 1 + len(self.depths)
+        start = 1 + len(self.space.bases)
         return sum(a != b for a, b in zip(self.code[start:], other.code[start:], strict=True))
 
 

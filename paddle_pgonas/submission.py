@@ -19,7 +19,7 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json, write_text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """One entry of a file: its name, its architecture, the code as the file writes it, and its ``acc`` (None if absent)."""
 

@@ -71,17 +71,19 @@ def score(net: Supernet, archs: Sequence[Arch], data: ScoringSet, config: Config
     parts = None if folder is None else Parts(folder, archs, _identity(net, data, config))
     scorer = _Scorer(net, data, config)
     sums = np.full((len(archs), len(METRICS)), np.nan)
-    with tqdm(total=len(archs), desc="scoring", unit="subnet", delay=2, mininterval=0.5, dynamic_ncols=True) as bar:
+    images = len(data.labels)
+    with tqdm(total=len(archs) * images, desc="scoring", unit="evaluation", unit_scale=True, delay=2, dynamic_ncols=True) as bar:
         for number in _my_order(len(chunks)):
             chunk = chunks[number]
             found = None if parts is None else parts.load(number, len(chunk), len(METRICS))
             if found is None:
-                found = scorer.chunk([archs[position] for position in chunk])
+                found = scorer.chunk([archs[position] for position in chunk], bar)
                 if parts is not None:
                     parts.save(number, found)
             sums[chunk] = found
-            bar.update(len(chunk))
-    return sums / len(data.labels)
+            bar.n = int(np.isfinite(sums[:, 0]).sum()) * images  # counts chunks found on disk, and each computed one once
+            bar.refresh()
+    return sums / images
 
 
 def _my_order(chunks: int) -> list[int]:
@@ -122,11 +124,11 @@ class _Scorer:
         self.walker, self.data, self.config = Walker(net, config.score.bn), data, config
         self.batch_size = config.score.batch_size
 
-    def chunk(self, archs: Sequence[Arch]) -> np.ndarray:
+    def chunk(self, archs: Sequence[Arch], bar: tqdm) -> np.ndarray:
         """Sums of the metrics over all images: float64 [len(archs), 4]. An out-of-memory halves the batch and goes on."""
         while True:
             try:
-                return self._walk_images(archs)
+                return self._walk_images(archs, bar)
             except (MemoryError, RuntimeError, SystemError) as error:
                 if not _out_of_memory(error) or self.batch_size == 1:
                     raise
@@ -148,7 +150,7 @@ class _Scorer:
                 raise UserError("out of memory in calibration; lower score.calibration_images") from None
             raise
 
-    def _walk_images(self, archs: Sequence[Arch]) -> np.ndarray:
+    def _walk_images(self, archs: Sequence[Arch], bar: tqdm) -> np.ndarray:
         [root] = build_tree(archs)
         settings = self.config.data
         if self.config.score.bn == "calibrated":
@@ -159,7 +161,7 @@ class _Scorer:
             x = to_network(paddle.to_tensor(np.ascontiguousarray(self.data.images[start:stop])), settings)
             y = paddle.to_tensor(self.data.labels[start:stop])
             measured: dict[int, paddle.Tensor] = {}
-            self.walker.walk(root, x, partial(_visit, y, measured))
+            self.walker.walk(root, x, partial(_visit, y, measured, bar))
             sums[list(measured)] += paddle.stack(list(measured.values())).numpy()  # one wait for the device per batch
         self.walker.forget()
         bad = np.flatnonzero(~np.isfinite(sums).all(axis=1))
@@ -168,7 +170,8 @@ class _Scorer:
         return sums
 
 
-def _visit(labels: paddle.Tensor, measured: dict[int, paddle.Tensor], node: Node, logits: paddle.Tensor) -> None:
+def _visit(labels: paddle.Tensor, measured: dict[int, paddle.Tensor], bar: tqdm, node: Node, logits: paddle.Tensor) -> None:
+    bar.update(len(node.candidates) * len(labels))
     measured.update(dict.fromkeys(node.candidates, _measure(logits, labels)))
 
 

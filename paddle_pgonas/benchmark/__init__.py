@@ -1,0 +1,1 @@
+"""Measurements behind ``tools/benchmark.py``: each compares two ways in one run and reports their ratio."""

@@ -1,0 +1,28 @@
+"""Measure on this machine; every speed is a ratio of two ways timed in the same run.
+
+prior   microseconds per prior, and how closed-form Zen-score ranks against Monte Carlo (a few minutes)
+"""
+
+import _checkout  # noqa: F401
+
+from paddle_pgonas import cli
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("what", choices=["prior"])
+    parser.add_argument("--json", metavar="FILE", help="write the figures for programs")
+    arguments = parser.parse_args()
+
+    import json
+
+    from paddle_pgonas.benchmark import priors
+    from paddle_pgonas.files import write_json
+
+    figures = {"prior": priors.measure}[arguments.what]()
+    print(json.dumps(figures, indent=2))
+    if arguments.json:
+        write_json(arguments.json, figures)
+
+
+cli.run(main)
