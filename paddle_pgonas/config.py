@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -195,11 +197,12 @@ def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, dict
     if path.resolve() in seen:
         raise UserError(f"{path}: the 'base:' entries form a circle")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot read the configuration ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: the configuration is not valid YAML ({' '.join(str(error).split())})") from None
+    values = {} if values is None else values
     if not isinstance(values, dict):
         raise UserError(f"{path}: a configuration is a set of 'key: value' lines")
     base = values.pop("base", None)
@@ -233,7 +236,7 @@ def _merge(section: Any, values: Any, source: str, prefix: str) -> Any:
 
 
 def _convert(value: Any, hint: Any, source: str, key: str) -> Any:
-    """The value as the annotated type, without guessing: 3 is a float where one is wanted, "3" is not a number."""
+    """The value as the annotated type, without guessing: 3 is a float where one is wanted, 3.0 is not an integer."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is types.UnionType:  # only `X | None` occurs
         return None if value is None else _convert(value, args[0], source, key)
@@ -245,15 +248,13 @@ def _convert(value: Any, hint: Any, source: str, key: str) -> Any:
         if not isinstance(value, list | tuple):
             raise UserError(f"{source}: {key} must be a list of numbers, not {value!r}")
         return tuple(_convert(item, args[0], source, key) for item in value)
-    if hint is float and isinstance(value, str):
-        try:  # YAML 1.1 reads 1e-3, which lacks the dot, as text
-            return float(value)
-        except ValueError:
-            pass
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):  # text too: YAML 1.1 reads 1e-3, which lacks the dot, as text
+            value = float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise UserError(f"{source}: {key} must be of type {hint.__name__}, not {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{source}: {key} must be a finite number, not {value}")
     return value
 
 
@@ -263,7 +264,7 @@ def _check_values(config: Config, source: str) -> None:
         value: Any = config
         for part in key.split("."):
             value = getattr(value, part)
-        if value is not None and not value >= low:  # the negation also catches NaN
+        if value is not None and value < low:
             raise UserError(f"{source}: {key} must be at least {low}, not {value}")
     data, train = config.data, config.train
     if len(data.mean) != 3 or len(data.std) != 3 or min(data.std) <= 0:

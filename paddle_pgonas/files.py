@@ -69,17 +69,19 @@ def read_json(path: str | Path, what: str) -> Any:
         raise UserError(f"{path}: the {what} is not a UTF-8 text file") from None
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in found if keys.count(key) > 1)
-            raise UserError(f"{path}: the {what} has the key {twice!r} twice; every name may stand once")
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise UserError(f"{path}: the {what} has the key {key!r} twice; every name may stand once")
+            found[key] = value
         return found
 
     try:
         return json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: the {what} is not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from None
+    except (RecursionError, ValueError) as error:  # nested without end, or a number of thousands of digits
+        raise UserError(f"{path}: the {what} cannot be read as JSON ({error})") from None
 
 
 def read_json_lines(path: str | Path) -> list[dict[str, Any]]:

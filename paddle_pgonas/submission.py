@@ -37,7 +37,7 @@ def read_candidates(path: str | Path, space: SearchSpace) -> list[Candidate]:
     """
     entries = read_json(path, "candidate file")
     if not isinstance(entries, dict):
-        raise UserError(f"{path}: a candidate file is a JSON object of name: {{'acc': ..., 'arch': ...}} entries, not a list")
+        raise UserError(f"{path}: a candidate file is a JSON object of name: {{'acc': ..., 'arch': ...}} entries")
     if not entries:
         raise UserError(f"{path}: the candidate file is empty; it needs at least one entry")
     candidates = [_candidate(path, name, entry, space) for name, entry in entries.items()]
@@ -59,7 +59,10 @@ def _candidate(path: str | Path, name: str, entry: Any, space: SearchSpace) -> C
     acc = entry.get("acc")
     if acc is not None and (isinstance(acc, bool) or not isinstance(acc, int | float)):
         raise UserError(f"{path}: {name}: 'acc' must be a number, not {acc!r}")
-    return Candidate(name, arch, entry["arch"], acc)
+    try:
+        return Candidate(name, arch, entry["arch"], None if acc is None else float(acc))
+    except OverflowError:
+        return Candidate(name, arch, entry["arch"], math.inf)
 
 
 def detect_space(path: str | Path) -> SearchSpace:
@@ -83,7 +86,7 @@ def read_scores(path: str | Path, space: SearchSpace) -> dict[str, float]:
     for candidate in read_candidates(path, space):
         if candidate.acc is None or not math.isfinite(candidate.acc):
             raise UserError(f"{path}: {candidate.name} has no finite 'acc'; score the file before comparing it")
-        scores[candidate.arch.code] = float(candidate.acc)
+        scores[candidate.arch.code] = candidate.acc
     return scores
 
 

@@ -166,11 +166,11 @@ def test_a_killed_run_computes_only_what_is_missing(tmp_path: Path, monkeypatch:
     computed: list[int] = []
     original = scorer._Scorer.chunk
 
-    def failing(self: scorer._Scorer, chunk: list[Arch]) -> np.ndarray:
+    def failing(self: scorer._Scorer, chunk: list[Arch], bar: object) -> np.ndarray:
         if len(computed) == 3:
             raise KeyboardInterrupt
         computed.append(len(chunk))
-        return original(self, chunk)
+        return original(self, chunk, bar)
 
     monkeypatch.setattr(scorer._Scorer, "chunk", failing)
     with pytest.raises(KeyboardInterrupt):

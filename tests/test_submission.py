@@ -48,7 +48,7 @@ def test_reading_keeps_names_order_and_codes_as_written(candidates: list[Candida
 
 def test_a_submission_is_the_candidate_file_with_every_acc_filled_in(tmp_path: Path, candidates: list[Candidate]) -> None:
     path = tmp_path / "out" / "submission.json"
-    write_scores(path, candidates, np.array([0.25, 1.0, 0.0]))
+    write_scores(path, candidates, list(np.array([0.25, 1.0, 0.0], np.float32)))
     assert list(json.loads(path.read_text(encoding="utf-8")).items()) == [
         ("arch10", {"acc": 0.25, "arch": A}),
         ("arch2", {"acc": 1.0, "arch": B[1:]}),
@@ -99,7 +99,7 @@ def test_scores_of_another_number_than_the_candidates_are_refused(tmp_path: Path
         ("acc: 1", "is not JSON"),
         ("", "is not JSON"),
         ({}, "is empty"),
-        ([{"acc": 0.0, "arch": A}], "not a list"),
+        ([{"acc": 0.0, "arch": A}], "a candidate file is a JSON object"),
         (f'{{"a": {{"arch": "{A}"}}, "a": {{"arch": "{B}"}}}}', "key 'a' twice"),
         ({"a": {"arch": A}, "b": {"arch": B}, "c": {"arch": A}}, "c repeats the code of a"),
         ({"a": {"arch": A}, "b": {"arch": A[1:]}}, "b repeats the code of a"),

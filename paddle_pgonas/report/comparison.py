@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ class Comparison:
     def as_json(self) -> dict[str, Any]:
         """The figures for programs."""
         rows = [
-            {"file": row.name, "count": len(row.scores)} | {key: value._asdict() for key, value in row.correlations.items()}
+            {"file": row.name, "count": len(row.scores)} | {key: _finite(value) for key, value in row.correlations.items()}
             for row in self.rows
         ]
         return {"reference": self.reference, "rows": rows, "notes": self.notes}
@@ -64,9 +65,9 @@ def compare(paths: Sequence[str], truth: str | None) -> Comparison:
         if len(common) < 2:
             raise UserError(f"{path}: shares {len(common)} architectures with {reference}; at least 2 are needed")
         if len(common) < len(wanted):
-            notes.append(f"{name} lacks {len(wanted) - len(common)} of the {len(wanted)} architectures of {reference}")
+            notes.append(f"{name} lacks {len(wanted) - len(common)} of the {len(wanted)} architectures of {Path(reference).name}")
         if truth is None and len(common) < len(scores):
-            notes.append(f"{name} has {len(scores) - len(common)} architectures that {reference} lacks")
+            notes.append(f"{name} has {len(scores) - len(common)} architectures that {Path(reference).name} lacks")
         x = np.array([wanted[code] for code in common])
         y = np.array([scores[code] for code in common])
         rows.append(Row(name, [space.parse(code) for code in common], x, y, correlate(x, y)))
@@ -96,6 +97,11 @@ def table(comparison: Comparison) -> str:
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     text.insert(1, "-" * sum(widths, 2 * len(widths) - 2))
     return "\n".join([*text, "95 % bootstrap intervals over the architectures", *comparison.notes])
+
+
+def _finite(estimate: Estimate) -> dict[str, float | None]:
+    """JSON has no NaN, which a constant file's correlations are."""
+    return {key: value if math.isfinite(value) else None for key, value in estimate._asdict().items()}
 
 
 def _bracket(estimate: Estimate) -> str:

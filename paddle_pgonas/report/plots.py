@@ -29,7 +29,8 @@ STYLE = {
 
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", dpi=110, bbox_inches="tight", metadata={"Date": None})
+    nobody = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # else the file names dates and addresses
+    figure.savefig(buffer, format="svg", dpi=110, bbox_inches="tight", metadata=nobody)
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 
@@ -49,8 +50,8 @@ def rank_scatter(row: Row, reference: str) -> str:
         x, y = rankdata(row.reference), rankdata(row.scores)
         axes.plot([1, len(x)], [1, len(x)], color="grey", linewidth=0.8)
         _points(axes, x, y, INK)
-        axes.set_xlabel(f"rank in {reference}")
-        axes.set_ylabel(f"rank in {row.name}")
+        axes.set_xlabel(f"rank in {reference}", parse_math=False)
+        axes.set_ylabel(f"rank in {row.name}", parse_math=False)
         axes.set_aspect("equal")
         return _svg(figure)
 
@@ -63,7 +64,7 @@ def cost_scatter(archs: Sequence[Arch], values: np.ndarray, name: str) -> str:
         macs = np.array([cost.macs(arch) for arch in archs]) / 1e6
         _points(axes, macs, values, ACCENT)
         axes.set_xlabel(f"million multiply-accumulates at {archs[0].space.image_size} pixels")
-        axes.set_ylabel(f"value in {name}")
+        axes.set_ylabel(f"value in {name}", parse_math=False)
         return _svg(figure)
 
 
