@@ -159,12 +159,17 @@ class SearchSpace:
             parts.append("".join(f"{mid}{out}" for mid in codes).ljust(2 * deepest, "0"))
         return self.parse("".join(parts))
 
-    def sample(self, rng: random.Random) -> Arch:
-        """Draw an architecture: every depth and every free width code uniformly, tied codes drawn once."""
-        codes = range(1, len(self.ratios) + 1)
+    def sample(self, rng: random.Random, highest: tuple[int, ...] | None = None) -> Arch:
+        """Draw an architecture: every depth and every free width code uniformly, tied codes drawn once.
+
+        Args:
+            highest: highest (narrowest) width code per stage; all codes by default.
+        """
+        highest = highest or (len(self.ratios),) * len(self.bases)
         depths = [rng.randint(self.min_depth, deepest) for deepest in self.max_depths]
-        conv2 = tuple(rng.choice(codes) for _ in depths)
-        return self.build(tuple(tuple(rng.choice(codes) for _ in range(depth)) for depth in depths), conv2)
+        conv2 = tuple(rng.randint(1, code) for code in highest)
+        stages = zip(depths, highest, strict=True)
+        return self.build(tuple(tuple(rng.randint(1, code) for _ in range(depth)) for depth, code in stages), conv2)
 
     @cached_property
     def largest(self) -> Arch:

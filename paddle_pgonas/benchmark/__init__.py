@@ -1,1 +1,5 @@
 """Measurements behind ``tools/benchmark.py``: each compares two ways in one run and reports their ratio."""
+
+from paddle_pgonas.runtime import prepare_process
+
+prepare_process()

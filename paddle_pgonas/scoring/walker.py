@@ -7,6 +7,7 @@ from collections.abc import Callable
 import paddle
 import paddle.nn.functional as F
 
+from paddle_pgonas.nn.functional import conv2d
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.scoring.tree import Node, sibling_groups, stem_width
 
@@ -98,7 +99,7 @@ class Walker:
     def _conv(self, name: str, x: paddle.Tensor, start: int, c_out: int, stride: int) -> paddle.Tensor:
         """Convolution of the input channels from ``start`` on with the first ``c_out`` filters."""
         weight = self._slice(f"{name}.weight", start, start + x.shape[1], c_out)
-        out = F.conv2d(x, weight, stride=stride, padding=weight.shape[2] // 2)
+        out = conv2d(x, weight, stride)
         self.macs += out.size * x.shape[1] * weight.shape[2] ** 2
         return out
 

@@ -1,0 +1,109 @@
+"""Scoring neighbours of the official kind: plain extracted subnets, our walker subnet by subnet, and along shared prefixes."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from tqdm import tqdm
+
+from paddle_pgonas import cost
+from paddle_pgonas.arch import TRACK1, Arch
+from paddle_pgonas.nn.supernet import Supernet, extract
+from paddle_pgonas.scoring.tree import Node, build_tree, scoring_order
+from paddle_pgonas.scoring.walker import Walker
+
+OFFICIAL_CODES = (3, 3, 5, 7)
+"""Highest width code per stage among the official 45,000."""
+
+
+def neighbours(count: int, seed: int = 0) -> list[Arch]:
+    """Neighbours from the middle of 45,000 sorted architectures drawn like the official ones."""
+    rng = random.Random(seed)
+    archs = [TRACK1.sample(rng, OFFICIAL_CODES) for _ in range(45_000)]
+    order = scoring_order(archs)[22_500 : 22_500 + count]
+    return [archs[position] for position in order]
+
+
+def measure(subnets: int = 256, images: int = 64, side: int = 64, rounds: int = 4) -> dict[str, Any]:
+    """Seconds of the three ways in one run, in ``rounds`` turns, with their ratios and the largest difference of logits."""
+    archs = neighbours(subnets)
+    net = _random_supernet()
+    x = paddle.to_tensor(np.random.RandomState(0).standard_normal((images, 3, side, side)).astype("float32"))
+    walkers = {"alone": Walker(net, "running"), "shared": Walker(net, "running")}
+    seconds = dict.fromkeys(("extracted", "alone", "shared"), 0.0)
+    difference, same = 0.0, True
+    peak = _convolution_rate()
+    for turn in tqdm(range(rounds), desc="benchmark", unit="round"):
+        part = archs[turn * subnets // rounds : (turn + 1) * subnets // rounds]
+        logits: dict[str, list[np.ndarray]] = {}
+        ways: dict[str, Callable[[], list[np.ndarray]]] = {
+            "extracted": lambda part=part: [_extracted(net, arch, x) for arch in part],
+            "alone": lambda part=part: _walk(walkers["alone"], build_tree(part, share=False), x, len(part)),
+            "shared": lambda part=part: _walk(walkers["shared"], build_tree(part), x, len(part)),
+        }
+        for name, way in ways.items():
+            started = time.perf_counter()
+            logits[name] = way()
+            seconds[name] += time.perf_counter() - started
+        for ours, theirs in zip(logits["shared"], logits["extracted"], strict=True):
+            difference = max(difference, float(np.abs(ours - theirs).max() / np.abs(theirs).max()))
+            same = same and bool((ours.argmax(1) == theirs.argmax(1)).all())
+    macs_alone = sum(cost.macs(arch, side) for arch in archs) * images
+    rates = {"alone": macs_alone / seconds["alone"], "shared": walkers["shared"].macs / seconds["shared"]}
+    return {
+        "subnets": subnets,
+        "images": images,
+        "side": side,
+        "seconds": seconds,
+        "speedup": seconds["alone"] / seconds["shared"],
+        "speedup_over_extracted": seconds["extracted"] / seconds["shared"],
+        "loop_over_extracted": seconds["alone"] / seconds["extracted"],
+        "macs_ratio": macs_alone / walkers["shared"].macs,
+        "macs_per_second": rates,
+        "share_of_convolution_rate": {name: rate / peak for name, rate in rates.items()},
+        "largest_relative_difference": difference,
+        "same_predictions": same,
+    }
+
+
+def _random_supernet() -> Supernet:
+    """Random weights with BatchNorm statistics that are not an identity."""
+    paddle.seed(0)
+    net, rng = Supernet(TRACK1), np.random.RandomState(0)
+    for name, tensor in net.weights().items():
+        if name.endswith("_variance"):
+            tensor.set_value(rng.uniform(0.5, 1.5, tensor.shape).astype("float32"))
+        elif name.endswith("_mean"):
+            tensor.set_value(0.1 * rng.standard_normal(tensor.shape).astype("float32"))
+    net.eval()
+    return net
+
+
+def _extracted(net: Supernet, arch: Arch, x: paddle.Tensor) -> np.ndarray:
+    """The straightforward way: build the subnet, copy its weights, run it."""
+    with paddle.no_grad():
+        return extract(net, arch)(x).numpy()
+
+
+def _walk(walker: Walker, roots: list[Node], x: paddle.Tensor, count: int) -> list[np.ndarray]:
+    found: dict[int, np.ndarray] = {}
+    for root in roots:
+        walker.walk(root, x, lambda node, logits: found.update(dict.fromkeys(node.candidates, logits.numpy())))
+    return [found[position] for position in range(count)]
+
+
+def _convolution_rate() -> float:
+    """Best multiply-accumulates per second of one convolution that suits the machine: 128 channels, 16x16, 64 images."""
+    x, weight = paddle.randn([64, 128, 16, 16]), paddle.randn([128, 128, 3, 3])
+    best = float("inf")
+    for _ in range(5):
+        started = time.perf_counter()
+        F.conv2d(x, weight, padding=1).numpy()
+        best = min(best, time.perf_counter() - started)
+    return x.size * 128 * 9 / best

@@ -1,0 +1,36 @@
+"""The benchmarks compare ways that give the same numbers, and report what others read."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+
+from paddle_pgonas.benchmark import priors, scoring
+from paddle_pgonas.nn.functional import conv2d
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 8])
+def test_convolution_equals_paddles_at_any_size(side: int, kernel: int, stride: int) -> None:
+    rng = np.random.RandomState(0)
+    x = paddle.to_tensor(rng.standard_normal((4, 6, side, side)).astype("float32"))
+    weight = paddle.to_tensor(rng.standard_normal((5, 6, kernel, kernel)).astype("float32"))
+    wanted = F.conv2d(x, weight, stride=stride, padding=kernel // 2).numpy()
+    np.testing.assert_allclose(conv2d(x, weight, stride).numpy(), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_score_benchmark_compares_equal_logits() -> None:
+    figures = scoring.measure(subnets=4, images=2, side=32, rounds=2)
+    assert figures["same_predictions"]
+    assert figures["largest_relative_difference"] < 1e-5
+    assert figures["macs_ratio"] > 1
+    assert figures["speedup"] > 0
+
+
+def test_prior_benchmark_reports_every_prior_and_the_agreement() -> None:
+    figures = priors.measure(subnets=3)
+    assert set(figures["microseconds"]) == {"flops", "params", "zen", "zen_mc"}
+    assert figures["spearman_zen"] == pytest.approx(1)
