@@ -6,7 +6,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from paddle_pgonas.files import write_json
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights
 from paddle_pgonas.runtime import select_device, versions
-from paddle_pgonas.scoring.scorer import CHUNK, METRICS, ScoringSet, score, scoring_set
+from paddle_pgonas.scoring.scorer import METRICS, ScoringSet, chunked, score, scoring_set
 from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
 from paddle_pgonas.submission import check_submission, read_candidates, write_scores
 
@@ -95,7 +95,7 @@ def dry_run(config: Config, candidates_path: str, json_path: str | None) -> None
     archs = [candidate.arch for candidate in candidates]
     side, classes = config.data.image_size, config.model.num_classes
     order = [archs[position] for position in scoring_order(archs)]
-    chunks = [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
+    chunks = chunked(order)
     costs = [walk_cost(build_tree(chunk)[0], chunk[0], side, classes) for chunk in chunks]
     shared = sum(cost_of.macs for cost_of in costs)
     alone = sum(cost.macs(arch, side, classes) for arch in archs)
@@ -136,7 +136,7 @@ def _count_images(config: Config) -> int | None:
     return min(count, config.data.val_limit or count)
 
 
-def _measured_rate(config: Config, archs: list[Arch]) -> float:
+def _measured_rate(config: Config, archs: Sequence[Arch]) -> float:
     """Multiply-accumulates per second of a short walk over random images, doubling their number until it takes a second."""
     from paddle_pgonas.scoring.walker import Walker
 

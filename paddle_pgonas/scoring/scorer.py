@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import paddle
@@ -26,11 +27,13 @@ from paddle_pgonas.scoring.parts import Parts
 from paddle_pgonas.scoring.tree import Node, build_tree, scoring_order
 from paddle_pgonas.scoring.walker import Walker
 
+T = TypeVar("T")
+
 METRICS = ("top1", "top5", "probability", "loss")
 """What every scoring pass measures: two accuracies, the mean probability of the true class, the mean cross-entropy."""
 
 CHUNK = 256
-"""Candidates per chunk: at most one chunk is lost by a kill, and the 45,000 lose 0.4 % of sharing at the seams."""
+"""Most candidates per chunk: no more than one chunk is lost by a kill, and the 45,000 lose 0.4 % of sharing at the seams."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def score(net: Supernet, archs: Sequence[Arch], data: ScoringSet, config: Config
         UserError: logits that are not finite, or a folder that cannot be written.
     """
     order = scoring_order(archs)
-    chunks = [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
+    chunks = chunked(order)
     parts = None if folder is None else Parts(folder, archs, _identity(net, data, config))
     scorer = _Scorer(net, data, config)
     sums = np.full((len(archs), len(METRICS)), np.nan)
@@ -84,6 +87,12 @@ def score(net: Supernet, archs: Sequence[Arch], data: ScoringSet, config: Config
             bar.n = int(np.isfinite(sums[:, 0]).sum()) * images  # counts chunks found on disk, and each computed one once
             bar.refresh()
     return sums / images
+
+
+def chunked(order: Sequence[T]) -> list[Sequence[T]]:
+    """The sorted candidates in chunks: fewer than CHUNK each where a short list would give several processes nothing to share."""
+    size = min(CHUNK, max(16, len(order) // 4))
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def _my_order(chunks: int) -> list[int]:
@@ -111,7 +120,7 @@ def _identity(net: Supernet, data: ScoringSet, config: Config) -> dict[str, obje
         "bn": mode,
         "calibration": None if data.calibration is None else hashlib.sha256(data.calibration.tobytes()).hexdigest(),
         "batch_size": config.score.batch_size if mode == "batch" else None,
-        "chunk": CHUNK,
+        "chunk": CHUNK,  # where a walk begins decides how sums are rounded
         "metrics": METRICS,
     }
 
@@ -123,6 +132,9 @@ class _Scorer:
         net.eval()
         self.walker, self.data, self.config = Walker(net, config.score.bn), data, config
         self.batch_size = config.score.batch_size
+        self.on_device: paddle.Tensor | None = None
+        if paddle.get_device() != "cpu" and data.images.nbytes < _device_memory() / 4:
+            self.on_device = paddle.to_tensor(np.ascontiguousarray(data.images))
 
     def chunk(self, archs: Sequence[Arch], bar: tqdm) -> np.ndarray:
         """Sums of the metrics over all images: float64 [len(archs), 4]. An out-of-memory halves the batch and goes on."""
@@ -139,6 +151,11 @@ class _Scorer:
                 self.batch_size //= 2
                 print(f"out of memory: score.batch_size is now {self.batch_size}", file=sys.stderr)
             self.walker.forget()
+
+    def _images(self, start: int, stop: int) -> paddle.Tensor:
+        if self.on_device is not None:
+            return self.on_device[start:stop]
+        return paddle.to_tensor(np.ascontiguousarray(self.data.images[start:stop]))
 
     def _calibrate(self, root: Node) -> None:
         """Each prefix's statistics over all calibration images at once: as a set they are one batch, so they are not split."""
@@ -158,7 +175,7 @@ class _Scorer:
         sums = np.zeros((len(archs), len(METRICS)))
         for start in range(0, len(self.data.labels), self.batch_size):
             stop = start + self.batch_size
-            x = to_network(paddle.to_tensor(np.ascontiguousarray(self.data.images[start:stop])), settings)
+            x = to_network(self._images(start, stop), settings)
             y = paddle.to_tensor(self.data.labels[start:stop])
             measured: dict[int, paddle.Tensor] = {}
             self.walker.walk(root, x, partial(_visit, y, measured, bar))
@@ -185,6 +202,11 @@ def _measure(logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
     hits = [(rank < k).astype("float32").sum() for k in (1, 5)]
     loss = paddle.logsumexp(logits, axis=-1) - true.squeeze(-1)  # Paddle's own log-softmax stops at -64 on processors
     return paddle.stack([*hits, (-loss).exp().sum(), loss.sum()])
+
+
+def _device_memory() -> int:
+    """Bytes of the current GPU."""
+    return int(paddle.device.cuda.get_device_properties().total_memory)
 
 
 def _out_of_memory(error: BaseException) -> bool:
