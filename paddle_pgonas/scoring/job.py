@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import time
@@ -17,13 +18,13 @@ from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
 from paddle_pgonas.data.cache import decoded
 from paddle_pgonas.data.sources import open_source
-from paddle_pgonas.files import write_json
+from paddle_pgonas.files import write_json, write_text
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights
 from paddle_pgonas.runtime import select_device, versions
 from paddle_pgonas.scoring.scorer import METRICS, ScoringSet, chunked, score, scoring_set
 from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
-from paddle_pgonas.submission import check_submission, read_candidates, write_scores
+from paddle_pgonas.submission import Candidate, check_submission, read_candidates, write_scores
 
 
 def write_submission(config: Config, weights: str, candidates_path: str, output: str, metric: str = "top1") -> None:
@@ -47,8 +48,7 @@ def write_submission(config: Config, weights: str, candidates_path: str, output:
     write_scores(output, candidates, [float(value) for value in acc])
     check_submission(output, candidates, config.search_space)
     stem = Path(output).with_suffix("")
-    rows = {entry.name: dict(zip(METRICS, map(float, row), strict=True)) for entry, row in zip(candidates, measured, strict=True)}
-    write_json(f"{stem}.metrics.json", rows)
+    _write_metrics(f"{stem}.metrics.json", candidates, measured)
     record = {
         "acc": metric,
         "bn": config.score.bn,
@@ -63,6 +63,15 @@ def write_submission(config: Config, weights: str, candidates_path: str, output:
     }
     write_json(f"{stem}.record.json", record)
     print(f"{len(candidates)} candidates, {len(data.labels)} images, {metric} {acc.min():.4f} to {acc.max():.4f}: {output}")
+
+
+def _write_metrics(path: str, candidates: Sequence[Candidate], measured: np.ndarray) -> None:
+    """Every metric of every candidate, one line each: ``{"arch1": {"top1": ..., ...}, ...}``."""
+    lines = (
+        f"{json.dumps(entry.name)}: {json.dumps(dict(zip(METRICS, row.tolist(), strict=True)))}"
+        for entry, row in zip(candidates, measured, strict=True)
+    )
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def open_scoring_set(config: Config) -> ScoringSet:

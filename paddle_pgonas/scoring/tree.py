@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from paddle_pgonas.arch import Arch, Block
@@ -42,7 +43,12 @@ class Node:
 
 def scoring_order(archs: Sequence[Arch]) -> list[int]:
     """Positions of the architectures in the order of their paths: neighbours share the longest prefixes."""
-    return sorted(range(len(archs)), key=lambda position: archs[position].blocks)
+
+    def path(position: int) -> str:
+        # Sorted like the tuples themselves, at a tenth of their memory: the keys of all candidates exist at once.
+        return "".join(map(chr, chain.from_iterable(archs[position].blocks)))
+
+    return sorted(range(len(archs)), key=path)
 
 
 def build_tree(archs: Sequence[Arch], share: bool = True) -> list[Node]:
