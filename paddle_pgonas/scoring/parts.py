@@ -8,6 +8,7 @@ another folder.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import sys
 import zipfile
@@ -38,6 +39,10 @@ class Parts:
         """The file of a chunk."""
         return self.folder / f"chunk-{chunk:05d}.npz"
 
+    def count(self) -> int:
+        """How many chunks are there."""
+        return sum(1 for _ in self.folder.glob("chunk-*.npz"))
+
     def load(self, chunk: int, rows: int, columns: int) -> np.ndarray | None:
         """A chunk's float64 [rows, columns]; None if it is missing or damaged (NumPy's archive carries checksums)."""
         path = self.path(chunk)
@@ -53,5 +58,7 @@ class Parts:
 
     def save(self, chunk: int, sums: np.ndarray) -> None:
         """Write a chunk atomically."""
-        with atomic_path(self.path(chunk)) as part, part.open("wb") as file:
-            np.savez(file, sums=sums)
+        archive = io.BytesIO()  # NumPy's own writer complains once more behind a full disk
+        np.savez(archive, sums=sums)
+        with atomic_path(self.path(chunk)) as part:
+            part.write_bytes(archive.getvalue())

@@ -72,6 +72,8 @@ def score(net: Supernet, archs: Sequence[Arch], data: ScoringSet, config: Config
     order = scoring_order(archs)
     chunks = chunked(order)
     parts = None if folder is None else Parts(folder, archs, _identity(net, data, config))
+    if parts is not None:
+        print(f"{parts.count()} of {len(chunks)} chunks of these weights, images and options are already in {parts.folder}")
     scorer = _Scorer(net, data, config)
     sums = np.full((len(archs), len(METRICS)), np.nan)
     images = len(data.labels)
