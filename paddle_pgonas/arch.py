@@ -159,14 +159,18 @@ class SearchSpace:
             parts.append("".join(f"{mid}{out}" for mid in codes).ljust(2 * deepest, "0"))
         return self.parse("".join(parts))
 
-    def sample(self, rng: random.Random, highest: tuple[int, ...] | None = None) -> Arch:
+    def sample(
+        self, rng: random.Random, highest: tuple[int, ...] | None = None, shallowest: tuple[int, ...] | None = None
+    ) -> Arch:
         """Draw an architecture: every depth and every free width code uniformly, tied codes drawn once.
 
         Args:
             highest: highest (narrowest) width code per stage; all codes by default.
+            shallowest: least depth per stage; the space's by default.
         """
         highest = highest or (len(self.ratios),) * len(self.bases)
-        depths = [rng.randint(self.min_depth, deepest) for deepest in self.max_depths]
+        shallowest = shallowest or (self.min_depth,) * len(self.bases)
+        depths = [rng.randint(least, deepest) for least, deepest in zip(shallowest, self.max_depths, strict=True)]
         conv2 = tuple(rng.randint(1, code) for code in highest)
         stages = zip(depths, highest, strict=True)
         return self.build(tuple(tuple(rng.randint(1, code) for _ in range(depth)) for depth, code in stages), conv2)

@@ -66,7 +66,10 @@ class Model:
 class Train:
     """How the supernet is trained."""
 
-    strategy: Literal["uniform", "sandwich", "pgonas"] = "pgonas"
+    strategy: Literal["uniform", "progressive", "sandwich", "fair_sandwich", "pgonas"] = "pgonas"
+    """``uniform``: random subnets (SPOS, the official baseline). ``progressive``: the same from a space that opens in phases
+    (once-for-all). ``sandwich``: largest, smallest and random ones. ``fair_sandwich``: the random ones share no choice
+    (FairNAS). ``pgonas``: the sandwich and the rank loss."""
     epochs: int = 70
     max_steps: int | None = None
     """Stop after so many steps, whatever the epochs say; the schedules stay those of the whole run."""
@@ -82,15 +85,21 @@ class Train:
     warmup_images: int = 1281024
     """``published`` only: the images per epoch that the warm-up was counted for (ImageNet's, whatever the data)."""
     random_subnets: int = 2
-    """Random subnets per step: the uniform strategy's only ones, or those between the sandwich's largest and smallest."""
+    """Random subnets per step: the only ones, or those beside the sandwich's largest and smallest."""
     teacher: str | None = None
-    """``uniform``: weights of a fixed full network to distil from; null trains with labels alone."""
+    """``uniform``, ``progressive``: weights of a fixed full network to distil from; null trains with labels alone."""
+    distillation: Literal["soft_ce", "kl", "alpha"] = "soft_ce"
+    """Soft cross-entropy (as published), KL divergence at ``temperature``, or AlphaNet's adaptive alpha-divergence."""
+    temperature: float = 1.0
+    """``kl`` only."""
     prior: Literal["flops", "params", "zen"] = "flops"
     """``pgonas``: which number, known without training, says which of two subnets should have the lower loss."""
     pairs: int = 2
     """``pgonas``: how many pairs of random subnets per step."""
     pair_distance: int = 0
     """``pgonas``: redraw the second subnet until the codes differ in at least so many digits (33 with Zen-score)."""
+    rank_gradient: Literal["second", "both", "better"] = "second"
+    """``pgonas``: the side of a pair that learns: the one drawn second (as published), both, or the one with the better prior."""
     rank_lambda: Literal["warmup", "constant", "sine", "multi_stage"] = "warmup"
     """``pgonas``: the weight of the rank loss over the epochs."""
     stretch_lambda: bool = False
@@ -146,6 +155,7 @@ AT_LEAST: dict[str, float] = {
     "train.max_steps": 1,
     "train.batch_size": 1,
     "train.lr_per_256": 0,
+    "train.temperature": 0.01,
     "train.momentum": 0,
     "train.weight_decay": 0,
     "train.warmup_epochs": 0,
@@ -271,7 +281,7 @@ def _check_values(config: Config, source: str) -> None:
         raise UserError(f"{source}: data.mean and data.std need three numbers each (red, green, blue), those of std positive")
     if data.resize < data.image_size:
         raise UserError(f"{source}: data.resize ({data.resize}) must not be smaller than data.image_size ({data.image_size})")
-    if train.strategy == "uniform" and train.random_subnets < 1:
-        raise UserError(f"{source}: train.random_subnets must be at least 1 for the uniform strategy")
+    if train.strategy in ("uniform", "progressive") and train.random_subnets < 1:
+        raise UserError(f"{source}: train.random_subnets must be at least 1 for the {train.strategy} strategy")
     if train.momentum >= 1:
         raise UserError(f"{source}: train.momentum must be below 1, not {train.momentum}")

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import paddle
 import paddle.nn.functional as F
+
+Distillation = Callable[[paddle.Tensor, paddle.Tensor], paddle.Tensor]
+"""Loss of the student's logits [N, C] against the teacher's detached logits [N, C]."""
 
 
 def cross_entropy(logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
@@ -12,10 +18,50 @@ def cross_entropy(logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor
 
 
 def soft_cross_entropy(logits: paddle.Tensor, teacher: paddle.Tensor) -> paddle.Tensor:
-    """Cross-entropy of logits [N, C] with the teacher's probabilities [N, C] (temperature 1)."""
-    return -(teacher * F.log_softmax(logits, axis=-1)).sum(-1).mean()
+    """Cross-entropy with the teacher's probabilities at temperature 1, as PGONAS distils."""
+    return -(F.softmax(teacher, axis=-1) * F.log_softmax(logits, axis=-1)).sum(-1).mean()
+
+
+def kl_divergence(logits: paddle.Tensor, teacher: paddle.Tensor, temperature: float) -> paddle.Tensor:
+    """KL divergence of softened probabilities times the squared temperature, which keeps gradients of one size."""
+    log_p, log_q = F.log_softmax(teacher / temperature, axis=-1), F.log_softmax(logits / temperature, axis=-1)
+    return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+
+
+def adaptive_alpha_divergence(
+    logits: paddle.Tensor, teacher: paddle.Tensor, low: float = -1.0, high: float = 1.0, clip: float = 5.0
+) -> paddle.Tensor:
+    """AlphaNet's loss (arXiv 2102.07954): per image the larger of two alpha-divergences, with clipped importance weights.
+
+    A low alpha punishes a student that claims too much, a high one a student that claims too little. The value's gradient is
+    that of the chosen divergence with the weights held fixed. Weights ``(p / q)**alpha`` are formed from differences of
+    log-probabilities and clipped before the exponential, so that neither a vanishing p nor a vanishing q divides anything.
+    """
+    log_q = F.log_softmax(logits, axis=-1)
+    q, log_ratio = log_q.detach().exp(), F.log_softmax(teacher, axis=-1) - log_q.detach()
+    divergences, surrogates = zip(*(_alpha_divergence(q, log_q, log_ratio, alpha, clip) for alpha in (low, high)), strict=True)
+    return paddle.where(divergences[0] > divergences[1], *surrogates).mean()
+
+
+def _alpha_divergence(
+    q: paddle.Tensor, log_q: paddle.Tensor, log_ratio: paddle.Tensor, alpha: float, clip: float
+) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """Per image the divergence's value, and a loss whose gradient is its gradient."""
+    if alpha == 1:  # the limit is KL(p || q)
+        weight = log_ratio.clip(max=math.log(clip)).exp()
+        return (q * weight * log_ratio).sum(-1), -(q * weight * log_q).sum(-1)
+    weight = (alpha * log_ratio).clip(max=math.log(clip)).exp()
+    base = 1 / (alpha * (alpha - 1))
+    return (q * (weight - 1) * base).sum(-1), -(q * (weight / alpha + base) * log_q).sum(-1)
 
 
 def rank_hinge(loss_better: paddle.Tensor, loss_worse: paddle.Tensor) -> paddle.Tensor:
     """Pairwise rank loss: by how much the subnet with the better prior has the higher loss, 0 if it has not."""
     return F.relu(loss_better - loss_worse)
+
+
+def make_distillation(name: str, temperature: float) -> Distillation:
+    """The configured distillation loss."""
+    if name == "kl":
+        return lambda logits, teacher: kl_divergence(logits, teacher, temperature)
+    return {"soft_ce": soft_cross_entropy, "alpha": adaptive_alpha_divergence}[name]

@@ -6,20 +6,20 @@ The trainer clears gradients before and steps the optimizer after. Subnets are d
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
 from paddle_pgonas.arch import Arch, SearchSpace
 from paddle_pgonas.config import Train
-from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.priors import Prior, prior
-from paddle_pgonas.training.losses import cross_entropy, rank_hinge, soft_cross_entropy
+from paddle_pgonas.training.losses import Distillation, cross_entropy, make_distillation, rank_hinge
+from paddle_pgonas.training.samplers import draw_fair, draw_pair, draw_progressive
 
 
 @dataclass
@@ -28,6 +28,8 @@ class Step:
 
     rng: random.Random
     rank_lambda: float = 0.0
+    progress: float = 0.0
+    """Share of the training that is over, 0 to 1."""
     losses: dict[str, paddle.Tensor] = field(default_factory=dict)
     """Last loss per kind of subnet; tensors, because reading one out waits for the device."""
     correct: paddle.Tensor | None = None
@@ -51,6 +53,7 @@ class Uniform:
     """
 
     random_subnets: int
+    distil: Distillation
     teacher: nn.Layer | None = None
 
     def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> None:
@@ -58,17 +61,30 @@ class Uniform:
         target = None
         if self.teacher is not None:
             with paddle.no_grad():
-                target = F.softmax(self.teacher(x))
+                target = self.teacher(x)
         for _ in range(self.random_subnets):
-            net.sample_active_subnet(step.rng)
+            net.set_active_subnet(self.draw(net.space, step))
             logits = net(x)
             loss = cross_entropy(logits, y)
             if target is not None:
-                loss = loss + soft_cross_entropy(logits, target)
+                loss = loss + self.distil(logits, target)
             loss.backward()
             step.losses["random"] = loss.detach()
             if step.correct is None:
                 step.correct = _accuracy(logits, y)
+
+    def draw(self, space: SearchSpace, step: Step) -> Arch:
+        """The next subnet to train."""
+        return space.sample(step.rng)
+
+
+@dataclass
+class Progressive(Uniform):
+    """Progressive shrinking (once-for-all): the uniform step in a space that opens with the training's progress."""
+
+    def draw(self, space: SearchSpace, step: Step) -> Arch:
+        """The next subnet of the part of the space that is open."""
+        return draw_progressive(space, step.rng, step.progress)
 
 
 @dataclass
@@ -76,6 +92,7 @@ class Sandwich:
     """Sandwich rule with in-place distillation (PGONAS Algorithm 1, lines for the largest, smallest and random subnets)."""
 
     random_subnets: int
+    distil: Distillation
 
     def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> None:
         """Largest subnet on the labels, then the smallest and random ones on its detached logits."""
@@ -84,19 +101,30 @@ class Sandwich:
         loss = cross_entropy(logits, y)
         loss.backward()
         step.losses["largest"], step.correct = loss.detach(), _accuracy(logits, y)
-        teacher = F.softmax(logits.detach())
+        teacher = logits.detach()
 
-        net.set_active_subnet(net.space.smallest)
-        step.losses["smallest"] = self._distil(net, x, teacher)
-        for _ in range(self.random_subnets):
-            net.sample_active_subnet(step.rng)
-            step.losses["random"] = self._distil(net, x, teacher)
+        step.losses["smallest"] = self._learn(net, net.space.smallest, x, teacher)
+        for arch in self.draw(net.space, step):
+            step.losses["random"] = self._learn(net, arch, x, teacher)
 
-    @staticmethod
-    def _distil(net: Supernet, x: paddle.Tensor, teacher: paddle.Tensor) -> paddle.Tensor:
-        loss = soft_cross_entropy(net(x), teacher)
+    def _learn(self, net: Supernet, arch: Arch, x: paddle.Tensor, teacher: paddle.Tensor) -> paddle.Tensor:
+        net.set_active_subnet(arch)
+        loss = self.distil(net(x), teacher)
         loss.backward()
         return loss.detach()
+
+    def draw(self, space: SearchSpace, step: Step) -> list[Arch]:
+        """The subnets between the largest and the smallest."""
+        return [space.sample(step.rng) for _ in range(self.random_subnets)]
+
+
+@dataclass
+class FairSandwich(Sandwich):
+    """The sandwich with middle subnets that share no choice (FairNAS)."""
+
+    def draw(self, space: SearchSpace, step: Step) -> list[Arch]:
+        """The subnets between the largest and the smallest, without replacement per layer."""
+        return draw_fair(space, step.rng, self.random_subnets)
 
 
 @dataclass
@@ -107,6 +135,7 @@ class Pgonas:
     prior: Prior
     pairs: int
     pair_distance: int = 0
+    gradient: str = "second"
 
     def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> None:
         """The sandwich's passes, then the pairs'."""
@@ -114,19 +143,20 @@ class Pgonas:
         if step.rank_lambda == 0:  # the pairs could not change a weight
             return
         for _ in range(self.pairs):
-            self._rank_pair(net, x, y, step, *draw_pair(net.space, step.rng, self.pair_distance))
+            self.rank(net, x, y, step, *draw_pair(net.space, step.rng, self.pair_distance))
 
-    def _rank_pair(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step, first: Arch, second: Arch) -> None:
-        """As published the first loss is detached: the gradient lowers the second if its prior is better, else raises it."""
+    def rank(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step, first: Arch, second: Arch) -> None:
+        """``lambda * max(0, L(better prior) - L(worse prior))`` of one pair.
+
+        As published only the second loss has a gradient: it falls if the second's prior is the better one, else it rises.
+        """
         prior_first, prior_second = self.prior(first), self.prior(second)
         if prior_first == prior_second:  # no order to keep
             return
-        with paddle.no_grad():
-            net.set_active_subnet(first)
-            loss_first = cross_entropy(net(x), y)
-        net.set_active_subnet(second)
-        loss_second = cross_entropy(net(x), y)
-        better, worse = (loss_second, loss_first) if prior_second > prior_first else (loss_first, loss_second)
+        second_is_better = prior_second > prior_first
+        loss_first = self._loss(net, first, x, y, self.gradient == "both" or (self.gradient == "better" and not second_is_better))
+        loss_second = self._loss(net, second, x, y, self.gradient != "better" or second_is_better)
+        better, worse = (loss_second, loss_first) if second_is_better else (loss_first, loss_second)
         hinge = rank_hinge(better, worse)
         step.pairs += 1
         step.losses["rank"] = hinge.detach()
@@ -134,26 +164,19 @@ class Pgonas:
             step.pairs_out_of_order += 1
             (step.rank_lambda * hinge).backward()
 
-
-def draw_pair(space: SearchSpace, rng: random.Random, distance: int) -> tuple[Arch, Arch]:
-    """Two random architectures whose codes differ in at least ``distance`` digits, the second redrawn until they do.
-
-    Raises:
-        UserError: a thousand draws did not find one.
-    """
-    first = space.sample(rng)
-    for _ in range(1000):
-        second = space.sample(rng)
-        if first.distance(second) >= distance:
-            return first, second
-    raise UserError(f"train.pair_distance: random codes of space {space.name} hardly ever differ in {distance} digits; lower it")
+    @staticmethod
+    def _loss(net: Supernet, arch: Arch, x: paddle.Tensor, y: paddle.Tensor, learns: bool) -> paddle.Tensor:
+        net.set_active_subnet(arch)
+        with contextlib.nullcontext() if learns else paddle.no_grad():
+            return cross_entropy(net(x), y)
 
 
 def make_strategy(train: Train, teacher: nn.Layer | None) -> Strategy:
     """The configured method."""
-    if train.strategy == "uniform":
-        return Uniform(train.random_subnets, teacher)
-    sandwich = Sandwich(train.random_subnets)
-    if train.strategy == "sandwich":
+    distil = make_distillation(train.distillation, train.temperature)
+    if train.strategy in ("uniform", "progressive"):
+        return {"uniform": Uniform, "progressive": Progressive}[train.strategy](train.random_subnets, distil, teacher)
+    sandwich = (FairSandwich if train.strategy == "fair_sandwich" else Sandwich)(train.random_subnets, distil)
+    if train.strategy != "pgonas":
         return sandwich
-    return Pgonas(sandwich, prior(train.prior), train.pairs, train.pair_distance)
+    return Pgonas(sandwich, prior(train.prior), train.pairs, train.pair_distance, train.rank_gradient)

@@ -131,7 +131,9 @@ class _Run:
         """One optimizer step on one batch."""
         settings = self.config.train
         epoch = index // self.steps_per_epoch
-        step = Step(random.Random(f"subnets {self.config.seed} {index}"), rank_lambda(settings, epoch))
+        rng = random.Random(f"subnets {self.config.seed} {index}")
+        progress = index / (settings.epochs * self.steps_per_epoch)
+        step = Step(rng, rank_lambda(settings, epoch), progress)
         rate = learning_rate(settings, index, self.steps_per_epoch, settings.batch_size)
         self.optimizer.clear_grad()
         self.strategy(self.net, x, y, step)
@@ -178,8 +180,8 @@ class _Run:
 
 
 def _teacher(config: Config) -> paddle.nn.Layer | None:
-    """The fixed full network of the uniform strategy."""
-    if config.train.strategy != "uniform" or config.train.teacher is None:
+    """The fixed full network of the uniform and progressive strategies."""
+    if config.train.strategy not in ("uniform", "progressive") or config.train.teacher is None:
         return None
     full = Supernet(config.search_space, config.model.num_classes)
     load_weights(full, config.train.teacher)

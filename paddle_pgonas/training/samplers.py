@@ -1,0 +1,62 @@
+"""Which random subnets a step draws. Every draw comes from the step's own generator."""
+
+from __future__ import annotations
+
+import math
+import random
+
+from paddle_pgonas.arch import Arch, SearchSpace
+from paddle_pgonas.errors import UserError
+
+DEPTH_PHASES, WIDTH_PHASES = 3, 6
+
+
+def draw_fair(space: SearchSpace, rng: random.Random, count: int) -> list[Arch]:
+    """Architectures that share no choice (FairNAS): per depth and width, options without replacement.
+
+    With more architectures than options a new round of options begins.
+    """
+
+    def options(low: int, high: int) -> list[int]:
+        found: list[int] = []
+        while len(found) < count:
+            found += rng.sample(range(low, high + 1), high + 1 - low)
+        return found[:count]
+
+    codes = len(space.ratios)
+    depths = [options(space.min_depth, deepest) for deepest in space.max_depths]
+    conv2 = [options(1, codes) for _ in space.bases]
+    conv1 = [[options(1, codes) for _ in range(deepest)] for deepest in space.max_depths]
+    archs = []
+    for i in range(count):
+        stages = zip(conv1, depths, strict=True)
+        archs.append(space.build(tuple(tuple(mid[i] for mid in mids[: depth[i]]) for mids, depth in stages),
+                                 tuple(out[i] for out in conv2)))  # fmt: skip
+    return archs
+
+
+def draw_progressive(space: SearchSpace, rng: random.Random, progress: float) -> Arch:
+    """Progressive shrinking (once-for-all): three phases that admit ever shallower subnets, then six for ever narrower ones.
+
+    Args:
+        progress: share of the training that is over, 0 to 1; each phase lasts a ninth.
+    """
+    phase = min(int(progress * (DEPTH_PHASES + WIDTH_PHASES)), DEPTH_PHASES + WIDTH_PHASES - 1)
+    opened = min(phase + 1, DEPTH_PHASES) / DEPTH_PHASES
+    shallowest = tuple(deepest - math.ceil(opened * (deepest - space.min_depth)) for deepest in space.max_depths)
+    narrowest = 1 if phase < DEPTH_PHASES else 1 + math.ceil((phase - DEPTH_PHASES + 1) / WIDTH_PHASES * (len(space.ratios) - 1))
+    return space.sample(rng, (narrowest,) * len(space.bases), shallowest)
+
+
+def draw_pair(space: SearchSpace, rng: random.Random, distance: int) -> tuple[Arch, Arch]:
+    """Two random architectures whose codes differ in at least ``distance`` digits, the second redrawn until they do.
+
+    Raises:
+        UserError: a thousand draws did not find one.
+    """
+    first = space.sample(rng)
+    for _ in range(1000):
+        second = space.sample(rng)
+        if first.distance(second) >= distance:
+            return first, second
+    raise UserError(f"train.pair_distance: random codes of space {space.name} hardly ever differ in {distance} digits; lower it")
