@@ -7,7 +7,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-from paddle_pgonas.benchmark import priors, scoring
+from paddle_pgonas.benchmark import priors, scoring, training
 from paddle_pgonas.nn.functional import conv2d
 
 
@@ -34,3 +34,9 @@ def test_prior_benchmark_reports_every_prior_and_the_agreement() -> None:
     figures = priors.measure(subnets=3)
     assert set(figures["microseconds"]) == {"flops", "params", "zen", "zen_mc"}
     assert figures["spearman_zen"] == pytest.approx(1)
+
+
+def test_train_benchmark_reports_both_ratios() -> None:
+    figures = training.measure_steps(batch=1, side=32, steps=1)
+    assert figures["speedup"] > 1
+    assert figures["overhead"] > 0
