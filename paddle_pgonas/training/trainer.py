@@ -15,7 +15,7 @@ from typing import Any
 
 import paddle
 
-from paddle_pgonas.config import Config, save_config
+from paddle_pgonas.config import Config, Train, save_config
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.sources import open_source
 from paddle_pgonas.data.transforms import to_network
@@ -57,6 +57,17 @@ def build_supernet(config: Config) -> Supernet:
         if model.reorder:
             reorder_channels(net)
     return net
+
+
+def open_batches(config: Config) -> EpochBatches:
+    """The configured training images in batches."""
+    source = open_source(config.data, "train", config.model.num_classes)
+    return EpochBatches(source, config.data, cache_folder(config), config.train.batch_size, config.seed)
+
+
+def make_optimizer(settings: Train, parameters: list[paddle.Tensor]) -> paddle.optimizer.Optimizer:
+    """SGD with momentum; its learning rate is set before each step."""
+    return paddle.optimizer.Momentum(0.0, settings.momentum, parameters, weight_decay=settings.weight_decay or None)
 
 
 def cache_folder(config: Config) -> Path:
@@ -102,18 +113,12 @@ class _Run:
 
     def __init__(self, config: Config) -> None:
         self.config, settings = config, config.train
-        source = open_source(config.data, "train", config.model.num_classes)
-        self.batches = EpochBatches(source, config.data, cache_folder(config), settings.batch_size, config.seed)
+        self.batches = open_batches(config)
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.total_steps = min(settings.epochs * self.steps_per_epoch, settings.max_steps or 2**62)
         self.net = build_supernet(config)
         self.net.train()
-        self.optimizer = paddle.optimizer.Momentum(
-            learning_rate=0.0,
-            momentum=settings.momentum,
-            parameters=self.net.model.parameters(),
-            weight_decay=settings.weight_decay or None,
-        )
+        self.optimizer = make_optimizer(settings, self.net.model.parameters())
         self.strategy = make_strategy(settings, _teacher(config))
         self.logged_at = time.perf_counter()
 

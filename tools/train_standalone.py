@@ -1,0 +1,37 @@
+"""Train subnets from scratch, stand-alone, and print or write their validation accuracy.
+
+With --arch one subnet; with --candidates a whole file, whose accuracies become a truth file for tools/compare.py. A killed
+run goes on with the subnets it lacks; several processes (python -m paddle.distributed.launch) share them.
+"""
+
+import _checkout  # noqa: F401
+
+from paddle_pgonas import cli
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.submission import read_candidates
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    cli.add_config(parser)
+    parser.add_argument("--arch", metavar="CODE", help="one subnet")
+    parser.add_argument("--candidates", metavar="FILE", help="many subnets; needs --output")
+    parser.add_argument("--output", metavar="FILE", help="where the truth file goes")
+    arguments = parser.parse_args()
+    config = cli.config_of(arguments)
+    if (arguments.arch is None) == (arguments.candidates is None):
+        raise UserError("give either --arch CODE or --candidates FILE")
+    if arguments.candidates and not arguments.output:
+        raise UserError("--candidates needs --output FILE")
+    arch = config.search_space.parse(arguments.arch) if arguments.arch else None
+    candidates = read_candidates(arguments.candidates, config.search_space) if arguments.candidates else []
+
+    from paddle_pgonas.training.standalone import make_truth, train_standalone
+
+    if arch is not None:
+        print(f"{arch} top-1 {train_standalone(config, arch):.4f}")
+    else:
+        make_truth(config, candidates, arguments.output)
+
+
+cli.run(main)
