@@ -119,6 +119,7 @@ class _Run:
         self.net = build_supernet(config)
         self.net.train()
         self.optimizer = make_optimizer(settings, self.net.model.parameters())
+        _zero_gradients(self.net)
         self.strategy = make_strategy(settings, _teacher(config))
         self.logged_at = time.perf_counter()
 
@@ -182,6 +183,16 @@ class _Run:
             if key not in FREE_ON_RESUME and _plain(now.get(key)) != _plain(then.get(key)):
                 raise UserError(f"--resume: the run was started with {key}={then.get(key)}, now it is {now.get(key)}")
         return int(record["step"])
+
+
+def _zero_gradients(net: Supernet) -> None:
+    """Give every trained parameter a gradient of zero, as ``clear_grad`` leaves it after a step.
+
+    A block that a step does not use then moves on by its momentum and weight decay from the first step on, also in a run that
+    is resumed; without a gradient the optimizer would pass it over until its first use in this process.
+    """
+    trained = [parameter.sum() for parameter in net.model.parameters() if not parameter.stop_gradient]
+    (paddle.add_n(trained) * 0.0).backward()
 
 
 def _teacher(config: Config) -> paddle.nn.Layer | None:
