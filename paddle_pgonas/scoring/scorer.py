@@ -152,7 +152,6 @@ class _Scorer:
                     ) from None
                 self.batch_size //= 2
                 print(f"out of memory: score.batch_size is now {self.batch_size}", file=sys.stderr)
-            self.walker.forget()
 
     def _images(self, start: int, stop: int) -> paddle.Tensor:
         if self.on_device is not None:
@@ -182,7 +181,6 @@ class _Scorer:
             measured: dict[int, paddle.Tensor] = {}
             self.walker.walk(root, x, partial(_visit, y, measured, bar))
             sums[list(measured)] += paddle.stack(list(measured.values())).numpy()  # one wait for the device per batch
-        self.walker.forget()
         bad = np.flatnonzero(~np.isfinite(sums).all(axis=1))
         if len(bad):
             raise UserError(f"the weights give logits that are not numbers (first for {archs[bad[0]]}); they are of no use")

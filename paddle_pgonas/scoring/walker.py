@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 
 import paddle
 import paddle.nn.functional as F
@@ -10,6 +11,9 @@ import paddle.nn.functional as F
 from paddle_pgonas.nn.functional import conv2d
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.scoring.tree import Node, sibling_groups, stem_width
+
+SLICE_BYTES = 2**28
+"""Bound of the slices kept: enough for the layers of neighbouring paths, whatever the number of candidates."""
 
 Visit = Callable[[Node, paddle.Tensor], None]
 
@@ -22,7 +26,7 @@ class Walker:
         bn: ``running`` uses leading slices of the supernet's statistics, ``batch`` those of each batch of images,
             ``calibrated`` each prefix's own, which :meth:`calibrate` leaves in the tree beforehand.
 
-    Slices of weights are cut once and kept until :meth:`forget`; at most one per pair of widths and layer.
+    Slices of weights are kept while they are in use, at most SLICE_BYTES of them.
     """
 
     def __init__(self, net: Supernet, bn: str) -> None:
@@ -34,11 +38,7 @@ class Walker:
         self.macs = 0
         """Multiply-accumulates of all convolutions and linear layers so far."""
         self._calibrating = False
-        self._slices: dict[tuple[str, int, int, int], paddle.Tensor] = {}
-
-    def forget(self) -> None:
-        """Drop the cached slices."""
-        self._slices.clear()
+        self._slices = _SliceCache()
 
     def calibrate(self, root: Node, x: paddle.Tensor) -> None:
         """Leave in every node the statistics that its BatchNorm layers see on these images, taken as one batch.
@@ -105,13 +105,11 @@ class Walker:
 
     def _slice(self, name: str, start: int, stop: int, c_out: int | None) -> paddle.Tensor:
         """Input channels ``start:stop`` of a weight; [out, in, kh, kw] with ``c_out``, [in, out] without."""
-        key = (name, start, stop, c_out or 0)
-        found = self._slices.get(key)
-        if found is None:
-            whole = self.weights[name].detach()
-            found = whole[start:stop] if c_out is None else whole[:c_out, start:stop]
-            self._slices[key] = found = found.contiguous() if hasattr(found, "contiguous") else found
-        return found
+        whole = self.weights[name].detach()
+        parts = (slice(start, stop),) if c_out is None else (slice(c_out), slice(start, stop))
+        if all(part.start in (0, None) and part.stop == size for part, size in zip(parts, whole.shape, strict=False)):
+            return whole
+        return self._slices.get((name, start, stop, c_out), lambda: whole[parts])
 
     def _batch_norm(self, name: str, x: paddle.Tensor, node: Node, c_in: int) -> paddle.Tensor:
         """BatchNorm over leading channels with the statistics of this walker's mode.
@@ -132,10 +130,28 @@ class Walker:
         return F.batch_norm(x, *parts, training=False)
 
     def _vector(self, name: str, width: int) -> paddle.Tensor:
-        key = (name, 0, width, 0)
-        found = self._slices.get(key)
-        if found is None:
-            found = self._slices[key] = self.weights[name].detach()[:width].clone()
+        return self._slices.get((name, width), lambda: self.weights[name].detach()[:width].clone())
+
+
+class _SliceCache:
+    """The slices used last, up to SLICE_BYTES of them."""
+
+    def __init__(self) -> None:
+        self.slices: OrderedDict[Hashable, paddle.Tensor] = OrderedDict()
+        self.bytes = 0
+
+    def get(self, key: Hashable, cut: Callable[[], paddle.Tensor]) -> paddle.Tensor:
+        """The slice of this key, cut now if it is not there."""
+        found = self.slices.get(key)
+        if found is not None:
+            self.slices.move_to_end(key)
+            return found
+        found = cut()
+        self.slices[key] = found = found.contiguous() if hasattr(found, "contiguous") else found
+        self.bytes += found.size * 4
+        while self.bytes > SLICE_BYTES:
+            _, oldest = self.slices.popitem(last=False)
+            self.bytes -= oldest.size * 4
         return found
 
 
