@@ -9,6 +9,7 @@ import _checkout  # noqa: F401
 
 from paddle_pgonas import cli
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.submission import read_candidates
 
 
 def main() -> None:
@@ -31,14 +32,17 @@ def main() -> None:
         arguments.override.append(f"score.bn={arguments.bn}")
     config = cli.config_of(arguments)
 
+    if not arguments.dry_run and (arguments.weights is None or arguments.output is None):
+        raise UserError("--weights and --output are needed (or --dry-run)")
+    # Read before Paddle is: a mistake shows at once, and what parsing frees is used again by the import.
+    candidates = read_candidates(arguments.candidates, config.search_space)
+
     from paddle_pgonas.scoring import job
 
     if arguments.dry_run:
-        job.dry_run(config, arguments.candidates, arguments.json)
-        return
-    if arguments.weights is None or arguments.output is None:
-        raise UserError("--weights and --output are needed (or --dry-run)")
-    job.write_submission(config, arguments.weights, arguments.candidates, arguments.output, arguments.metric)
+        job.dry_run(config, candidates, arguments.json)
+    else:
+        job.write_submission(config, arguments.weights, candidates, arguments.output, arguments.metric)
 
 
 cli.run(main)

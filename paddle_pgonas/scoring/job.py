@@ -24,10 +24,10 @@ from paddle_pgonas.nn.weights import load_weights
 from paddle_pgonas.runtime import select_device, versions
 from paddle_pgonas.scoring.scorer import METRICS, ScoringSet, chunked, score, scoring_set
 from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
-from paddle_pgonas.submission import Candidate, check_submission, read_candidates, write_scores
+from paddle_pgonas.submission import Candidate, check_submission, write_scores
 
 
-def write_submission(config: Config, weights: str, candidates_path: str, output: str, metric: str = "top1") -> None:
+def write_submission(config: Config, weights: str, candidates: Sequence[Candidate], output: str, metric: str = "top1") -> None:
     """Score the candidates, write ``output``, ``<output>.metrics.json`` and ``<output>.record.json``, and check the file.
 
     Args:
@@ -35,7 +35,6 @@ def write_submission(config: Config, weights: str, candidates_path: str, output:
     """
     started = time.time()
     device = select_device(config.device)
-    candidates = read_candidates(candidates_path, config.search_space)
     net = Supernet(config.search_space, config.model.num_classes, config.model.activation)
     trained = load_weights(net, weights)
     data = open_scoring_set(config)
@@ -97,10 +96,9 @@ def watch(config: Config, weights: Path) -> Iterator[str]:
         yield f"{name} subnet: top-1 {row[0]:.3f} on {len(data.labels)} validation images (chance {1 / classes:.3f})"
 
 
-def dry_run(config: Config, candidates_path: str, json_path: str | None) -> None:
+def dry_run(config: Config, candidates: Sequence[Candidate], json_path: str | None) -> None:
     """Print the plan of a scoring job: the work with and without sharing, memory, and an estimate of the time."""
     select_device(config.device)
-    candidates = read_candidates(candidates_path, config.search_space)
     archs = [candidate.arch for candidate in candidates]
     side, classes = config.data.image_size, config.model.num_classes
     order = [archs[position] for position in scoring_order(archs)]

@@ -45,8 +45,10 @@ def scoring_order(archs: Sequence[Arch]) -> list[int]:
     """Positions of the architectures in the order of their paths: neighbours share the longest prefixes."""
 
     def path(position: int) -> str:
-        # Sorted like the tuples themselves, at a tenth of their memory: the keys of all candidates exist at once.
-        return "".join(map(chr, chain.from_iterable(archs[position].blocks)))
+        # The stem, then each block: sorted like the tuples at a tenth of their memory, as all keys exist at once.
+        arch = archs[position]
+        steps = ((block.index, block.c_mid, block.c_out) for block in arch.blocks)
+        return "".join(map(chr, (arch.stem_width, *chain.from_iterable(steps))))
 
     return sorted(range(len(archs)), key=path)
 
