@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from paddle_pgonas.arch import MINI, TRACK1
+from paddle_pgonas.arch import MINI, SPACES, TRACK1
 from paddle_pgonas.config import Config, load_config, save_config
 from paddle_pgonas.errors import UserError
 
@@ -115,7 +115,7 @@ def test_overrides_are_read_like_values_of_a_file(tmp_path: Path, override: str,
         ("train: {lr_per_256: null}", r"train\.lr_per_256 must be of type float, not None"),
         ("model: {reorder: 1}", r"model\.reorder must be of type bool, not 1"),
         ("output_dir: 2022", "output_dir must be of type str, not 2022"),
-        ("space: resnet", "space must be one of track1, mini, not 'resnet'"),
+        ("space: resnet", "space must be one of track1, mini, track1_thin, not 'resnet'"),
         ("data: {mean: 0.5}", r"data\.mean must be a list of numbers"),
         ("data: {mean: [a, b, c]}", r"data\.mean must be of type float, not 'a'"),
         ("data: {mean: [0.5]}", r"data\.mean and data\.std need three numbers"),
@@ -219,8 +219,8 @@ def test_a_saved_configuration_loads_back_unchanged(
     assert load_config(tmp_path / "saved.yaml") == config
 
 
-def test_configurations_are_shipped_for_both_spaces() -> None:
-    assert {load_config(path).space for path in SHIPPED} == {"track1", "mini"}
+def test_configurations_are_shipped_for_every_space() -> None:
+    assert {load_config(path).space for path in SHIPPED} == set(SPACES)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=[str(path.relative_to(CONFIGS)) for path in SHIPPED])
