@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from paddle_pgonas.data.sources import ImageSource, UnreadableImage
+from paddle_pgonas.config import Config
+from paddle_pgonas.data.sources import ImageSource, UnreadableImage, open_source
 from paddle_pgonas.data.transforms import center_crop
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import atomic_path, read_json, write_json
@@ -26,6 +27,17 @@ class DecodedImages(NamedTuple):
     """int64 [N]."""
     fingerprint: str
     """Changes when any image, label or the crop does."""
+
+
+def cache_folder(config: Config) -> Path:
+    """Where a run's decoded images are kept."""
+    return Path(config.data.cache_dir or Path(config.output_dir) / "cache")
+
+
+def validation_images(config: Config) -> DecodedImages:
+    """The configured validation images, decoded."""
+    source = open_source(config.data, "val", config.model.num_classes)
+    return decoded(source, config.data.resize, config.data.image_size, cache_folder(config))
 
 
 def decoded(source: ImageSource, resize: int, size: int, folder: str | Path) -> DecodedImages:

@@ -16,7 +16,7 @@ import paddle
 from paddle_pgonas import cost
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
-from paddle_pgonas.data.cache import decoded
+from paddle_pgonas.data.cache import validation_images
 from paddle_pgonas.data.sources import open_source
 from paddle_pgonas.files import write_json, write_text
 from paddle_pgonas.nn.supernet import Supernet
@@ -75,9 +75,7 @@ def _write_metrics(path: str, candidates: Sequence[Candidate], measured: np.ndar
 
 def open_scoring_set(config: Config) -> ScoringSet:
     """The configured validation images, decoded, and calibration images if they are needed."""
-    source = open_source(config.data, "val", config.model.num_classes)
-    cache = Path(config.data.cache_dir or Path(config.output_dir) / "cache")
-    return scoring_set(config, decoded(source, config.data.resize, config.data.image_size, cache))
+    return scoring_set(config, validation_images(config))
 
 
 def watch(config: Config, weights: Path) -> Iterator[str]:

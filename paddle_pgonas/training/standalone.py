@@ -18,8 +18,7 @@ from tqdm import tqdm
 
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
-from paddle_pgonas.data.cache import DecodedImages, decoded
-from paddle_pgonas.data.sources import open_source
+from paddle_pgonas.data.cache import DecodedImages, validation_images
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json, write_json
@@ -28,7 +27,7 @@ from paddle_pgonas.runtime import seed_weights, select_device, versions
 from paddle_pgonas.submission import Candidate, write_scores
 from paddle_pgonas.training.losses import cross_entropy
 from paddle_pgonas.training.schedules import learning_rate
-from paddle_pgonas.training.trainer import cache_folder, make_optimizer, open_batches
+from paddle_pgonas.training.trainer import make_optimizer, open_batches
 
 
 def train_standalone(config: Config, arch: Arch) -> float:
@@ -61,7 +60,7 @@ def train_standalone(config: Config, arch: Arch) -> float:
                     break
             if not math.isfinite(float(loss)):
                 raise UserError(f"{arch}: the loss is {float(loss)}: training diverged; lower train.lr_per_256")
-    return accuracy(net, _validation(config), config)
+    return accuracy(net, validation_images(config), config)
 
 
 def accuracy(net: ResNet, images: DecodedImages, config: Config) -> float:
@@ -111,8 +110,3 @@ def _recipe_key(config: Config) -> str:
     for free in ("cache_dir", "workers"):
         plain["data"].pop(free)
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _validation(config: Config) -> DecodedImages:
-    source = open_source(config.data, "val", config.model.num_classes)
-    return decoded(source, config.data.resize, config.data.image_size, cache_folder(config))

@@ -17,6 +17,7 @@ import paddle
 
 from paddle_pgonas.config import Config, Train, save_config
 from paddle_pgonas.data.batches import EpochBatches
+from paddle_pgonas.data.cache import cache_folder
 from paddle_pgonas.data.sources import open_source
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
@@ -68,11 +69,6 @@ def open_batches(config: Config) -> EpochBatches:
 def make_optimizer(settings: Train, parameters: list[paddle.Tensor]) -> paddle.optimizer.Optimizer:
     """SGD with momentum; its learning rate is set before each step."""
     return paddle.optimizer.Momentum(0.0, settings.momentum, parameters, weight_decay=settings.weight_decay or None)
-
-
-def cache_folder(config: Config) -> Path:
-    """Where decoded images are kept."""
-    return Path(config.data.cache_dir or Path(config.output_dir) / "cache")
 
 
 def train(config: Config, resume: bool = False) -> Path:
