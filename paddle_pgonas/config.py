@@ -43,6 +43,8 @@ class Data:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     workers: int = 4
     """Loader processes for training images; 0 loads in the training process."""
+    train_limit: int | None = None
+    """Train with only so many images, taken evenly from the list (so evenly from the classes)."""
     val_limit: int | None = None
     """Score with only so many validation images, taken evenly from the list."""
 
@@ -149,6 +151,7 @@ AT_LEAST: dict[str, float] = {
     "data.image_size": 8,
     "data.resize": 8,
     "data.workers": 0,
+    "data.train_limit": 1,
     "data.val_limit": 1,
     "model.num_classes": 2,
     "train.epochs": 1,

@@ -97,6 +97,24 @@ class Digits:
         return hashlib.sha256(self.images.tobytes() + self.labels.tobytes()).hexdigest()
 
 
+class Part:
+    """Some images of a source, taken evenly from its list."""
+
+    def __init__(self, source: ImageSource, count: int) -> None:
+        self.source = source
+        self.chosen = np.linspace(0, len(source.labels) - 1, min(count, len(source.labels))).round().astype(int)
+        self.labels = source.labels[self.chosen]
+        self.num_classes = source.num_classes
+
+    def read(self, index: int) -> Image.Image:
+        """The image as RGB."""
+        return self.source.read(int(self.chosen[index]))
+
+    def fingerprint(self) -> str:
+        """From the whole source's and the choice."""
+        return hashlib.sha256(self.source.fingerprint().encode() + self.chosen.tobytes()).hexdigest()
+
+
 def open_source(data: Data, split: Split, num_classes: int) -> ImageSource:
     """The configured images of a split.
 
@@ -119,4 +137,6 @@ def open_source(data: Data, split: Split, num_classes: int) -> ImageSource:
                 raise UserError(f"data.root: class {strangers[0]} is in only one of train/ and val/ of {data.root}")
     if source.num_classes > num_classes:
         raise UserError(f"data.root has {source.num_classes} classes, model.num_classes only {num_classes}; raise the latter")
+    if split == "train" and data.train_limit is not None:
+        return Part(source, data.train_limit)
     return source
