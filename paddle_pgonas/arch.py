@@ -17,9 +17,12 @@ Nothing in this module needs Paddle.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, overload
+
+import numpy as np
 
 from paddle_pgonas.errors import UserError
 
@@ -242,6 +245,27 @@ class Arch:
         """Hamming distance of the two codes from the stem's digit on: the published measure of how unlike a pair is."""
         start = 1 + len(self.space.bases)
         return sum(a != b for a, b in zip(self.code[start:], other.code[start:], strict=True))
+
+
+class Archs(Sequence[Arch]):
+    """Architectures of one space as one array of their codes: 45,000 of them in 2.3 MB. Each is made when it is asked for."""
+
+    def __init__(self, space: SearchSpace, archs: Iterable[Arch]) -> None:
+        self.space = space
+        self.codes = np.array([arch.code for arch in archs], dtype=f"S{space.code_length}")
+        """The codes as bytes, [len(self)]."""
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @overload
+    def __getitem__(self, index: int) -> Arch: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Arch]: ...
+    def __getitem__(self, index: int | slice) -> Arch | Sequence[Arch]:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        return Arch(self.space, self.codes[index].decode())
 
 
 TRACK1 = SearchSpace(

@@ -13,7 +13,7 @@ from conftest import fill_golden, some_archs
 from paddle import nn
 
 from paddle_pgonas.arch import MINI, TRACK1
-from paddle_pgonas.nn.batch_norm import ElasticBatchNorm2D
+from paddle_pgonas.nn.elastic import ElasticBatchNorm2D
 from paddle_pgonas.nn.resnet import ACTIVATIONS, ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract, reorder_channels
 
@@ -96,6 +96,28 @@ def test_full_width_training_equals_plain_layers() -> None:
         assert relative_error(mine.numpy(), tensor.numpy()) < 1e-5, name
         if tensor.grad is not None:
             assert relative_error(mine.grad.numpy(), tensor.grad.numpy()) < 1e-4, name
+
+
+def test_a_subnets_gradients_are_its_extractions_and_zero_elsewhere() -> None:
+    for arch in some_archs(MINI, 4):
+        net = Supernet(MINI, 10)
+        fill_golden(net)
+        net.train()
+        net.set_active_subnet(arch)
+        plain = net.get_active_subnet()
+        x = images(8, 16)
+        net(x).square().mean().backward()
+        plain(x).square().mean().backward()
+        theirs = {name: tensor.grad for name, tensor in plain.state_dict().items() if tensor.grad is not None}
+        for name, mine in net.weights().items():
+            if mine.grad is None:
+                assert name not in theirs
+                continue
+            found = mine.grad.numpy()
+            inside = tuple(slice(0, size) for size in theirs[name].shape)
+            assert relative_error(found[inside], theirs[name].numpy()) < 1e-4, name
+            found[inside] = 0
+            assert not found.any(), name
 
 
 def test_narrow_training_moves_only_the_leading_statistics() -> None:

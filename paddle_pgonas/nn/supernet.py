@@ -12,9 +12,10 @@ from paddle import nn
 from paddleslim.nas.ofa import OFA
 from paddleslim.nas.ofa.convert_super import Convert
 from paddleslim.nas.ofa.convert_super import supernet as conversion
+from paddleslim.nas.ofa.layers import SuperConv2D
 
 from paddle_pgonas.arch import Arch, SearchSpace
-from paddle_pgonas.nn.batch_norm import ElasticBatchNorm2D
+from paddle_pgonas.nn.elastic import ElasticBatchNorm2D, ElasticConv2D
 from paddle_pgonas.nn.resnet import ResNet
 
 logging.getLogger("paddleslim").setLevel(logging.WARNING)
@@ -30,7 +31,7 @@ class Supernet(OFA):
     def __init__(self, space: SearchSpace, num_classes: int = 1000, activation: str = "relu", bn: str = "batch") -> None:
         network = ResNet(space.largest, num_classes, activation)
         converted = Convert(conversion(expand_ratio=list(space.ratios))).convert(network)
-        _replace_batch_norms(converted, frozen=bn == "frozen")
+        _replace_layers(converted, frozen=bn == "frozen")
         super().__init__(converted)
         self.space, self.num_classes, self.activation = space, num_classes, activation
         self.set_active_subnet(space.largest)
@@ -81,14 +82,17 @@ def _layer_config(arch: Arch) -> dict[str, object]:
     return config
 
 
-def _replace_batch_norms(layer: nn.Layer, frozen: bool) -> None:
+def _replace_layers(layer: nn.Layer, frozen: bool) -> None:
+    """Put our BatchNorm in place of every BatchNorm, and give PaddleSlim's convolutions our way of slicing."""
     for name, child in list(layer.named_children()):
         if isinstance(child, nn.BatchNorm2D):
             ours = ElasticBatchNorm2D(child._mean.shape[0])
             ours.frozen = frozen
             setattr(layer, name, ours)
+        elif type(child) is SuperConv2D:
+            child.__class__ = ElasticConv2D  # has no state of its own, and the weights stay where they are
         else:
-            _replace_batch_norms(child, frozen)
+            _replace_layers(child, frozen)
 
 
 def extract(supernet: Supernet, arch: Arch) -> ResNet:

@@ -14,34 +14,42 @@ import numpy as np
 import paddle
 
 from paddle_pgonas import cost
-from paddle_pgonas.arch import Arch
+from paddle_pgonas.arch import Arch, Archs
 from paddle_pgonas.config import Config
 from paddle_pgonas.data.cache import validation_images
 from paddle_pgonas.data.sources import open_source
+from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import write_json, write_text
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights
 from paddle_pgonas.runtime import select_device, versions
 from paddle_pgonas.scoring.scorer import METRICS, ScoringSet, chunked, score, scoring_set
 from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
-from paddle_pgonas.submission import Candidate, check_submission, write_scores
+from paddle_pgonas.submission import Candidate, check_submission, read_candidates, write_scores
 
 
-def write_submission(config: Config, weights: str, candidates: Sequence[Candidate], output: str, metric: str = "top1") -> None:
+def write_submission(config: Config, weights: str, path: str, archs: Archs, output: str, metric: str = "top1") -> None:
     """Score the candidates, write ``output``, ``<output>.metrics.json`` and ``<output>.record.json``, and check the file.
 
     Args:
+        path: the candidate file; its names are read again for writing, so that they take no memory while it scores.
+        archs: the candidate file's architectures.
         metric: one of ``top1``, ``top5``, ``probability`` or ``likelihood`` (``exp(-loss)``); becomes ``acc``.
+
+    Raises:
+        UserError: weights or images do not fit, a file cannot be written, or the candidate file changed meanwhile.
     """
     started = time.time()
     device = select_device(config.device)
     net = Supernet(config.search_space, config.model.num_classes, config.model.activation)
     trained = load_weights(net, weights)
     data = open_scoring_set(config)
-    archs = [candidate.arch for candidate in candidates]
     measured = score(net, archs, data, config, Path(config.output_dir) / "scores")
     if int(os.environ.get("PADDLE_TRAINER_ID", "0")) != 0:
         return
+    candidates = read_candidates(path, archs.space)
+    if not np.array_equal(Archs(archs.space, (candidate.arch for candidate in candidates)).codes, archs.codes):
+        raise UserError(f"{path}: the candidates changed while they were scored; give the command again to score what is new")
     columns = dict(zip(METRICS, measured.T, strict=True))
     acc = np.exp(-columns["loss"]) if metric == "likelihood" else columns[metric]
     write_scores(output, candidates, [float(value) for value in acc])
@@ -94,10 +102,9 @@ def watch(config: Config, weights: Path) -> Iterator[str]:
         yield f"{name} subnet: top-1 {row[0]:.3f} on {len(data.labels)} validation images (chance {1 / classes:.3f})"
 
 
-def dry_run(config: Config, candidates: Sequence[Candidate], json_path: str | None) -> None:
+def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None) -> None:
     """Print the plan of a scoring job: the work with and without sharing, memory, and an estimate of the time."""
     select_device(config.device)
-    archs = [candidate.arch for candidate in candidates]
     side, classes = config.data.image_size, config.model.num_classes
     order = [archs[position] for position in scoring_order(archs)]
     chunks = chunked(order)
@@ -161,7 +168,7 @@ def _measured_rate(config: Config, archs: Sequence[Arch]) -> float:
         batch *= 2
 
 
-def _activation_bytes(config: Config, archs: list[Arch]) -> int:
+def _activation_bytes(config: Config, archs: Sequence[Arch]) -> int:
     """Upper bound of what a walk keeps for one batch: along the deepest path, per block its input, inner map, sum and output."""
     worst = 0
     for arch in archs[:: max(1, len(archs) // 500)]:

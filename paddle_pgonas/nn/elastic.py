@@ -1,4 +1,4 @@
-"""BatchNorm for elastic widths: takes the leading channels that arrive, and keeps its promises about statistics.
+"""Layers for elastic widths: PaddleSlim's convolution with a cheaper gradient, and a BatchNorm that keeps its promises.
 
 PaddleSlim's SuperBatchNorm2D decides at its first call whether it uses running statistics and keeps to it for good: traced in
 evaluation mode first, it never trains on batch statistics; called in training mode first, it evaluates on them ever after.
@@ -9,6 +9,38 @@ from __future__ import annotations
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
+from paddle.autograd import PyLayer, PyLayerContext
+from paddleslim.nas.ofa.layers import SuperConv2D
+
+
+class ElasticConv2D(SuperConv2D):
+    """PaddleSlim's elastic convolution; the leading filters are cut by :class:`_LeadingFilters`."""
+
+    def get_active_filter(self, in_nc: int, out_nc: int, kernel_size: int) -> paddle.Tensor:
+        """The leading [out_nc, in_nc, k, k] of the weight. PaddleSlim's forward calls it under this name."""
+        if [out_nc, in_nc] == self.weight.shape[:2]:
+            return self.weight
+        return _LeadingFilters.apply(self.weight, out_nc, in_nc)
+
+
+class _LeadingFilters(PyLayer):
+    """``weight[:out, :in]`` of a [O, I, k, k] weight.
+
+    The gradient of Paddle's own slice fills a tensor of the whole weight's size by a general strided copy, which takes longer
+    than the convolution itself when the batch is small (512 channels: 22 ms on one core; padding rows of k*k*in values: 2 ms).
+    """
+
+    @staticmethod
+    def forward(ctx: PyLayerContext, weight: paddle.Tensor, out_nc: int, in_nc: int) -> paddle.Tensor:
+        c_out, c_in, height, width = weight.shape
+        ctx.shape = weight.shape
+        ctx.padding = [0, c_out - out_nc, 0, (c_in - in_nc) * height * width]
+        rows = weight.reshape([c_out, -1])[:out_nc, : in_nc * height * width]
+        return rows.reshape([out_nc, in_nc, height, width])
+
+    @staticmethod
+    def backward(ctx: PyLayerContext, gradient: paddle.Tensor) -> paddle.Tensor:
+        return F.pad(gradient.reshape([gradient.shape[0], -1]), ctx.padding).reshape(ctx.shape)
 
 
 class ElasticBatchNorm2D(nn.BatchNorm2D):
