@@ -184,6 +184,13 @@ class SearchSpace:
         return self.build(tuple((1,) * depth for depth in self.max_depths), (1,) * len(self.bases))
 
     @cached_property
+    def middle(self) -> Arch:
+        """Every stage at its middle depth (rounded up) and middle width code."""
+        code = (len(self.ratios) + 1) // 2
+        depths = [(self.min_depth + deepest + 1) // 2 for deepest in self.max_depths]
+        return self.build(tuple((code,) * depth for depth in depths), (code,) * len(self.bases))
+
+    @cached_property
     def smallest(self) -> Arch:
         """Every stage at its shallowest and narrowest."""
         code = len(self.ratios)
@@ -284,11 +291,11 @@ TRACK1 = SearchSpace(
 
 MINI = SearchSpace(
     name="mini",
-    bases=(16, 32, 64),
+    bases=(12, 24, 48),
     max_depths=(4, 4, 4),
     min_depth=1,
-    ratios=(1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25),
-    divisor=2,
+    ratios=(1.0, 0.92, 0.84, 0.75, 0.67, 0.59, 0.5),
+    divisor=1,
     image_size=16,
     stem_kernel=3,
     stem_stride=1,

@@ -60,8 +60,9 @@ class Model:
     """Weights of the full network to start from (.pdparams or .safetensors); null starts from random weights."""
     reorder: bool = True
     """Sort the inner channels of pretrained blocks by importance, so that narrow subnets inherit the best."""
-    bn: Literal["batch", "frozen"] = "batch"
-    """BatchNorm in training: ``batch`` statistics that update the running ones, or the pretrained ones, ``frozen``."""
+    bn: Literal["batch", "frozen", "sync"] = "batch"
+    """BatchNorm in training: ``batch`` statistics that update the running ones, the same over all processes' images (``sync``),
+    or the pretrained ones, ``frozen``."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,16 @@ class Train:
     max_steps: int | None = None
     """Stop after so many steps, whatever the epochs say; the schedules stay those of the whole run."""
     batch_size: int = 256
+    """Images per step and process."""
+    accumulate: int = 1
+    """Take each batch in so many parts, one after the other, so that it fits into a small GPU: gradients are averaged,
+    BatchNorm and the rank loss see one part at a time."""
+    amp: Literal["off", "bf16", "fp16"] = "off"
+    """Mixed precision (GPU only); ``fp16`` scales the loss."""
+    clip_grad_norm: float | None = None
+    """Scale the gradient down to this norm where it is longer; null leaves it."""
     lr_per_256: float = 0.001
-    """Highest learning rate per 256 images of a step's whole batch: doubling the batch doubles the rate."""
+    """Highest learning rate per 256 images of a step's whole batch, all processes together: doubling it doubles the rate."""
     momentum: float = 0.9
     weight_decay: float = 0.0
     schedule: Literal["cosine", "published"] = "cosine"
@@ -106,13 +115,19 @@ class Train:
     """``pgonas``: the weight of the rank loss over the epochs."""
     stretch_lambda: bool = False
     """Map the run's length onto the published 70 epochs when the weight is looked up, for shorter or longer runs."""
+    rank_weight: float = 1.0
+    """Factor on the rank loss's weight (1 as published)."""
     log_every: int = 10
     """Steps between lines of the log."""
     checkpoint_every: int = 1
     """Epochs between checkpoints."""
     keep_checkpoints: int = 2
     watch_images: int = 0
-    """After training, measure the largest and the smallest subnet on so many validation images; 0 leaves it out."""
+    """With every checkpoint, measure the smallest, middle and largest subnet on so many validation images; 0 leaves it out."""
+    watch_subnets: int = 0
+    """... and so many random subnets, for Kendall tau of their accuracies with the prior."""
+    watch_truth: str | None = None
+    """... and the subnets of this truth file, for Kendall tau with their stand-alone accuracies. Nothing is learnt from them."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +172,8 @@ AT_LEAST: dict[str, float] = {
     "train.epochs": 1,
     "train.max_steps": 1,
     "train.batch_size": 1,
+    "train.accumulate": 1,
+    "train.clip_grad_norm": 1e-6,
     "train.lr_per_256": 0,
     "train.temperature": 0.01,
     "train.momentum": 0,
@@ -169,7 +186,9 @@ AT_LEAST: dict[str, float] = {
     "train.log_every": 1,
     "train.checkpoint_every": 1,
     "train.keep_checkpoints": 1,
+    "train.rank_weight": 0,
     "train.watch_images": 0,
+    "train.watch_subnets": 0,
     "score.batch_size": 1,
     "score.calibration_images": 1,
 }
@@ -286,5 +305,11 @@ def _check_values(config: Config, source: str) -> None:
         raise UserError(f"{source}: data.resize ({data.resize}) must not be smaller than data.image_size ({data.image_size})")
     if train.strategy in ("uniform", "progressive") and train.random_subnets < 1:
         raise UserError(f"{source}: train.random_subnets must be at least 1 for the {train.strategy} strategy")
+    if train.batch_size % train.accumulate:
+        raise UserError(
+            f"{source}: train.batch_size ({train.batch_size}) must be a multiple of train.accumulate ({train.accumulate})"
+        )
+    if (train.watch_subnets or train.watch_truth) and not train.watch_images:
+        raise UserError(f"{source}: train.watch_subnets and train.watch_truth need train.watch_images, which is 0")
     if train.momentum >= 1:
         raise UserError(f"{source}: train.momentum must be below 1, not {train.momentum}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import random
 from typing import NamedTuple
 
-from paddle_pgonas.arch import Arch
+from paddle_pgonas.arch import Arch, SearchSpace
 
 
 class Layer(NamedTuple):
@@ -68,3 +70,39 @@ def params(arch: Arch, num_classes: int = 1000) -> int:
         if stride == 2:
             total += c_out * (c_in + 2)
     return total
+
+
+def sample_spread(space: SearchSpace, count: int, rng: random.Random) -> list[Arch]:
+    """Distinct architectures evenly spread over the logarithm of their multiply-accumulates, smallest and largest included.
+
+    Uniform draws all cost about the same, because the widths of many layers average out. These come from a pool in which each
+    architecture keeps near a depth and a width of its own; of the pool, the one next to each step of cost is taken.
+    """
+    pool = {space.smallest, space.largest}
+    while len(pool) < 100 * count:
+        pool.add(_draw_alike(space, rng))
+    ranked = sorted(pool, key=lambda arch: (macs(arch), arch.code))
+    low, high = math.log(macs(space.smallest)), math.log(macs(space.largest))
+    chosen = [space.smallest, space.largest]
+    left = [arch for arch in ranked if arch not in chosen]
+    for step in range(1, count - 1):
+        target = low + (high - low) * step / (count - 1)
+        nearest = min(left, key=lambda arch: abs(math.log(macs(arch)) - target))
+        left.remove(nearest)
+        chosen.append(nearest)
+    return sorted(chosen, key=lambda arch: (macs(arch), arch.code))[:count]
+
+
+def _draw_alike(space: SearchSpace, rng: random.Random) -> Arch:
+    """An architecture whose widths lie within two codes of one width, and its depths within a third of one depth."""
+    codes, centre, fullness = len(space.ratios), rng.uniform(1, len(space.ratios)), rng.random()
+
+    def code() -> int:
+        return min(codes, max(1, round(centre + rng.uniform(-2, 2))))
+
+    def depth(deepest: int) -> int:
+        share = min(1.0, max(0.0, fullness + rng.uniform(-1 / 3, 1 / 3)))
+        return space.min_depth + round(share * (deepest - space.min_depth))
+
+    conv1 = tuple(tuple(code() for _ in range(depth(deepest))) for deepest in space.max_depths)
+    return space.build(conv1, tuple(code() for _ in space.bases))

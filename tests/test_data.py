@@ -14,7 +14,7 @@ from paddle_pgonas.config import Data
 from paddle_pgonas.data.batches import EpochBatches, calibration_images
 from paddle_pgonas.data.cache import decoded
 from paddle_pgonas.data.sources import Digits, Folder, open_source
-from paddle_pgonas.data.transforms import center_crop, random_resized_crop, shift, to_network
+from paddle_pgonas.data.transforms import center_crop, draw_shifts, random_resized_crop, shift, to_network
 from paddle_pgonas.errors import UserError
 
 
@@ -90,6 +90,25 @@ def test_batches_depend_on_seed_epoch_and_step_alone(image_folder: Path, tmp_pat
     assert not same(whole, collect(make(1), 1, 0))
 
 
+@pytest.mark.parametrize("augment", ["crop_flip", "shift_flip"])
+def test_two_processes_share_the_batch_that_one_would_have(image_folder: Path, tmp_path: Path, augment: str) -> None:
+    data = settings(image_folder, augment=augment)
+    source = open_source(data, "train", 2)
+    parts = [collect(EpochBatches(source, data, tmp_path / "cache", 2, 0, rank, 2), 1, 0) for rank in range(2)]
+    whole = collect(EpochBatches(source, data, tmp_path / "cache", 4, 0), 1, 0)
+    joined = [tuple(np.concatenate(pair) for pair in zip(*both, strict=True)) for both in zip(*parts, strict=True)]
+    assert same(whole, joined)  # type: ignore[arg-type]
+
+
+def test_a_limited_training_set_is_taken_evenly_from_the_classes(image_folder: Path) -> None:
+    data = settings(image_folder, train_limit=4)
+    part, whole = open_source(data, "train", 2), open_source(settings(image_folder), "train", 2)
+    assert part.labels.tolist() == [0, 0, 1, 1]
+    assert part.read(3).tobytes() == whole.read(11).tobytes()
+    assert part.fingerprint() != whole.fingerprint()
+    assert len(open_source(data, "val", 2).labels) == 8
+
+
 def test_an_epoch_shows_each_image_once_and_names_the_corrupt_one(
     image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,7 +179,7 @@ def test_training_crop_has_the_size_asked_for_even_of_a_sliver() -> None:
 def test_shift_moves_each_image_by_an_eighth_at_most() -> None:
     images = np.zeros((64, 16, 16, 3), dtype=np.uint8)
     images[:, 8, 8] = 255
-    moved = shift(images, np.random.default_rng(0), flip=False)
+    moved = shift(images, draw_shifts(np.random.default_rng(0), 64, 16), flip=False)
     places = {tuple(np.argwhere(image[..., 0])[0]) for image in moved}
     assert len(places) > 10
     assert all(abs(y - 8) <= 2 and abs(x - 8) <= 2 for y, x in places)

@@ -1,7 +1,8 @@
 """Train a supernet as a configuration says.
 
 The run's folder (output_dir) gets config.yaml, metrics.jsonl, visualdl/, checkpoints/ and supernet.safetensors. With --resume
-an interrupted run goes on from its last checkpoint and ends with the same weights as an undisturbed one.
+an interrupted run goes on from its last checkpoint and ends with the same weights as an undisturbed one. With
+python -m paddle.distributed.launch the processes share each step's images, train.batch_size each.
 """
 
 import _checkout  # noqa: F401
@@ -16,13 +17,14 @@ def main() -> None:
     arguments = parser.parse_args()
     config = cli.config_of(arguments)
 
-    from paddle_pgonas.scoring.job import watch
+    from paddle_pgonas import ranks
+    from paddle_pgonas.scoring.watch import Watcher
     from paddle_pgonas.training.trainer import train
 
-    weights = train(config, arguments.resume)
-    print(f"weights: {weights}")
-    for line in watch(config, weights):
-        print(line)
+    watcher = Watcher(config) if config.train.watch_images and ranks.rank() == 0 else None
+    weights = train(config, arguments.resume, watcher)
+    if ranks.rank() == 0:
+        print(f"weights: {weights}")
 
 
 cli.run(main)

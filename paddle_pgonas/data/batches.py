@@ -13,7 +13,7 @@ import paddle
 from paddle_pgonas.config import Data
 from paddle_pgonas.data.cache import decoded
 from paddle_pgonas.data.sources import ImageSource, UnreadableImage
-from paddle_pgonas.data.transforms import center_crop, random_resized_crop, shift
+from paddle_pgonas.data.transforms import center_crop, draw_shifts, random_resized_crop, shift
 from paddle_pgonas.errors import UserError
 
 SHUFFLE, AUGMENT = 1, 2  # purposes: they keep the random streams of one seed apart
@@ -22,34 +22,43 @@ SHUFFLE, AUGMENT = 1, 2  # purposes: they keep the random streams of one seed ap
 class EpochBatches(paddle.io.Dataset):
     """The batches of one epoch from step ``start`` on; item i is a whole batch, so that workers decode in parallel.
 
-    Items are (images uint8 [B, S, S, 3], labels int64 [B]).
+    Items are (images uint8 [B, S, S, 3], labels int64 [B]). With several processes a step's images are ``world * batch_size``,
+    augmented the same as if one process had them all, and each process takes its part.
     """
 
-    def __init__(self, source: ImageSource, data: Data, cache: Path, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, source: ImageSource, data: Data, cache: Path, batch_size: int, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
         super().__init__()
         self.source, self.data, self.batch_size, self.seed = source, data, batch_size, seed
+        self.rank, self.world = rank, world
         self.epoch, self.start = 0, 0
         # Small images are decoded once; a random resized crop needs the original each time.
         self.images = None if data.augment == "crop_flip" else decoded(source, data.resize, data.image_size, cache)
         self.labels = source.labels if self.images is None else self.images.labels
-        self.steps_per_epoch = len(self.labels) // batch_size
+        self.steps_per_epoch = len(self.labels) // (batch_size * world)
         if self.steps_per_epoch < 1:
-            raise UserError(f"train.batch_size {batch_size} is larger than the training set of {len(self.labels)} images")
+            times = f" times {world} processes" if world > 1 else ""
+            raise UserError(f"train.batch_size {batch_size}{times} is larger than the training set of {len(self.labels)} images")
 
     def __len__(self) -> int:
         return self.steps_per_epoch - self.start
 
     def __getitem__(self, item: int) -> tuple[np.ndarray, np.ndarray]:
-        step = self.start + item
-        chosen = _permutation(len(self.labels), self.seed, self.epoch)[step * self.batch_size : (step + 1) * self.batch_size]
+        step, total = self.start + item, self.batch_size * self.world
+        mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
+        chosen = _permutation(len(self.labels), self.seed, self.epoch)[step * total : (step + 1) * total]
         rng = np.random.default_rng((self.seed, AUGMENT, self.epoch, step))
         if self.images is None:
-            crops, labels = zip(*(self._crop(index, rng) for index in chosen), strict=True)
+            streams = rng.spawn(total)[mine]  # a crop draws a varying number of times
+            crops, labels = zip(*(self._crop(*pair) for pair in zip(chosen[mine], streams, strict=True)), strict=True)
             return np.stack(crops), np.asarray(labels, dtype=np.int64)
-        images = np.asarray(self.images.images[np.sort(chosen)])[np.argsort(np.argsort(chosen))]
+        part = chosen[mine]
+        images = np.asarray(self.images.images[np.sort(part)])[np.argsort(np.argsort(part))]
         if self.data.augment != "none":
-            images = shift(images, rng, flip=self.data.augment == "shift_flip")
-        return images, self.labels[chosen]
+            moves = draw_shifts(rng, total, self.data.image_size)[:, mine]
+            images = shift(images, moves, flip=self.data.augment == "shift_flip")
+        return images, self.labels[part]
 
     def _crop(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
         """A training crop; in place of an unreadable image the next readable one."""

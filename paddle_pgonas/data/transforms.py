@@ -44,21 +44,27 @@ def random_resized_crop(image: Image.Image, size: int, rng: np.random.Generator)
     return crop[:, ::-1] if rng.random() < 0.5 else crop
 
 
-def shift(images: np.ndarray, rng: np.random.Generator, flip: bool) -> np.ndarray:
-    """Training on small images: move each by up to an eighth of its side over black, flip half of them if asked.
+def draw_shifts(rng: np.random.Generator, count: int, side: int) -> np.ndarray:
+    """Random moves for :func:`shift`, int64 [3, count]: top and left of the window on the padded image, and 1 for a flip."""
+    pad = max(1, side // 8)
+    return np.concatenate([rng.integers(0, 2 * pad + 1, (2, count)), rng.integers(0, 2, (1, count))])
+
+
+def shift(images: np.ndarray, moves: np.ndarray, flip: bool) -> np.ndarray:
+    """Training on small images: move each by up to an eighth of its side over black, flip those drawn if asked.
 
     Args:
         images: uint8 [N, S, S, 3].
+        moves: int64 [3, N] from :func:`draw_shifts`.
     """
     count, side = images.shape[:2]
     pad = max(1, side // 8)
     padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(1, 2))  # type: ignore[call-overload]  # [N, y, x, 3, S, S]
-    tops, lefts = rng.integers(0, 2 * pad + 1, (2, count))
+    tops, lefts, flipped = moves
     moved = windows[np.arange(count), tops, lefts].transpose(0, 2, 3, 1)
     if flip:
-        flipped = rng.random(count) < 0.5
-        moved[flipped] = moved[flipped, :, ::-1]
+        moved = np.where(flipped[:, None, None, None] == 1, moved[:, :, ::-1], moved)
     return moved
 
 

@@ -12,6 +12,8 @@ from paddle import nn
 from paddle.autograd import PyLayer, PyLayerContext
 from paddleslim.nas.ofa.layers import SuperConv2D
 
+from paddle_pgonas import ranks
+
 
 class ElasticConv2D(SuperConv2D):
     """PaddleSlim's elastic convolution; the leading filters are cut by :class:`_LeadingFilters`."""
@@ -48,10 +50,11 @@ class ElasticBatchNorm2D(nn.BatchNorm2D):
 
     In training mode it normalises with the batch's statistics and moves the leading running statistics; in evaluation mode it
     uses these; switching back and forth works. With ``frozen`` set it uses the running statistics in both modes and never
-    moves them (as the published runs did).
+    moves them (as the published runs did). With ``synchronised`` set a batch is that of all processes together.
     """
 
     frozen: bool = False
+    synchronised: bool = False
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """Normalised [N, C, H, W] for any C up to the layer's width."""
@@ -63,6 +66,8 @@ class ElasticBatchNorm2D(nn.BatchNorm2D):
             mean = self._mean if whole else self._mean[:width]
             variance = self._variance if whole else self._variance[:width]
             return F.batch_norm(x, mean, variance, weight, bias, training=False, epsilon=self._epsilon)
+        if self.synchronised and ranks.world() > 1:
+            return self._over_all_processes(x, weight, bias)
         # The kernel writes into what it is given and autograd keeps that, so it gets copies: a slice may be a view (Paddle 3)
         # or a copy (Paddle 2), and two forwards before a backward must not disturb each other.
         mean, variance = self._mean[:width].clone(), self._variance[:width].clone()
@@ -71,3 +76,31 @@ class ElasticBatchNorm2D(nn.BatchNorm2D):
             self._mean[:width] = mean.detach()
             self._variance[:width] = variance.detach()
         return out
+
+    def _over_all_processes(self, x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
+        """Normalised with the statistics of all processes' batches; the same in every process, on any device.
+
+        Paddle's own synchronised layer takes whole layers on GPUs only.
+        """
+        width, shape = x.shape[1], [1, x.shape[1], 1, 1]
+        count = ranks.world() * x.size / width
+        mean = _Total.apply(x.astype("float32").sum([0, 2, 3])) / count
+        centred = x.astype("float32") - mean.reshape(shape)
+        variance = _Total.apply(centred.square().sum([0, 2, 3])) / count
+        scale = weight * (variance + self._epsilon).rsqrt()
+        with paddle.no_grad():
+            for running, now in ((self._mean, mean), (self._variance, variance)):
+                running[:width] = self._momentum * running[:width] + (1 - self._momentum) * now.detach()
+        return (centred * scale.reshape(shape) + bias.reshape(shape)).astype(x.dtype)
+
+
+class _Total(PyLayer):
+    """The sum over the processes; so is its gradient, as every process's loss depends on every process's value."""
+
+    @staticmethod
+    def forward(ctx: PyLayerContext, values: paddle.Tensor) -> paddle.Tensor:
+        return ranks.total(values.clone())
+
+    @staticmethod
+    def backward(ctx: PyLayerContext, gradient: paddle.Tensor) -> paddle.Tensor:
+        return ranks.total(gradient.clone())

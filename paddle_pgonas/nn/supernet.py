@@ -31,7 +31,7 @@ class Supernet(OFA):
     def __init__(self, space: SearchSpace, num_classes: int = 1000, activation: str = "relu", bn: str = "batch") -> None:
         network = ResNet(space.largest, num_classes, activation)
         converted = Convert(conversion(expand_ratio=list(space.ratios))).convert(network)
-        _replace_layers(converted, frozen=bn == "frozen")
+        _replace_layers(converted, bn)
         super().__init__(converted)
         self.space, self.num_classes, self.activation = space, num_classes, activation
         self.set_active_subnet(space.largest)
@@ -82,17 +82,17 @@ def _layer_config(arch: Arch) -> dict[str, object]:
     return config
 
 
-def _replace_layers(layer: nn.Layer, frozen: bool) -> None:
+def _replace_layers(layer: nn.Layer, bn: str) -> None:
     """Put our BatchNorm in place of every BatchNorm, and give PaddleSlim's convolutions our way of slicing."""
     for name, child in list(layer.named_children()):
         if isinstance(child, nn.BatchNorm2D):
             ours = ElasticBatchNorm2D(child._mean.shape[0])
-            ours.frozen = frozen
+            ours.frozen, ours.synchronised = bn == "frozen", bn == "sync"
             setattr(layer, name, ours)
         elif type(child) is SuperConv2D:
             child.__class__ = ElasticConv2D  # has no state of its own, and the weights stay where they are
         else:
-            _replace_layers(child, frozen)
+            _replace_layers(child, bn)
 
 
 def extract(supernet: Supernet, arch: Arch) -> ResNet:

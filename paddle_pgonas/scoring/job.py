@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import paddle
 
-from paddle_pgonas import cost
+from paddle_pgonas import cost, ranks
 from paddle_pgonas.arch import Arch, Archs
 from paddle_pgonas.config import Config
 from paddle_pgonas.data.cache import validation_images
@@ -45,7 +44,7 @@ def write_submission(config: Config, weights: str, path: str, archs: Archs, outp
     trained = load_weights(net, weights)
     data = open_scoring_set(config)
     measured = score(net, archs, data, config, Path(config.output_dir) / "scores")
-    if int(os.environ.get("PADDLE_TRAINER_ID", "0")) != 0:
+    if ranks.rank() != 0:
         return
     candidates = read_candidates(path, archs.space)
     if not np.array_equal(Archs(archs.space, (candidate.arch for candidate in candidates)).codes, archs.codes):
@@ -84,22 +83,6 @@ def _write_metrics(path: str, candidates: Sequence[Candidate], measured: np.ndar
 def open_scoring_set(config: Config) -> ScoringSet:
     """The configured validation images, decoded, and calibration images if they are needed."""
     return scoring_set(config, validation_images(config))
-
-
-def watch(config: Config, weights: Path) -> Iterator[str]:
-    """Measure the largest and smallest subnet on ``train.watch_images`` validation images, a line each."""
-    count = config.train.watch_images
-    if not count:
-        return
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, val_limit=count))
-    net = Supernet(config.search_space, config.model.num_classes, config.model.activation)
-    load_weights(net, weights)
-    data = open_scoring_set(config)
-    classes = len(np.unique(data.labels))
-    ends = {"largest": net.space.largest, "smallest": net.space.smallest}
-    measured = score(net, list(ends.values()), data, config)
-    for name, row in zip(ends, measured, strict=True):
-        yield f"{name} subnet: top-1 {row[0]:.3f} on {len(data.labels)} validation images (chance {1 / classes:.3f})"
 
 
 def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
+from paddle_pgonas import ranks
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
 from paddle_pgonas.data.batches import calibration_images
@@ -99,7 +99,7 @@ def chunked(order: Sequence[T]) -> list[Sequence[T]]:
 
 def _my_order(chunks: int) -> list[int]:
     """This process's own share of the chunks first, then everyone else's from their ends, as they may still be missing."""
-    rank, world = int(os.environ.get("PADDLE_TRAINER_ID", "0")), int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
+    rank, world = ranks.rank(), ranks.world()
     bounds = [chunks * r // world for r in range(world + 1)]
     own = list(range(bounds[rank], bounds[rank + 1]))
     for step in range(1, world):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from types import TracebackType
 
@@ -13,29 +14,41 @@ from paddle_pgonas.files import read_json_lines, write_text
 
 
 class RunLog:
-    """A context manager; ``log`` takes the scalars of a step, ``advance`` moves the bar."""
+    """A context manager; ``log`` takes the scalars of a step, ``advance`` moves the bar.
 
-    def __init__(self, folder: Path, total_steps: int, first_step: int) -> None:
-        self.path = folder / "metrics.jsonl"
-        _forget_from(self.path, first_step)
+    Args:
+        silent: write and show nothing, for all processes but the first.
+    """
+
+    def __init__(self, folder: Path, total_steps: int, first_step: int, silent: bool = False) -> None:
+        self.silent = silent
+        self.path = Path(os.devnull) if silent else folder / "metrics.jsonl"
+        if not silent:
+            _forget_from(self.path, first_step)
+            self.writer = LogWriter(logdir=str(folder / "visualdl"))
         self.lines = self.path.open("a", encoding="utf-8")
-        self.writer = LogWriter(logdir=str(folder / "visualdl"))
-        self.bar = tqdm(total=total_steps, initial=first_step, desc="training", unit="step", dynamic_ncols=True, mininterval=0.5)
+        self.bar = tqdm(total=total_steps, initial=first_step, desc="training", unit="step", dynamic_ncols=True, mininterval=0.5,
+                        disable=silent)  # fmt: skip
 
     def __enter__(self) -> RunLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.bar.close()
-        self.writer.close()
+        if not self.silent:
+            self.writer.close()
         self.lines.close()
 
     def log(self, step: int, scalars: dict[str, float]) -> None:
         """Write one line and the scalars of a step, and show the main ones beside the bar."""
+        if self.silent:
+            return
         self.lines.write(json.dumps({"step": step, **scalars}) + "\n")
         self.lines.flush()
         for name, value in scalars.items():
             self.writer.add_scalar(name, value, step)
+        if "lr" not in scalars:  # a measurement between two steps
+            return
         shown = {"loss": "loss/largest" if "loss/largest" in scalars else "loss/random", "acc": "accuracy", "lr": "lr"}
         self.bar.set_postfix({short: f"{scalars[name]:.3g}" for short, name in shown.items() if name in scalars})
 

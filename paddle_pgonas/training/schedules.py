@@ -47,6 +47,6 @@ RANK_LAMBDAS = {
 
 
 def rank_lambda(train: Train, epoch: int) -> float:
-    """Weight of the rank loss in an epoch (from 0), never negative; the paper's four schedules over its 70 epochs."""
+    """Weight of the rank loss in an epoch (from 0), never negative: one of the paper's schedules times ``rank_weight``."""
     position = epoch * PUBLISHED_EPOCHS / train.epochs if train.stretch_lambda else epoch
-    return max(0.0, RANK_LAMBDAS[train.rank_lambda](position))
+    return train.rank_weight * max(0.0, RANK_LAMBDAS[train.rank_lambda](position))

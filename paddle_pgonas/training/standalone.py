@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
+from paddle_pgonas import ranks
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
 from paddle_pgonas.data.cache import DecodedImages, validation_images
@@ -81,9 +81,8 @@ def make_truth(config: Config, candidates: Sequence[Candidate], output: str | Pa
     so that a killed run goes on with the rest. Processes started with ranks (python -m paddle.distributed.launch) take
     turns; each writes the results that are there, the last one all of them.
     """
-    rank, world = int(os.environ.get("PADDLE_TRAINER_ID", "0")), int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
     folder = Path(config.output_dir) / "standalone" / _recipe_key(config)
-    for candidate in candidates[rank::world]:
+    for candidate in candidates[ranks.rank() :: ranks.world()]:
         path = folder / f"{candidate.arch}.json"
         if path.exists():
             continue

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import paddle
 from paddle import nn
 
+from paddle_pgonas import ranks
 from paddle_pgonas.arch import Arch, SearchSpace
 from paddle_pgonas.config import Train
 from paddle_pgonas.nn.supernet import Supernet
@@ -30,6 +31,8 @@ class Step:
     rank_lambda: float = 0.0
     progress: float = 0.0
     """Share of the training that is over, 0 to 1."""
+    backward: Callable[[paddle.Tensor], None] = lambda loss: loss.backward()
+    """Adds a loss's gradients to those that are there (the trainer's scales the loss first, where precision or parts ask)."""
     losses: dict[str, paddle.Tensor] = field(default_factory=dict)
     """Last loss per kind of subnet; tensors, because reading one out waits for the device."""
     correct: paddle.Tensor | None = None
@@ -68,7 +71,7 @@ class Uniform:
             loss = cross_entropy(logits, y)
             if target is not None:
                 loss = loss + self.distil(logits, target)
-            loss.backward()
+            step.backward(loss)
             step.losses["random"] = loss.detach()
             if step.correct is None:
                 step.correct = _accuracy(logits, y)
@@ -99,18 +102,18 @@ class Sandwich:
         net.set_active_subnet(net.space.largest)
         logits = net(x)
         loss = cross_entropy(logits, y)
-        loss.backward()
+        step.backward(loss)
         step.losses["largest"], step.correct = loss.detach(), _accuracy(logits, y)
         teacher = logits.detach()
 
-        step.losses["smallest"] = self._learn(net, net.space.smallest, x, teacher)
+        step.losses["smallest"] = self._learn(net, net.space.smallest, x, teacher, step)
         for arch in self.draw(net.space, step):
-            step.losses["random"] = self._learn(net, arch, x, teacher)
+            step.losses["random"] = self._learn(net, arch, x, teacher, step)
 
-    def _learn(self, net: Supernet, arch: Arch, x: paddle.Tensor, teacher: paddle.Tensor) -> paddle.Tensor:
+    def _learn(self, net: Supernet, arch: Arch, x: paddle.Tensor, teacher: paddle.Tensor, step: Step) -> paddle.Tensor:
         net.set_active_subnet(arch)
         loss = self.distil(net(x), teacher)
-        loss.backward()
+        step.backward(loss)
         return loss.detach()
 
     def draw(self, space: SearchSpace, step: Step) -> list[Arch]:
@@ -149,6 +152,7 @@ class Pgonas:
         """``lambda * max(0, L(better prior) - L(worse prior))`` of one pair.
 
         As published only the second loss has a gradient: it falls if the second's prior is the better one, else it rises.
+        With several processes the losses are compared as means over all their images, as if one had them all.
         """
         prior_first, prior_second = self.prior(first), self.prior(second)
         if prior_first == prior_second:  # no order to keep
@@ -157,12 +161,12 @@ class Pgonas:
         loss_first = self._loss(net, first, x, y, self.gradient == "both" or (self.gradient == "better" and not second_is_better))
         loss_second = self._loss(net, second, x, y, self.gradient != "better" or second_is_better)
         better, worse = (loss_second, loss_first) if second_is_better else (loss_first, loss_second)
-        hinge = rank_hinge(better, worse)
+        hinge = rank_hinge(*ranks.mean(paddle.stack([better.detach(), worse.detach()])))
         step.pairs += 1
-        step.losses["rank"] = hinge.detach()
+        step.losses["rank"] = hinge
         if float(hinge) > 0:  # in order: the gradient is exactly zero
             step.pairs_out_of_order += 1
-            (step.rank_lambda * hinge).backward()
+            step.backward(step.rank_lambda * (better - worse))
 
     @staticmethod
     def _loss(net: Supernet, arch: Arch, x: paddle.Tensor, y: paddle.Tensor, learns: bool) -> paddle.Tensor:

@@ -7,7 +7,7 @@ import math
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -15,6 +15,7 @@ from typing import Any
 
 import paddle
 
+from paddle_pgonas import ranks
 from paddle_pgonas.config import Config, Train, save_config
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.cache import cache_folder
@@ -29,6 +30,11 @@ from paddle_pgonas.training.runlog import RunLog
 from paddle_pgonas.training.schedules import learning_rate, rank_lambda
 from paddle_pgonas.training.strategies import Step, make_strategy
 
+Watch = Callable[[Supernet], dict[str, float]]
+"""Measures a supernet while it is trained, without changing it."""
+
+AMP_TYPES = {"bf16": "bfloat16", "fp16": "float16"}
+
 # A run may be resumed with other values of these: they do not change a weight.
 FREE_ON_RESUME = {
     "output_dir",
@@ -42,6 +48,8 @@ FREE_ON_RESUME = {
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.watch_images",
+    "train.watch_subnets",
+    "train.watch_truth",
     "score.bn",
     "score.batch_size",
     "score.calibration_images",
@@ -61,47 +69,81 @@ def build_supernet(config: Config) -> Supernet:
 
 
 def open_batches(config: Config) -> EpochBatches:
-    """The configured training images in batches."""
-    source = open_source(config.data, "train", config.model.num_classes)
-    return EpochBatches(source, config.data, cache_folder(config), config.train.batch_size, config.seed)
+    """The configured training images in batches. Of several processes the first decodes what is to be decoded."""
+
+    def open_mine() -> EpochBatches:
+        source = open_source(config.data, "train", config.model.num_classes)
+        folder, settings = cache_folder(config), config.train
+        return EpochBatches(source, config.data, folder, settings.batch_size, config.seed, ranks.rank(), ranks.world())
+
+    batches = open_mine() if ranks.rank() == 0 else None
+    ranks.barrier()
+    return batches or open_mine()
 
 
 def make_optimizer(settings: Train, parameters: list[paddle.Tensor]) -> paddle.optimizer.Optimizer:
     """SGD with momentum; its learning rate is set before each step."""
-    return paddle.optimizer.Momentum(0.0, settings.momentum, parameters, weight_decay=settings.weight_decay or None)
+    clip = None if settings.clip_grad_norm is None else paddle.nn.ClipGradByGlobalNorm(settings.clip_grad_norm)
+    decay = settings.weight_decay or None
+    return paddle.optimizer.Momentum(0.0, settings.momentum, parameters, weight_decay=decay, grad_clip=clip)
 
 
-def train(config: Config, resume: bool = False) -> Path:
+def train(config: Config, resume: bool = False, watch: Watch | None = None) -> Path:
     """Run the configured training and return the path of the supernet's weights.
 
     The run's folder gets ``config.yaml``, ``metrics.jsonl``, ``visualdl/``, ``checkpoints/`` and in the end
-    ``supernet.safetensors``. Ctrl-C (or SIGTERM) finishes the step, writes a checkpoint and stops.
+    ``supernet.safetensors``. Ctrl-C (or SIGTERM) finishes the step, writes a checkpoint and stops. Of several processes
+    (python -m paddle.distributed.launch) the first one writes; all must see the folder to resume.
+
+    Args:
+        watch: called with the supernet before each checkpoint; the scalars that it returns are logged.
 
     Raises:
-        UserError: the folder holds another run, data or weights do not fit, or the loss is no longer a number.
+        UserError: the folder holds another run, data or weights do not fit, or the training diverged or collapsed; then the
+            last good checkpoint is named.
     """
     select_device(config.device)
+    ranks.join()
     folder = Path(config.output_dir)
     kept = folder / "checkpoints"
     if checkpoints(kept) and not resume:
         raise UserError(f"{folder} already holds a run; add --resume to go on with it, or choose another output_dir")
+    ranks.barrier()
     run = _Run(config)
-    first_step = run.restore(kept) if resume else 0
-    save_config(config, folder / "config.yaml")
-    with RunLog(folder, run.total_steps, first_step) as log, _stop_requests() as stop:
-        step = first_step
-        for x, y in run.batches_from(first_step):
-            run.step(step, x, y, log)
-            step += 1
-            log.advance()
-            at_epoch_end = step % (run.steps_per_epoch * config.train.checkpoint_every) == 0
-            if at_epoch_end or stop or step == run.total_steps:
-                save_checkpoint(kept, run.net, run.optimizer, run.record(step), config.train.keep_checkpoints)
-            if stop:
-                raise UserError(f"stopped after step {step}; the same command with --resume goes on from there")
+    step = run.restore(kept) if resume else 0
+    first = ranks.rank() == 0
+    if first:
+        save_config(config, folder / "config.yaml")
+    with RunLog(folder, run.total_steps, step, silent=not first) as log, _stop_requests() as requests:
+        try:
+            for x, y in run.batches_from(step):
+                run.step(step, x, y, log)
+                step += 1
+                log.advance()
+                stop = ranks.any_of(bool(requests))
+                at_epoch_end = step % (run.steps_per_epoch * config.train.checkpoint_every) == 0
+                if at_epoch_end or stop or step == run.total_steps:
+                    run.check_health(step)
+                    if first:
+                        save_checkpoint(kept, run.net, run.optimizer, run.record(step), config.train.keep_checkpoints)
+                        if watch is not None and not stop:
+                            log.log(step - 1, watch(run.net))
+                            run.net.train()
+                            run.restart_clock()
+                    ranks.barrier()
+                if stop:
+                    raise UserError(f"stopped after step {step}; the same command with --resume goes on from there")
+        except Collapse as error:
+            good = checkpoints(kept)
+            raise UserError(f"{error}; lower train.lr_per_256. Last good checkpoint: {good[-1] if good else 'none'}") from None
     output = folder / "supernet.safetensors"
-    save_weights(output, run.net, run.record(run.total_steps))
+    if first:
+        save_weights(output, run.net, run.record(run.total_steps))
     return output
+
+
+class Collapse(Exception):
+    """The training is lost: losses or weights are no longer numbers, or the network guesses."""
 
 
 class _Run:
@@ -109,15 +151,23 @@ class _Run:
 
     def __init__(self, config: Config) -> None:
         self.config, settings = config, config.train
+        if settings.amp != "off" and paddle.get_device() == "cpu":
+            raise UserError(f"train.amp: {settings.amp} needs a GPU; set train.amp=off")
         self.batches = open_batches(config)
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.total_steps = min(settings.epochs * self.steps_per_epoch, settings.max_steps or 2**62)
         self.net = build_supernet(config)
         self.net.train()
         self.optimizer = make_optimizer(settings, self.net.model.parameters())
+        self.scaler = paddle.amp.GradScaler(enable=settings.amp == "fp16")
         _zero_gradients(self.net)
         self.strategy = make_strategy(settings, _teacher(config))
-        self.logged_at = time.perf_counter()
+        self.restart_clock()
+        self.correct, self.correct_steps = paddle.zeros([]), 0
+
+    def restart_clock(self) -> None:
+        """Count images per second from here."""
+        self.logged_at, self.images_since_log = time.perf_counter(), 0
 
     def batches_from(self, step: int) -> Iterator[tuple[paddle.Tensor, paddle.Tensor]]:
         """Normalised images and labels from this step to the run's last."""
@@ -130,32 +180,66 @@ class _Run:
                     return
 
     def step(self, index: int, x: paddle.Tensor, y: paddle.Tensor, log: RunLog) -> None:
-        """One optimizer step on one batch."""
+        """One optimizer step on one batch; the subnets come from (seed, step) alone, so all processes draw the same."""
         settings = self.config.train
-        epoch = index // self.steps_per_epoch
-        rng = random.Random(f"subnets {self.config.seed} {index}")
-        progress = index / (settings.epochs * self.steps_per_epoch)
-        step = Step(rng, rank_lambda(settings, epoch), progress)
-        rate = learning_rate(settings, index, self.steps_per_epoch, settings.batch_size)
+        epoch, total_batch = index // self.steps_per_epoch, settings.batch_size * ranks.world()
         self.optimizer.clear_grad()
-        self.strategy(self.net, x, y, step)
+        size = settings.batch_size // settings.accumulate
+        for start in range(0, settings.batch_size, size):
+            rng = random.Random(f"subnets {self.config.seed} {index}")
+            progress = index / (settings.epochs * self.steps_per_epoch)
+            step = Step(rng, rank_lambda(settings, epoch), progress, self._backward)
+            with paddle.amp.auto_cast(settings.amp != "off", dtype=AMP_TYPES.get(settings.amp, "float16")):
+                self.strategy(self.net, x[start : start + size], y[start : start + size], step)
+        ranks.average_gradients(self.net.model.parameters())
+        rate = learning_rate(settings, index, self.steps_per_epoch, total_batch)
         self.optimizer.set_lr(rate)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.images_since_log += total_batch
+        if step.correct is not None:
+            self.correct += step.correct
+            self.correct_steps += 1
         if index % settings.log_every == 0 or index + 1 == self.total_steps:
             log.log(index, self._scalars(step, epoch, rate))
 
+    def _backward(self, loss: paddle.Tensor) -> None:
+        parts = self.config.train.accumulate
+        self.scaler.scale(loss if parts == 1 else loss / parts).backward()
+
     def _scalars(self, step: Step, epoch: int, rate: float) -> dict[str, float]:
         scalars = {f"loss/{kind}": float(loss) for kind, loss in step.losses.items()}
-        broken = [name for name, value in scalars.items() if not math.isfinite(value)]
-        if broken:
-            raise UserError(f"{broken[0]} is {scalars[broken[0]]}: training diverged; lower train.lr_per_256, then --resume")
+        for name, value in scalars.items():
+            if not math.isfinite(value):
+                raise Collapse(f"{name} is {value}: training diverged")
         if step.correct is not None:
             scalars["accuracy"] = float(step.correct)
         if step.pairs:
             scalars["pairs_out_of_order"] = step.pairs_out_of_order / step.pairs
-        now, before = time.perf_counter(), self.logged_at
-        self.logged_at = now
-        return {"epoch": epoch, **scalars, "lr": rate, "rank_lambda": step.rank_lambda, "seconds": round(now - before, 3)}
+        seconds = time.perf_counter() - self.logged_at
+        speed = {"images_per_second": round(self.images_since_log / seconds, 1), "seconds": round(seconds, 3)}
+        self.restart_clock()
+        return {"epoch": epoch, **scalars, "lr": rate, "rank_lambda": step.rank_lambda, **speed}
+
+    def check_health(self, step: int) -> None:
+        """Let no broken weights into a checkpoint.
+
+        Raises:
+            Collapse: a weight is not a number; or the warm-up and a whole epoch are over, and the first subnet of the steps
+                since the last check is right no more often than guessing would be (by four standard deviations).
+        """
+        if not bool(paddle.isfinite(paddle.add_n([weight.sum() for weight in self.net.model.parameters()]))):
+            raise Collapse(f"weights are no longer numbers at step {step}: training diverged")
+        settings, steps = self.config.train, self.correct_steps
+        if steps < self.steps_per_epoch:
+            return
+        right = float(self.correct) / steps
+        self.correct, self.correct_steps = paddle.zeros([]), 0
+        chance = 1 / self.batches.source.num_classes
+        guessing = chance + 4 * math.sqrt(chance * (1 - chance) / (steps * settings.batch_size))
+        warm = settings.schedule == "cosine" and step > (settings.warmup_epochs + 1) * self.steps_per_epoch
+        if warm and right <= guessing:
+            raise Collapse(f"accuracy {right:.4f} before step {step}, where guessing gives {chance:.4f}: training collapsed")
 
     def record(self, step: int) -> Record:
         """What these weights are, kept with them."""
@@ -165,6 +249,8 @@ class _Run:
             "activation": model.activation,
             "num_classes": model.num_classes,
             "step": step,
+            "processes": ranks.world(),
+            "loss_scale": self.scaler.state_dict(),
             "config": dataclasses.asdict(self.config),
             "versions": versions(),
         }
@@ -178,6 +264,10 @@ class _Run:
         for key in sorted(set(now) | set(then)):
             if key not in FREE_ON_RESUME and _plain(now.get(key)) != _plain(then.get(key)):
                 raise UserError(f"--resume: the run was started with {key}={then.get(key)}, now it is {now.get(key)}")
+        if record["processes"] != ranks.world():
+            raise UserError(f"--resume: the run was started with {record['processes']} processes, now there are {ranks.world()}")
+        if record["loss_scale"]:
+            self.scaler.load_state_dict(record["loss_scale"])
         return int(record["step"])
 
 

@@ -1,0 +1,48 @@
+"""Watching a supernet while it is trained: what its subnets reach on held-out images, and how it would rank."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import numpy as np
+
+from paddle_pgonas.config import Config
+from paddle_pgonas.correlation import kendall
+from paddle_pgonas.nn.supernet import Supernet
+from paddle_pgonas.priors import prior
+from paddle_pgonas.scoring.job import open_scoring_set
+from paddle_pgonas.scoring.scorer import score
+from paddle_pgonas.submission import read_scores
+
+
+class Watcher:
+    """Measures the smallest, middle and largest subnet, and Kendall tau with the prior and the truth if asked for.
+
+    It uses ``train.watch_images`` validation images and the BatchNorm statistics of ``score.bn``, and leaves the supernet's
+    weights and statistics as they are.
+    """
+
+    def __init__(self, config: Config) -> None:
+        settings, space = config.train, config.search_space
+        self.config = dataclasses.replace(config, data=dataclasses.replace(config.data, val_limit=settings.watch_images))
+        self.data = open_scoring_set(self.config)
+        self.named = {"smallest": space.smallest, "middle": space.middle, "largest": space.largest}
+        rng = random.Random("watched subnets")
+        self.references = {}
+        if settings.watch_subnets:
+            drawn = [space.sample(rng) for _ in range(settings.watch_subnets)]
+            self.references[settings.prior] = {arch: prior(settings.prior)(arch) for arch in drawn}
+        if settings.watch_truth:
+            truth = read_scores(settings.watch_truth, space)
+            self.references["truth"] = {space.parse(code): accuracy for code, accuracy in truth.items()}
+
+    def __call__(self, net: Supernet) -> dict[str, float]:
+        """``heldout/<subnet>``: accuracy; ``kendall/<prior or truth>``: tau."""
+        archs = list(dict.fromkeys([*self.named.values(), *(arch for known in self.references.values() for arch in known)]))
+        accuracy = dict(zip(archs, score(net, archs, self.data, self.config)[:, 0], strict=True))
+        found = {f"heldout/{name}": float(accuracy[arch]) for name, arch in self.named.items()}
+        for name, known in self.references.items():
+            scores = np.array([accuracy[arch] for arch in known])
+            found[f"kendall/{name}"] = kendall(np.array(list(known.values())), scores)
+        return {name: value for name, value in found.items() if np.isfinite(value)}  # a constant side has no tau
