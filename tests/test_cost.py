@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from paddle_pgonas import cost
-from paddle_pgonas.arch import SPACES, TRACK1, Arch, SearchSpace
+from paddle_pgonas.arch import MINI, SPACES, TRACK1, Arch, SearchSpace
 from paddle_pgonas.priors import PRIORS, prior
 from paddle_pgonas.zen import zen_score
 
@@ -129,3 +130,12 @@ def test_priors_are_the_costs_and_the_zen_score() -> None:
     arch = TRACK1.sample(random.Random(1))
     assert {"flops", "params", "zen"} <= set(PRIORS)
     assert [prior(name)(arch) for name in ("flops", "params", "zen")] == [cost.macs(arch), cost.params(arch), zen_score(arch)]
+
+
+@pytest.mark.parametrize("space", [MINI, TRACK1])
+def test_spread_architectures_step_evenly_through_the_costs(space: SearchSpace) -> None:
+    archs = cost.sample_spread(space, 12, random.Random(3))
+    assert archs == cost.sample_spread(space, 12, random.Random(3))
+    assert archs[0] == space.smallest and archs[-1] == space.largest and len(set(archs)) == 12
+    steps = np.diff(np.log([cost.macs(arch) for arch in archs]))
+    assert steps.max() < 1.5 * steps.mean() and steps.min() > 0.5 * steps.mean()

@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
-from conftest import fill_golden
+from conftest import fill_golden, some_archs
 
 from paddle_pgonas import cost
 from paddle_pgonas.arch import MINI, TRACK1, Arch
@@ -21,6 +21,9 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet, extract
 from paddle_pgonas.nn.weights import OPTIMIZER, read_arrays
+from paddle_pgonas.scoring.watch import Watcher
+from paddle_pgonas.submission import Candidate, write_scores
+from paddle_pgonas.training.checkpoints import checkpoints
 from paddle_pgonas.training.losses import adaptive_alpha_divergence, kl_divergence, soft_cross_entropy
 from paddle_pgonas.training.samplers import draw_fair, draw_pair, draw_progressive
 from paddle_pgonas.training.schedules import RANK_LAMBDAS, learning_rate, rank_lambda
@@ -360,3 +363,68 @@ def test_a_teacher_with_another_activation_is_refused(tmp_path: Path) -> None:
     teacher = train(config(tmp_path / "prelu", strategy="sandwich", max_steps=1))
     with pytest.raises(UserError, match=r"model\.activation"):
         train(config(tmp_path / "student", strategy="uniform", teacher=str(teacher)))
+
+
+def momentum_after(folder: Path, bn: str = "frozen", **settings: Any) -> dict[str, np.ndarray]:
+    """The gradients of the first step, which the momentum starts with."""
+    base = config(folder, max_steps=1, **settings)
+    train(dataclasses.replace(base, model=dataclasses.replace(base.model, bn=bn)))
+    [checkpoint] = checkpoints(folder / "checkpoints")
+    return {name: array for name, array in weights(checkpoint).items() if name.startswith(OPTIMIZER)}
+
+
+def test_a_batch_in_parts_has_the_gradients_of_the_whole(tmp_path: Path) -> None:
+    whole = momentum_after(tmp_path / "whole", strategy="sandwich")
+    parts = momentum_after(tmp_path / "parts", strategy="sandwich", accumulate=4)
+    for name, array in whole.items():
+        np.testing.assert_allclose(parts[name], array, rtol=0, atol=1e-4 * np.abs(array).max(), err_msg=name)
+
+
+def test_a_clipped_gradient_keeps_its_direction(tmp_path: Path) -> None:
+    def flat(arrays: dict[str, np.ndarray]) -> np.ndarray:
+        return np.concatenate([array.ravel() for array in arrays.values()]).astype(float)
+
+    free = flat(momentum_after(tmp_path / "free", strategy="sandwich", weight_decay=0.0))
+    clipped = flat(momentum_after(tmp_path / "clipped", strategy="sandwich", weight_decay=0.0, clip_grad_norm=0.5))
+    assert np.linalg.norm(free) > 1
+    np.testing.assert_allclose(clipped, free * 0.5 / np.linalg.norm(free), atol=1e-5)
+
+
+def test_mixed_precision_on_a_processor_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.amp: fp16 needs a GPU"):
+        train(dataclasses.replace(config(tmp_path, amp="fp16"), device="cpu"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_mixed_precision_trains_and_resumes_its_loss_scale(tmp_path: Path, amp: str) -> None:
+    train(config(tmp_path, amp=amp, max_steps=3))
+    trained = weights(train(config(tmp_path, amp=amp, max_steps=6), resume=True))
+    assert all(np.isfinite(array).all() for array in trained.values())
+    losses = [line["loss/largest"] for line in read_json_lines(tmp_path / "metrics.jsonl")]
+    assert losses[-1] < losses[0]
+
+
+def test_a_network_that_only_guesses_stops_the_run_and_names_the_checkpoint_before(tmp_path: Path) -> None:
+    stuck = config(tmp_path, max_steps=None, epochs=4, warmup_epochs=1.0, lr_per_256=0.0, batch_size=256)
+    with pytest.raises(UserError, match=r"collapsed.*Last good checkpoint: .*step-00000010\.safetensors"):
+        train(stuck)
+
+
+def test_weights_that_are_no_numbers_never_reach_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"diverged.*Last good checkpoint: none"):
+        train(config(tmp_path, max_steps=40, log_every=1000, lr_per_256=1e30, warmup_epochs=0.0))
+    assert not checkpoints(tmp_path / "checkpoints")
+
+
+def test_watching_changes_no_weight_and_logs_what_the_subnets_reach(tmp_path: Path) -> None:
+    plain = weights(train(config(tmp_path / "plain", max_steps=40)))
+    truth = [Candidate(f"a{seed}", arch, arch.code, None) for seed, arch in enumerate(some_archs(MINI, 6))]
+    write_scores(tmp_path / "truth.json", truth, [float(cost.macs(entry.arch)) for entry in truth])
+    settings = {"watch_images": 100, "watch_subnets": 5, "watch_truth": str(tmp_path / "truth.json")}
+    watched = config(tmp_path / "watched", max_steps=40, **settings)
+    assert equal(weights(train(watched, watch=Watcher(watched))), plain)
+    [line] = [line for line in read_json_lines(tmp_path / "watched" / "metrics.jsonl") if "heldout/largest" in line]
+    assert line["step"] == 39
+    assert 0.2 < line["heldout/largest"] <= 1 and 0 <= line["heldout/smallest"] <= 1 and 0 <= line["heldout/middle"] <= 1
+    assert -1 <= line["kendall/flops"] <= 1 and -1 <= line["kendall/truth"] <= 1

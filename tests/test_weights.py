@@ -14,7 +14,7 @@ from conftest import fill_golden
 from paddle_pgonas.arch import MINI, TRACK1
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.supernet import Supernet
-from paddle_pgonas.nn.weights import load_weights, read_weights, save_weights
+from paddle_pgonas.nn.weights import convert_weights, load_weights, read_weights, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +138,17 @@ def test_a_cut_safetensors_file_is_refused(trained: Supernet, tmp_path: Path) ->
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match="not a whole safetensors"):
         read_weights(path)
+
+
+def test_converted_weights_come_back_the_same_and_paddle_reads_them(tmp_path: Path) -> None:
+    net = Supernet(MINI, 10, "prelu")
+    fill_golden(net)
+    save_weights(tmp_path / "w.safetensors", net, {"activation": "prelu"}, extra={"optimizer/x": np.ones(2, np.float32)})
+    count = convert_weights(tmp_path / "w.safetensors", tmp_path / "w.pdparams")
+    assert count == len(net.weights()) == convert_weights(tmp_path / "w.pdparams", tmp_path / "again.safetensors")
+    theirs = paddle.load(str(tmp_path / "w.pdparams"))
+    again, _ = read_weights(tmp_path / "again.safetensors")
+    for name, tensor in net.weights().items():
+        assert (theirs[name].numpy() == tensor.numpy()).all() and (again[name] == tensor.numpy()).all()
+    with pytest.raises(UserError, match=r"\.safetensors or \.pdparams"):
+        convert_weights(tmp_path / "w.pdparams", tmp_path / "w.onnx")

@@ -1,4 +1,4 @@
-"""Weights in and out: safetensors with a record of what they are, and ``.pdparams`` read without running what is in it."""
+"""Weights in and out: safetensors with a record of what they are, ``.pdparams`` for the ecosystem, read without running it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paddle
 from paddle import nn
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -166,6 +167,27 @@ def _check_arrays(path: str | Path, supernet: Supernet, arrays: Arrays, optional
             raise UserError(f"{path}: {name} has shape {theirs}, not {ours}; {where}")
         if not np.isfinite(array).all():  # a ReLU would turn them into plausible zeros
             raise UserError(f"{path}: {name} holds values that are not numbers; the training diverged")
+
+
+def convert_weights(source: str | Path, target: str | Path) -> int:
+    """Write a file's weights in the format of the target's name, under the challenge's names; returns how many there are.
+
+    ``.pdparams`` is what ``paddle.load`` reads; the record stays behind, as that format has no place for it. Copies of a
+    teacher and an optimizer's state are left out.
+
+    Raises:
+        UserError: the source cannot be read, or the target's name ends otherwise.
+    """
+    arrays, record = read_weights(source)
+    suffix = Path(target).suffix
+    if suffix not in (".safetensors", ".pdparams"):
+        raise UserError(f"{target}: a weight file ends with .safetensors or .pdparams")
+    with atomic_path(target) as part:
+        if suffix == ".safetensors":
+            save_file(arrays, part, metadata={"record": json.dumps(record)})
+        else:
+            paddle.save({name: paddle.to_tensor(array) for name, array in arrays.items()}, str(part))
+    return len(arrays)
 
 
 def save_weights(path: str | Path, layer: nn.Layer, record: Record, extra: Arrays | None = None) -> None:

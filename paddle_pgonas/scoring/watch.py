@@ -7,6 +7,7 @@ import random
 
 import numpy as np
 
+from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
 from paddle_pgonas.correlation import kendall
 from paddle_pgonas.nn.supernet import Supernet
@@ -29,7 +30,7 @@ class Watcher:
         self.data = open_scoring_set(self.config)
         self.named = {"smallest": space.smallest, "middle": space.middle, "largest": space.largest}
         rng = random.Random("watched subnets")
-        self.references = {}
+        self.references: dict[str, dict[Arch, float]] = {}
         if settings.watch_subnets:
             drawn = [space.sample(rng) for _ in range(settings.watch_subnets)]
             self.references[settings.prior] = {arch: prior(settings.prior)(arch) for arch in drawn}

@@ -1,0 +1,22 @@
+"""Convert weights between .safetensors and .pdparams, under the challenge's names; the names' ends say which.
+
+Reads published checkpoints and training checkpoints too: known prefixes, copies of a teacher and the optimizer's state go.
+"""
+
+import _checkout  # noqa: F401
+
+from paddle_pgonas import cli
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("source", metavar="FROM")
+    parser.add_argument("target", metavar="TO")
+    arguments = parser.parse_args()
+
+    from paddle_pgonas.nn.weights import convert_weights
+
+    print(f"{convert_weights(arguments.source, arguments.target)} arrays: {arguments.target}")
+
+
+cli.run(main)
