@@ -10,10 +10,13 @@ from conftest import REPOSITORY, some_archs
 
 from paddle_pgonas.arch import MINI
 from paddle_pgonas.config import Config, load_config
+from paddle_pgonas.data.cache import validation_images
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.nn.supernet import Supernet
+from paddle_pgonas.nn.weights import load_weights
 from paddle_pgonas.submission import Candidate, read_scores
 from paddle_pgonas.training import standalone
-from paddle_pgonas.training.standalone import make_truth, train_standalone
+from paddle_pgonas.training.standalone import accuracy, make_truth, train_standalone
 
 
 def config(folder: Path, **changes: object) -> Config:
@@ -21,10 +24,11 @@ def config(folder: Path, **changes: object) -> Config:
     return dataclasses.replace(base, output_dir=str(folder), train=dataclasses.replace(base.train, **changes))
 
 
-def test_a_subnet_learns_the_digits_and_one_seed_gives_one_result(tmp_path: Path) -> None:
+def test_a_subnet_learns_the_digits_and_one_seed_gives_one_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config(tmp_path, epochs=3, batch_size=32)
     acc = train_standalone(settings, MINI.smallest)
     assert acc > 0.6
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")  # processes share the subnets of a list, never the images of one
     assert train_standalone(settings, MINI.smallest) == acc
     assert train_standalone(dataclasses.replace(settings, seed=1), MINI.smallest) != acc
 
@@ -74,3 +78,12 @@ def test_two_ranks_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_diverged_loss_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="diverged"):
         train_standalone(config(tmp_path, max_steps=20, lr_per_256=1e9, warmup_epochs=0.0), MINI.smallest)
+
+
+def test_kept_weights_of_the_largest_subnet_teach_a_supernet(tmp_path: Path) -> None:
+    settings = config(tmp_path, epochs=1, max_steps=3)
+    acc = train_standalone(settings, MINI.largest, tmp_path / "teacher.safetensors")
+    net = Supernet(MINI, 10, settings.model.activation)
+    assert load_weights(net, tmp_path / "teacher.safetensors")["acc"] == acc
+    net.eval()
+    assert accuracy(net, validation_images(settings), settings) == acc

@@ -15,6 +15,7 @@ def main() -> None:
     parser = cli.Parser(__doc__)
     cli.add_config(parser)
     parser.add_argument("--arch", metavar="CODE", help="one subnet")
+    parser.add_argument("--weights", metavar="FILE", help="with --arch: keep the trained weights (a teacher for the baseline)")
     parser.add_argument("--candidates", metavar="FILE", help="many subnets; needs --output")
     parser.add_argument("--output", metavar="FILE", help="where the truth file goes")
     arguments = parser.parse_args()
@@ -23,13 +24,15 @@ def main() -> None:
         raise UserError("give either --arch CODE or --candidates FILE")
     if arguments.candidates and not arguments.output:
         raise UserError("--candidates needs --output FILE")
+    if arguments.weights and not arguments.arch:
+        raise UserError("--weights needs --arch CODE")
     arch = config.search_space.parse(arguments.arch) if arguments.arch else None
     candidates = read_candidates(arguments.candidates, config.search_space) if arguments.candidates else []
 
     from paddle_pgonas.training.standalone import make_truth, train_standalone
 
     if arch is not None:
-        print(f"{arch} top-1 {train_standalone(config, arch):.4f}")
+        print(f"{arch} top-1 {train_standalone(config, arch, arguments.weights):.4f}")
     else:
         make_truth(config, candidates, arguments.output)
 

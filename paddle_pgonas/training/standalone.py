@@ -23,6 +23,7 @@ from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json, write_json
 from paddle_pgonas.nn.resnet import ResNet
+from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.runtime import seed_weights, select_device, versions
 from paddle_pgonas.submission import Candidate, write_scores
 from paddle_pgonas.training.losses import cross_entropy
@@ -30,11 +31,14 @@ from paddle_pgonas.training.schedules import learning_rate
 from paddle_pgonas.training.trainer import make_optimizer, open_batches
 
 
-def train_standalone(config: Config, arch: Arch) -> float:
+def train_standalone(config: Config, arch: Arch, weights: str | Path | None = None) -> float:
     """Train one subnet from random weights with the configuration's recipe; its top-1 on the validation images.
 
     Recipe: cross-entropy on the labels, SGD with momentum, ``train``'s batch size, epochs, schedule and weight decay,
     ``data``'s augmentation. The seed decides weights, order of images and augmentation.
+
+    Args:
+        weights: a file for the trained weights; those of the largest subnet are a teacher (``train.teacher``).
 
     Raises:
         UserError: the loss is no longer a number.
@@ -60,7 +64,12 @@ def train_standalone(config: Config, arch: Arch) -> float:
                     break
             if not math.isfinite(float(loss)):
                 raise UserError(f"{arch}: the loss is {float(loss)}: training diverged; lower train.lr_per_256")
-    return accuracy(net, validation_images(config), config)
+    acc = accuracy(net, validation_images(config), config)
+    if weights is not None:
+        model = config.model
+        record = {"space": config.space, "activation": model.activation, "num_classes": model.num_classes, "arch": arch.code}
+        save_weights(weights, net, record | {"acc": acc, "config": dataclasses.asdict(config), "versions": versions()})
+    return acc
 
 
 def accuracy(net: ResNet, images: DecodedImages, config: Config) -> float:

@@ -68,17 +68,18 @@ def build_supernet(config: Config) -> Supernet:
     return net
 
 
-def open_batches(config: Config) -> EpochBatches:
-    """The configured training images in batches. Of several processes the first decodes what is to be decoded."""
+def open_batches(config: Config, rank: int = 0, world: int = 1) -> EpochBatches:
+    """The configured training images in batches, or the part of each batch that this of ``world`` processes takes."""
+    source = open_source(config.data, "train", config.model.num_classes)
+    return EpochBatches(source, config.data, cache_folder(config), config.train.batch_size, config.seed, rank, world)
 
-    def open_mine() -> EpochBatches:
-        source = open_source(config.data, "train", config.model.num_classes)
-        folder, settings = cache_folder(config), config.train
-        return EpochBatches(source, config.data, folder, settings.batch_size, config.seed, ranks.rank(), ranks.world())
 
-    batches = open_mine() if ranks.rank() == 0 else None
+def _open_shared_batches(config: Config) -> EpochBatches:
+    """This process's part of the batches; the first process decodes what is to be decoded while the others wait."""
+    if ranks.rank() == 0:
+        batches = open_batches(config, 0, ranks.world())
     ranks.barrier()
-    return batches or open_mine()
+    return batches if ranks.rank() == 0 else open_batches(config, ranks.rank(), ranks.world())
 
 
 def make_optimizer(settings: Train, parameters: list[paddle.Tensor]) -> paddle.optimizer.Optimizer:
@@ -153,7 +154,7 @@ class _Run:
         self.config, settings = config, config.train
         if settings.amp != "off" and paddle.get_device() == "cpu":
             raise UserError(f"train.amp: {settings.amp} needs a GPU; set train.amp=off")
-        self.batches = open_batches(config)
+        self.batches = _open_shared_batches(config)
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.total_steps = min(settings.epochs * self.steps_per_epoch, settings.max_steps or 2**62)
         self.net = build_supernet(config)

@@ -1,0 +1,107 @@
+"""The mini track: a small Track 1 on small colour images, with its own stand-alone truth and all methods side by side.
+
+run     trains the truth, the teacher and every method's supernets, scores the candidates and writes benchmarks/mini_track1/results.
+        What is there is not done again; a killed run goes on where it was.
+report  rebuilds the tables and pictures of docs/mini_track1.md from the committed results, in seconds.
+"""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import _checkout  # noqa: F401
+
+from paddle_pgonas import cli
+from paddle_pgonas.arch import MINI
+from paddle_pgonas.benchmark import mini_track1 as track
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.files import write_text
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+HOME = REPOSITORY / "benchmarks" / "mini_track1"
+CONFIGS = REPOSITORY / "configs" / "mini_track1"
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="train and score whatever has no result yet")
+    run.add_argument("--root", required=True, metavar="DIR", help="CIFAR-10 as DIR/train/<class>/* and DIR/val/<class>/*")
+    run.add_argument("--only", nargs="+", metavar="NAME", help="truth, or methods: the names of configs/mini_track1/*.yaml")
+    run.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds per method (default: 3)")
+    run.add_argument("--runs", type=Path, default=REPOSITORY / "runs" / "mini_track1", metavar="DIR", help="working files")
+    run.add_argument("--processes", type=int, default=2, metavar="N", help="trainings at a time, one core each (default: 2)")
+    commands.add_parser("report", help="rebuild tables and pictures from the results")
+    arguments = parser.parse_args()
+    if arguments.command == "report":
+        print(f"written: {track.write_report(HOME, REPOSITORY / 'docs')}")
+    else:
+        run_all(arguments.root, arguments.only, arguments.seeds, arguments.runs, arguments.processes)
+
+
+def run_all(root: str, only: list[str] | None, seeds: int, runs: Path, processes: int) -> None:
+    known = ["truth", *track.METHODS]
+    for name in only or []:
+        if name not in known:
+            raise UserError(f"--only {name}: the mini track has {', '.join(known)}")
+    wanted = only or known
+    options = [f"data.root={root}", f"data.cache_dir={runs / 'cache'}"]
+    jobs = [partial(train_truth, runs, options, seed) for seed in range(track.TRUTH_SEEDS) if "truth" in wanted]
+    methods = [name for name in track.METHODS if name in wanted]
+    if any(name in track.TAUGHT for name in methods):
+        train_teacher(runs, options)
+    jobs += [partial(train_method, runs, options, name, seed) for seed in range(seeds) for name in methods]
+    with ThreadPoolExecutor(processes) as pool:
+        for result in pool.map(lambda job: job(), jobs):
+            print(result, flush=True)
+
+
+def tool(log: Path, name: str, *arguments: object) -> None:
+    """Run one of the tools on one core, its output into a log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(REPOSITORY / "tools" / f"{name}.py"), *map(str, arguments)]
+    with log.open("a", encoding="utf-8") as output:
+        status = subprocess.run(command, stdout=output, stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
+    if status:
+        raise UserError(f"{name} failed with status {status}; its last words are in {log}")
+
+
+def train_truth(runs: Path, options: list[str], seed: int) -> str:
+    result = HOME / "results" / f"truth-seed{seed}.json"
+    if not result.exists():
+        log, partial_result = runs / "logs" / f"truth-seed{seed}.log", runs / f"truth-seed{seed}.json"
+        config = ["-c", CONFIGS / "truth.yaml", "-o", *options, f"seed={seed}", f"output_dir={runs / 'truth'}"]
+        tool(log, "train_standalone", *config, "--candidates", HOME / "candidates.json", "--output", partial_result)
+        write_text(result, partial_result.read_text(encoding="utf-8"))
+    return str(result)
+
+
+def train_teacher(runs: Path, options: list[str]) -> None:
+    weights = runs / "teacher.safetensors"
+    if not weights.exists():
+        print("training the baseline's teacher: the largest subnet, stand-alone", flush=True)
+        config = ["-c", CONFIGS / "truth.yaml", "-o", *options, f"output_dir={runs / 'truth'}"]
+        tool(runs / "logs" / "teacher.log", "train_standalone", *config, "--arch", MINI.largest, "--weights", weights)
+
+
+def train_method(runs: Path, options: list[str], method: str, seed: int) -> str:
+    result = HOME / "results" / f"{method}-seed{seed}.json"
+    if not result.exists():
+        folder, log = runs / method / f"seed{seed}", runs / "logs" / f"{method}-seed{seed}.log"
+        config = ["-c", CONFIGS / f"{method}.yaml", "-o", *options, f"seed={seed}", f"output_dir={folder}"]
+        if method in track.TAUGHT:
+            config.append(f"train.teacher={runs / 'teacher.safetensors'}")
+        weights = folder / "supernet.safetensors"
+        if not weights.exists():
+            tool(log, "train_supernet", *config, "--resume")
+        for bn in track.BN:
+            files = ["--candidates", HOME / "candidates.json", "--weights", weights, "--output", folder / f"{bn}.json"]
+            tool(log, "write_submission", *config, *files, "--bn", bn)
+        track.collect(folder, method, seed, result)
+    return str(result)
+
+
+cli.run(main)
