@@ -123,7 +123,7 @@ class Train:
     """Epochs between checkpoints."""
     keep_checkpoints: int = 2
     watch_images: int = 0
-    """With every checkpoint, measure the smallest, middle and largest subnet on so many validation images; 0 leaves it out."""
+    """With every checkpoint, measure the smallest, middle and largest subnet on so many validation images; 0 watches nothing."""
     watch_subnets: int = 0
     """... and so many random subnets, for Kendall tau of their accuracies with the prior."""
     watch_truth: str | None = None
@@ -309,7 +309,5 @@ def _check_values(config: Config, source: str) -> None:
         raise UserError(
             f"{source}: train.batch_size ({train.batch_size}) must be a multiple of train.accumulate ({train.accumulate})"
         )
-    if (train.watch_subnets or train.watch_truth) and not train.watch_images:
-        raise UserError(f"{source}: train.watch_subnets and train.watch_truth need train.watch_images, which is 0")
     if train.momentum >= 1:
         raise UserError(f"{source}: train.momentum must be below 1, not {train.momentum}")

@@ -1,7 +1,7 @@
 """The mini track: a small Track 1 on small colour images, with its own stand-alone truth and all methods side by side.
 
-run     trains the truth, the teacher and every method's supernets, scores the candidates and writes benchmarks/mini_track1/results.
-        What is there is not done again; a killed run goes on where it was.
+run     trains the truth, the teacher and every method's supernets, scores the candidates and keeps the results in
+        benchmarks/mini_track1. What is there is not done again; a killed run goes on where it was.
 report  rebuilds the tables and pictures of docs/mini_track1.md from the committed results, in seconds.
 """
 
