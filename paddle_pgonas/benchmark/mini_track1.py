@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,16 @@ from typing import Any
 
 import numpy as np
 import yaml
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from scipy.stats import rankdata
 
 from paddle_pgonas.arch import MINI, Arch
-from paddle_pgonas.correlation import Estimate, kendall
+from paddle_pgonas.correlation import Estimate, kendall, pearson
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import read_json, read_json_lines, write_json
+from paddle_pgonas.files import read_json, read_json_lines, write_json, write_text
+from paddle_pgonas.priors import PRIORS
+from paddle_pgonas.report.plots import ACCENT, INK, STYLE, svg
 from paddle_pgonas.submission import read_candidates, read_scores
 
 METHODS = {
@@ -34,6 +40,22 @@ TAUGHT = ("baseline", "progressive")
 BN = ("running", "calibrated")
 TRUTH_SEEDS = 2
 RESAMPLES = 1000
+
+PAIRS = (
+    ("sandwich_relu", "baseline"),
+    ("progressive", "baseline"),
+    ("sandwich_prelu", "sandwich_relu"),
+    ("sandwich_mish", "sandwich_relu"),
+    ("pgonas_flops_constant", "sandwich_prelu"),
+    ("pgonas_flops_warmup", "sandwich_prelu"),
+    ("pgonas_flops_warmup", "pgonas_flops_constant"),
+    ("pgonas_zen", "sandwich_mish"),
+    ("pgonas_flops_warmup", "baseline"),
+    ("pgonas_zen", "baseline"),
+)
+"""Which methods are compared, each with the one that it adds something to."""
+
+COLORS = (INK, ACCENT, "#4f772d", "#7b2d8b")
 
 
 def collect(folder: Path, method: str, seed: int, result: Path) -> None:
@@ -132,3 +154,140 @@ def tau_difference(ours: np.ndarray, theirs: np.ndarray, truth: np.ndarray) -> E
         return mean_tau(ours[:, at], truth[at]) - mean_tau(theirs[:, at], truth[at])
 
     return Estimate(difference(np.arange(len(truth))), *bootstrap(difference, len(truth)))
+
+
+def write_report(home: Path, docs: Path) -> Path:
+    """Rebuild the tables in ``docs/mini_track1.md`` and its pictures from the result files; returns the document's path."""
+    track = read_track(home)
+    document = docs / "mini_track1.md"
+    text = document.read_text(encoding="utf-8")
+    for name, table in tables(track).items():
+        text = _fill(document, text, name, table)
+    write_text(document, text)
+    write_pictures(track, docs / "mini_track1")
+    return document
+
+
+def _fill(document: Path, text: str, name: str, table: str) -> str:
+    begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise UserError(f"{document}: needs the lines '{begin.strip()}' and '{end}' once each, around the table {name}")
+    return text[: text.index(begin) + len(begin)] + table + "\n" + text[text.index(end) :]
+
+
+def tables(track: Track) -> dict[str, str]:
+    """The document's tables as Markdown, by name."""
+    return {"truth": _truth_table(track), "methods": _methods_table(track), "differences": _differences_table(track)}
+
+
+def _truth_table(track: Track) -> str:
+    mean = track.truth.mean(0)
+    rows = [["stand-alone accuracy, mean over seeds", f"{100 * mean.min():.1f} % to {100 * mean.max():.1f} %"]]
+    rows.append(["spread between subnets (standard deviation)", f"{100 * mean.std():.2f} points"])
+    if len(track.truth) > 1:
+        noise = float(np.sqrt(track.truth.var(0, ddof=1).mean()))
+        rows.append(["spread between seeds of one subnet (standard deviation)", f"{100 * noise:.2f} points"])
+        ceiling = tau_with_interval(track.truth[:1], track.truth[1])
+        rows.append(["noise ceiling: Kendall tau between two seeds", _interval(ceiling)])
+    return _markdown(["truth", f"{len(track.archs)} subnets, {len(track.truth)} seeds"], rows)
+
+
+def _methods_table(track: Track) -> str:
+    truth = track.truth.mean(0)
+    rows = []
+    for method in track.runs:
+        taus = {bn: tau_with_interval(track.scores(method, bn), truth) for bn in BN}
+        by_loss = mean_tau(track.scores(method, "calibrated", "loss"), truth)
+        seeds = [kendall(row, truth) for row in track.scores(method, "calibrated")]
+        linear = np.mean([pearson(row, truth) for row in track.scores(method, "calibrated")])
+        reached = track.scores(method, "calibrated").mean(0)
+        rows.append([
+            METHODS[method],
+            " ".join(f"{tau:.2f}" for tau in seeds),
+            _interval(taus["calibrated"]),
+            f"{taus['running'].value:.3f}",
+            f"{by_loss:.3f}",
+            f"{100 * linear:.1f}",
+            f"{100 * reached[0]:.1f} / {100 * reached[-1]:.1f}",
+        ])  # fmt: skip
+    for name in ("flops", "params", "zen"):
+        values = np.array([[PRIORS[name](arch) for arch in track.archs]], dtype=float)
+        alone = [f"{name} alone", "", _interval(tau_with_interval(values, truth)), "", ""]
+        rows.append([*alone, f"{100 * pearson(values[0], truth):.1f}", ""])
+    head = [
+        "scores from",
+        "tau per seed",
+        "tau, calibrated [95 %]",
+        "tau, running",
+        "tau by loss",
+        "Pearson x 100",
+        "smallest / largest, %",
+    ]
+    return _markdown(head, rows)
+
+
+def _differences_table(track: Track) -> str:
+    truth, rows = track.truth.mean(0), []
+    for method, other in PAIRS:
+        if method in track.runs and other in track.runs:
+            found = tau_difference(track.scores(method, "calibrated"), track.scores(other, "calibrated"), truth)
+            rows.append([METHODS[method], METHODS[other], _interval(found, signed=True)])
+    return _markdown(["method", "against", "difference in tau [95 %]"], rows)
+
+
+def _interval(estimate: Estimate, signed: bool = False) -> str:
+    sign = "+" if signed else ""
+    return f"{estimate.value:{sign}.3f} [{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def write_pictures(track: Track, folder: Path) -> None:
+    """``ranks.svg``: rank against rank per method. ``tau.svg``: tau with intervals. ``curves.svg``: weight and disorder."""
+    truth = track.truth.mean(0)
+    with rc_context(STYLE):
+        columns = 4
+        rows = max(1, math.ceil(len(track.runs) / columns))
+        figure = Figure(figsize=(2.6 * columns, 2.8 * rows))
+        for number, method in enumerate(track.runs):
+            axes = figure.add_subplot(rows, columns, number + 1)
+            ranks = np.mean([rankdata(row) for row in track.scores(method, "calibrated")], axis=0)
+            axes.plot([1, len(truth)], [1, len(truth)], color="grey", linewidth=0.8)
+            axes.scatter(rankdata(truth), ranks, s=12, color=INK, linewidths=0)
+            axes.set_title(METHODS[method].replace(", ", ",\n", 1), fontsize=8)
+            axes.set_aspect("equal")
+        figure.supxlabel("rank by stand-alone accuracy", fontsize=10)
+        figure.supylabel("rank by supernet (mean over seeds)", fontsize=10)
+        figure.tight_layout()
+        write_text(folder / "ranks.svg", svg(figure))
+
+        figure = Figure(figsize=(7.5, 0.8 + 0.4 * len(track.runs)))
+        axes = figure.subplots()
+        for place, method in enumerate(reversed(track.runs)):
+            scores = track.scores(method, "calibrated")
+            tau = tau_with_interval(scores, truth)
+            axes.plot([tau.low, tau.high], [place, place], color=INK, linewidth=1.5)
+            axes.scatter(
+                [kendall(row, truth) for row in scores], [place] * len(scores), s=14, color=ACCENT, zorder=3, linewidths=0
+            )
+            axes.scatter([tau.value], [place], s=40, color=INK, zorder=2)
+        axes.set_yticks(range(len(track.runs)), [METHODS[method] for method in reversed(track.runs)])
+        axes.set_xlabel("Kendall tau with stand-alone accuracy: mean, 95 % interval over subnets, and each seed")
+        write_text(folder / "tau.svg", svg(figure))
+
+        figure = Figure(figsize=(8, 3))
+        left, right = figure.subplots(1, 2)
+        ranked = [method for method in track.runs if method.startswith("pgonas")]
+        for method, color in zip(ranked, COLORS, strict=False):
+            run = track.runs[method][0]["epochs"]
+            left.plot([epoch.get("rank_lambda", 0) for epoch in run], color=color, label=METHODS[method])
+            right.plot([epoch.get("pairs_out_of_order", np.nan) for epoch in run], color=color)
+        left.set(xlabel="epoch", ylabel="weight of the rank loss")
+        right.set(xlabel="epoch", ylabel="share of pairs out of order", ylim=(0, 1))
+        if ranked:
+            left.legend(frameon=False, fontsize=7)
+        figure.tight_layout()
+        write_text(folder / "curves.svg", svg(figure))

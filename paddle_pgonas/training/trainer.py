@@ -217,6 +217,8 @@ class _Run:
             scalars["accuracy"] = float(step.correct)
         if step.pairs:
             scalars["pairs_out_of_order"] = step.pairs_out_of_order / step.pairs
+        squares = [weight.grad.square().sum() for weight in self.net.model.parameters() if weight.grad is not None]
+        scalars["grad_norm"] = float(paddle.add_n(squares).sqrt())  # before it is clipped
         seconds = time.perf_counter() - self.logged_at
         speed = {"images_per_second": round(self.images_since_log / seconds, 1), "seconds": round(seconds, 3)}
         self.restart_clock()
