@@ -24,7 +24,7 @@ from paddle_pgonas.report.provenance import read_provenance
 from paddle_pgonas.submission import Candidate, write_scores
 
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-NAMES = ["<b>&awkward.json", "a_name_" + "that_is_long_" * 8 + ".json"]
+NAMES = ["a_name_" + "that_is_long_" * 8 + "<b>&awkward.json", "b.json"]
 CONFIG = "output_dir: <here> & there\ntrain:\n  lr: 1.0\n" + f"data:\n  root: /{'long' * 40}\n"
 
 

@@ -20,7 +20,8 @@ from paddle_pgonas.report.provenance import Provenance
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1d1d1f; background: #fff; max-width: 62rem; margin: 2rem auto;
   padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; } h1, td, figcaption, li, p { overflow-wrap: anywhere; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+h1, caption, td:first-child, figcaption, li, p, dd, dt { overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; margin: 1rem 0; } caption { text-align: left; color: #5c5c66; }
 th, td { padding: .35rem .5rem; border-bottom: 1px solid #d8d8de; text-align: right; vertical-align: top; }
 th:first-child, td:first-child { text-align: left; min-width: 7rem; }

@@ -66,7 +66,7 @@ class Panel(NamedTuple):
 
 PANELS = (
     Panel("losses", "Losses per kind of subnet", "loss", ("loss/",)),
-    Panel("accuracy", "Accuracy: of the largest subnet on its training batches, and held out", "top-1", ("accuracy", "heldout/")),
+    Panel("accuracy", "Accuracy: of subnets held out, of the largest on its training batches", "top-1", ("accuracy", "heldout/")),
     Panel("kendall", "Kendall tau of a sample of subnets' held-out accuracy", "Kendall tau", ("kendall/",)),
     Panel("pairs", "Share of the rank loss's pairs that were out of order", "share", ("pairs_out_of_order",)),
     Panel("lambda", "Weight of the rank loss (lambda)", "weight", ("rank_lambda",)),
@@ -217,7 +217,7 @@ def training_curves(metrics: Sequence[dict[str, Any]], keys: Sequence[str], labe
             continue
         steps, values = np.array(points, dtype=float).T
         color, window = COLORS[number % len(COLORS)], len(steps) // 20
-        name = key.split("/")[-1]
+        name = "training batches" if key == "accuracy" else key.split("/")[-1]
         if window > 1:
             axes.plot(steps, values, color=color, linewidth=0.6, alpha=0.3)
             mean = np.ones(window) / window
