@@ -36,7 +36,7 @@ pre { background: #f5f5f7; padding: .8rem; font-size: .85rem; white-space: pre-w
   tr { border-bottom: 2px solid #d8d8de; padding: .4rem 0; }
   td, td:first-child { display: flex; gap: .5rem; border: 0; min-width: 0; padding: .1rem 0; }
   td:first-child { font-weight: bold; } td + td::before { content: attr(data-head); flex: 1; text-align: left; color: #5c5c66; }
-  td small { min-width: 9rem; }
+  td small { min-width: 8rem; text-align: right; }
 }
 @media print {
   body { margin: 0; max-width: none; font-size: 10.5pt; } .pictures { grid-template-columns: 1fr 1fr; }

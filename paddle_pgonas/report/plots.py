@@ -74,6 +74,8 @@ PANELS = (
     Panel("grad_norm", "Norm of the gradient", "norm", ("grad_norm",)),
     Panel("speed", "Training speed", "images per second", ("images_per_second",)),
 )
+SCHEDULES = ("lr", "rank_lambda")
+"""Logged values without noise, which are shown as they are."""
 
 
 def pictures(comparison: Comparison, metrics: Sequence[dict[str, Any]] = ()) -> list[Picture]:
@@ -209,7 +211,7 @@ def _group_means(error: np.ndarray, groups: np.ndarray, label: str) -> tuple[Fig
 
 
 def training_curves(metrics: Sequence[dict[str, Any]], keys: Sequence[str], label: str) -> Figure:
-    """Logged values over the steps; of long logs a running mean, with the values themselves thin behind it."""
+    """Logged values over the steps; of long noisy logs a running mean, with the values themselves thin behind it."""
     figure, axes = _axes()
     for number, key in enumerate(keys):
         points = [(line["step"], line[key]) for line in metrics if "step" in line and isinstance(line.get(key), int | float)]
@@ -218,7 +220,7 @@ def training_curves(metrics: Sequence[dict[str, Any]], keys: Sequence[str], labe
         steps, values = np.array(points, dtype=float).T
         color, window = COLORS[number % len(COLORS)], len(steps) // 20
         name = "training batches" if key == "accuracy" else key.split("/")[-1]
-        if window > 1:
+        if window > 1 and key not in SCHEDULES:
             axes.plot(steps, values, color=color, linewidth=0.6, alpha=0.3)
             mean = np.ones(window) / window
             steps, values = np.convolve(steps, mean, "valid"), np.convolve(values, mean, "valid")
