@@ -4,7 +4,7 @@
 score, a top-1 fraction; in a truth file it is the stand-alone accuracy, and the file may name a part of the candidates only.
 Files that hold a prior's values use the same format with any finite number as ``acc``.
 
-Each rule stands here once. Who needs a correct file stops at the first fault (:func:`read_candidates`, :func:`read_scores`,
+Each rule stands here once. Who needs a correct file stops at the first fault (:func:`read_candidates`, :func:`read_scored`,
 :func:`check_submission`); :func:`validate_submission` collects them all.
 """
 
@@ -117,8 +117,17 @@ def _space_of(entries: Any) -> SearchSpace:
     return TRACK1
 
 
-def read_scores(path: str | Path, space: SearchSpace, known: dict[str, Arch] | None = None) -> list[Candidate]:
-    """Read a file whose every entry has a finite ``acc``.
+def read_scores(path: str | Path, space: SearchSpace) -> dict[str, float]:
+    """Read the finite ``acc`` of every entry, by canonical code.
+
+    Raises:
+        UserError: as :func:`read_scored`.
+    """
+    return {entry.arch.code: entry.acc for entry in read_scored(path, space) if entry.acc is not None}
+
+
+def read_scored(path: str | Path, space: SearchSpace, known: dict[str, Arch] | None = None) -> list[Candidate]:
+    """Read a file whose every entry has a finite ``acc``; ``known`` as in :func:`read_candidates`.
 
     Raises:
         UserError: as :func:`read_candidates`, or an entry without a finite ``acc``.

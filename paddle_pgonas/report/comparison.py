@@ -15,7 +15,7 @@ from paddle_pgonas.arch import Arch, SearchSpace
 from paddle_pgonas.correlation import LEVEL, STATISTICS, Agreement, Estimate, agreement, default_k, resamples_for
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.faults import EXAMPLES
-from paddle_pgonas.submission import Candidate, detect_space, read_scores
+from paddle_pgonas.submission import Candidate, detect_space, read_scored
 
 COLUMNS = {
     "pearson": ("Pearson x100", 100, 2),
@@ -98,11 +98,11 @@ def compare(paths: Sequence[str], truth: str | None, k: int | None = None) -> Co
         raise UserError("nothing to compare: give --truth FILE, or at least two score files")
     known: dict[str, Arch] = {}
     space = detect_space(reference)
-    wanted = {entry.arch.code: entry for entry in read_scores(reference, space, known)}
+    wanted = {entry.arch.code: entry for entry in read_scored(reference, space, known)}
     notes = _constant(Path(reference).name, wanted.values())
     found = []
     for path, name in zip(others, _names(others), strict=True):
-        scores = {entry.arch.code: entry for entry in read_scores(path, space, known)}
+        scores = {entry.arch.code: entry for entry in read_scored(path, space, known)}
         common = [code for code in wanted if code in scores]
         if len(common) < 2:
             raise UserError(f"{path}: shares {len(common)} architectures with {reference}; at least 2 are needed")
