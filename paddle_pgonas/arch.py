@@ -17,7 +17,7 @@ Nothing in this module needs Paddle.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, overload
@@ -28,7 +28,11 @@ from paddle_pgonas.errors import UserError
 
 
 class ArchError(UserError):
-    """A code that no subnet of the space has; the message says which rule it breaks and where."""
+    """A code that no subnet of the space has: ``rule`` names the rule that it breaks, the message says where."""
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(message)
+        self.rule = rule
 
 
 class Block(NamedTuple):
@@ -87,10 +91,14 @@ class SearchSpace:
             firsts.append(firsts[-1] + depth)
         return tuple(firsts)
 
-    @property
+    @cached_property
     def code_length(self) -> int:
         """Digits of a code."""
         return self.offsets[-1]
+
+    @cached_property
+    def _width_digits(self) -> frozenset[str]:
+        return frozenset(str(code) for code in range(1, 1 + len(self.ratios)))
 
     @cached_property
     def size(self) -> int:
@@ -108,52 +116,49 @@ class SearchSpace:
         Raises:
             ArchError: the code breaks one of the space's rules.
         """
+        for fault in self.faults(code):
+            raise fault
+        return Arch(self, code.rjust(self.code_length, "1"))
+
+    def faults(self, code: object) -> Iterator[ArchError]:
+        """Every rule that a code breaks, none if it is legal. Without readable digits there is no more to say than that."""
         if not isinstance(code, str):
-            raise ArchError(f"a code must be a string of digits, not {type(code).__name__}")
-        if not (code.isascii() and code.isdigit()):
+            yield ArchError("type", f"a code must be a string of digits, not {type(code).__name__}")
+        elif not (code.isascii() and code.isdigit()):
             bad = next((i for i, char in enumerate(code) if char not in "0123456789"), None)
             where = "is empty" if bad is None else f"has {code[bad]!r} at digit {bad}"
-            raise ArchError(f"a code holds digits only, this one {where}")
-        if len(code) == self.code_length - 1:
-            code = "1" + code
-        if len(code) != self.code_length:
-            raise ArchError(
-                f"a code of space {self.name} has {self.code_length} digits "
-                f"(or {self.code_length - 1} without digit 0), this one has {len(code)}"
-            )
-        if code[0] != "1":
-            raise ArchError(f"digit 0 (image size) must be 1, not {code[0]}")
-        self._check(code)
-        return Arch(self, code)
+            yield ArchError("digits", f"a code holds digits only, this one {where}")
+        elif len(code) not in (self.code_length, self.code_length - 1):
+            rule = f"a code of space {self.name} has {self.code_length} digits (or {self.code_length - 1} without digit 0)"
+            yield ArchError("length", f"{rule}, this one has {len(code)}")
+        else:
+            yield from self._broken(code.rjust(self.code_length, "1"))
 
-    def _check(self, code: str) -> None:
-        digits = [ord(char) - 48 for char in code]
-        stages = len(self.bases)
-        for stage, (depth, deepest) in enumerate(zip(digits[1 : 1 + stages], self.max_depths, strict=True)):
+    def _broken(self, code: str) -> Iterator[ArchError]:
+        if code[0] != "1":
+            yield ArchError("image size", f"digit 0 (image size) must be 1, not {code[0]}")
+        stages, legal = len(self.bases), self._width_digits
+        for stage, deepest in enumerate(self.max_depths):
+            depth, start, end = int(code[1 + stage]), self.offsets[stage], self.offsets[stage + 1]
             if not self.min_depth <= depth <= deepest:
-                raise ArchError(
-                    f"digit {1 + stage} (depth of stage {stage + 1}) must be {self.min_depth} to {deepest}, not {depth}"
-                )
-            start, end = self.offsets[stage], self.offsets[stage + 1]
-            active = digits[start : start + 2 * depth]
-            if any(digits[start + 2 * depth : end]):
-                raise ArchError(f"stage {stage + 1} has {depth} blocks, so digits {start + 2 * depth} to {end - 1} must be 0")
-            if min(active) < 1 or max(active) > len(self.ratios):
-                bad = next(i for i, digit in enumerate(active) if not 1 <= digit <= len(self.ratios))
-                raise ArchError(
-                    f"digit {start + bad} (conv{bad % 2 + 1} of block {bad // 2 + 1} in stage {stage + 1}) "
-                    f"must be a width code 1 to {len(self.ratios)}, not {active[bad]}"
-                )
-            if len(set(active[1::2])) != 1:
-                raise ArchError(
-                    f"all conv2 of stage {stage + 1} must share one width code (the residual sum ties them), "
-                    f"these have {', '.join(map(str, active[1::2]))}"
-                )
-        stem, first = digits[1 + stages], digits[self.offsets[0] + 1]
+                rule = f"digit {1 + stage} (depth of stage {stage + 1}) must be {self.min_depth} to {deepest}"
+                yield ArchError("depth", f"{rule}, not {depth}")
+                continue  # which of the stage's digits count is not known
+            active, padding = code[start : start + 2 * depth], code[start + 2 * depth : end]
+            if padding.strip("0"):
+                rule = f"stage {stage + 1} has {depth} blocks, so digits {start + 2 * depth} to {end - 1} must be 0"
+                yield ArchError("padding", rule)
+            if not legal.issuperset(active):
+                bad = next(i for i, digit in enumerate(active) if digit not in legal)
+                place = f"digit {start + bad} (conv{bad % 2 + 1} of block {bad // 2 + 1} in stage {stage + 1})"
+                yield ArchError("width code", f"{place} must be a width code 1 to {len(self.ratios)}, not {active[bad]}")
+            if active[1::2] != active[1] * depth:
+                rule = f"all conv2 of stage {stage + 1} must share one width code (the residual sum ties them)"
+                yield ArchError("shared conv2", f"{rule}, these have {', '.join(active[1::2])}")
+        stem, first = code[1 + stages], code[self.offsets[0] + 1]
         if stem != first:
-            raise ArchError(
-                f"digit {1 + stages} (stem width) must equal stage 1's conv2 code {first} (they are added), not {stem}"
-            )
+            rule = f"digit {1 + stages} (stem width) must equal stage 1's conv2 code {first} (they are added)"
+            yield ArchError("stem width", f"{rule}, not {stem}")
 
     def build(self, conv1: tuple[tuple[int, ...], ...], conv2: tuple[int, ...]) -> Arch:
         """Make an architecture from width codes: conv1 per block and stage (their number is the depth), conv2 per stage."""

@@ -15,7 +15,7 @@ from paddle_pgonas.errors import UserError
 class Parser(argparse.ArgumentParser):
     """An argument parser that says what is wrong in one line."""
 
-    def __init__(self, description: str, **options: Any) -> None:
+    def __init__(self, description: str = "", **options: Any) -> None:
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(description=description, **options)
 

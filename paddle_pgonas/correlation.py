@@ -1,17 +1,30 @@
-"""How well one ranking agrees with another: Pearson, Kendall tau-b, Spearman, with bootstrap intervals.
+"""How well one ranking agrees with another: five statistics, with bootstrap intervals and paired differences.
 
-Leaderboard A of the challenge shows ``100 * |Pearson|``; leaderboard B, which decides, shows Kendall tau.
+Leaderboard A of the challenge shows ``100 * |Pearson|``; leaderboard B, which decides, shows Kendall tau. Both weigh all
+architectures alike; Kendall tau among the truly best and precision at k look at the end that a search is after.
+
+In every function ``x`` is the reference (the truth) and ``y`` the file's values; the order of the pairs is of no account.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
 Values = np.ndarray
+
+STATISTICS = ("pearson", "kendall", "spearman", "kendall_top", "precision_at_k")
+LEVEL = 0.95
+"""Share of the resamples that an interval holds."""
+TOP_SHARE = 0.1
+"""``kendall_top`` looks at this share of the architectures."""
+TOP_K = 100
+"""``precision_at_k`` looks at so many architectures, in small sets at a tenth of them."""
 
 
 class Estimate(NamedTuple):
@@ -24,45 +37,138 @@ class Estimate(NamedTuple):
 
 def pearson(x: Values, y: Values) -> float:
     """Linear correlation; NaN if either side is constant."""
-    return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) and np.ptp(y) else float("nan")
+    return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) and np.ptp(y) else math.nan
 
 
 def kendall(x: Values, y: Values) -> float:
     """Kendall tau-b, which corrects for ties; NaN if either side is constant."""
-    return float(stats.kendalltau(x, y, variant="b").statistic)
+    if len(x) < 2:
+        return math.nan
+    # SciPy sorts its second argument first: here that is the one that a resample leaves in order. It also finds a p-value,
+    # which nobody asks for: the asymptotic one is the quickest, but two values have none.
+    return float(stats.kendalltau(y, x, method="asymptotic" if len(x) > 2 else "auto").statistic)
 
 
 def spearman(x: Values, y: Values) -> float:
-    """Rank correlation; NaN if either side is constant."""
-    return pearson(stats.rankdata(x), stats.rankdata(y))
+    """Rank correlation, ties having their mean rank; NaN if either side is constant."""
+    return _spearman(_dense_ranks(x), _dense_ranks(y))
 
 
-STATISTICS: dict[str, Callable[[Values, Values], float]] = {"pearson": pearson, "kendall": kendall, "spearman": spearman}
+def kendall_top(x: Values, y: Values) -> float:
+    """Kendall tau-b among the truth's best tenth, at least two; all that tie with the last of these belong to them."""
+    count = max(2, math.ceil(TOP_SHARE * len(x)))
+    best = x >= np.partition(x, -count)[-count]
+    return kendall(x[best], y[best])
+
+
+def precision_at_k(x: Values, y: Values, k: int) -> float:
+    """Share of the truth's best k among the file's best k.
+
+    Where several tie for the last places they share them equally, so the value is the mean over all ways to break the ties;
+    a constant file has the precision of a blind choice, k / n.
+    """
+    return float(_among_best(x, k) @ _among_best(y, k)) / k
+
+
+def default_k(count: int) -> int:
+    """The k of ``precision_at_k``: 100, in sets of fewer than 1000 a tenth of them (at least 1)."""
+    return min(TOP_K, max(1, count // 10))
 
 
 def resamples_for(count: int) -> int:
     """How many bootstrap resamples are affordable: 1000 for small sets, 100 for the 45,000 (whose intervals are narrow)."""
-    return int(np.clip(4_000_000 // max(count, 1), 100, 1000))
+    return int(np.clip(4_500_000 // max(count, 1), 100, 1000))
 
 
-def correlate(
-    x: Values, y: Values, statistics: tuple[str, ...] = tuple(STATISTICS), seed: int = 0, level: float = 0.95
-) -> dict[str, Estimate]:
-    """Each statistic of the pairs ``(x[i], y[i])`` with its percentile bootstrap interval, resampling the pairs.
+@dataclass(frozen=True)
+class Agreement:
+    """The statistics of one file against the reference, and their values in every bootstrap resample."""
 
-    Resamples in which a side is constant have no correlation and are left out; if none remains the interval is NaN.
+    values: dict[str, float]
+    resampled: dict[str, Values]
+
+    def estimates(self) -> dict[str, Estimate]:
+        """Each statistic with its interval."""
+        return {name: _estimate(self.values[name], self.resampled[name]) for name in STATISTICS}
+
+    def minus(self, other: Agreement) -> dict[str, Estimate]:
+        """Each statistic's difference to another file's. Both must be of the same architectures against the same reference.
+
+        The two were then drawn in the same resamples, in which what makes both of them high or low cancels: the interval is
+        narrower than the two files' own would suggest, and a difference is real if it leaves out 0.
+        """
+        return {
+            name: _estimate(self.values[name] - other.values[name], self.resampled[name] - other.resampled[name])
+            for name in STATISTICS
+        }
+
+
+def agreement(x: Values, y: Values, k: int | None = None, seed: int = 0) -> Agreement:
+    """All statistics of the pairs ``(x[i], y[i])``, and of :func:`resamples_for` resamples of these pairs.
+
+    The draws depend on the seed and on the order of ``x`` alone, so files given with the same ``x`` share them.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if x.shape != y.shape or x.ndim != 1 or len(x) < 2:
         raise ValueError(f"need two equally long vectors of at least two values, got shapes {x.shape} and {y.shape}")
+    k = default_k(len(x)) if k is None else k
+    if not 1 <= k <= len(x):
+        raise ValueError(f"k must be 1 to {len(x)}, not {k}")
+    order = np.argsort(x, kind="stable")
+    x, y = x[order], y[order]
+    x_ranks, y_ranks = _dense_ranks(x), _dense_ranks(y)
+    drawn = [_statistics(x[draw], y[draw], x_ranks[draw], y_ranks[draw], k) for draw in _draws(len(x), seed)]
+    resampled = {name: np.array([values[name] for values in drawn]) for name in STATISTICS}
+    return Agreement(_statistics(x, y, x_ranks, y_ranks, k), resampled)
+
+
+def _statistics(x: Values, y: Values, x_ranks: Values, y_ranks: Values, k: int) -> dict[str, float]:
+    """All but Pearson see order only, and small integers are quicker to sort than floats."""
+    return {
+        "pearson": pearson(x, y),
+        "kendall": kendall(x_ranks, y_ranks),
+        "spearman": _spearman(x_ranks, y_ranks),
+        "kendall_top": kendall_top(x_ranks, y_ranks),
+        "precision_at_k": precision_at_k(x_ranks, y_ranks, k),
+    }
+
+
+def _draws(count: int, seed: int) -> Iterator[Values]:
+    """Indices drawn with replacement, in ascending order, so that what was sorted stays so."""
     rng = np.random.default_rng(seed)
-    draws = [rng.integers(0, len(x), len(x)) for _ in range(resamples_for(len(x)))]
-    tail = 50 * (1 - level)
-    estimates = {}
-    for name in statistics:
-        function = STATISTICS[name]
-        values = np.array([function(x[draw], y[draw]) for draw in draws])
-        values = values[np.isfinite(values)]
-        low, high = np.percentile(values, [tail, 100 - tail]) if len(values) else (float("nan"), float("nan"))
-        estimates[name] = Estimate(function(x, y), float(low), float(high))
-    return estimates
+    for _ in range(resamples_for(count)):
+        times = np.bincount(rng.integers(0, count, count, dtype=np.int32), minlength=count)
+        yield np.repeat(np.arange(count), times)
+
+
+def _dense_ranks(values: Values) -> Values:
+    """0 for the least value, 1 for the next greater one, and so on, in the smallest type that holds them."""
+    ranks = np.unique(values, return_inverse=True)[1]
+    return ranks.astype(np.min_scalar_type(len(values)))
+
+
+def _spearman(x_ranks: Values, y_ranks: Values) -> float:
+    return pearson(_mean_ranks(x_ranks), _mean_ranks(y_ranks))
+
+
+def _mean_ranks(ranks: Values) -> Values:
+    """Ranks from 1, ties having their mean, of non-negative integers: counted, not sorted."""
+    times = np.bincount(ranks)
+    return (np.cumsum(times) - (times - 1) / 2)[ranks]
+
+
+def _among_best(values: Values, k: int) -> Values:
+    """Each value's share of a place among the best k: 1 above the k-th best value, 0 below, the rest for its equals."""
+    border = np.partition(values, -k)[-k]
+    above, tied = values > border, values == border
+    return above + tied * ((k - above.sum()) / tied.sum())
+
+
+def _estimate(value: float, resampled: Values) -> Estimate:
+    """Percentile interval. Resamples in which a side is constant have no correlation and are left out."""
+    defined = resampled[np.isfinite(resampled)]
+    if not math.isfinite(value) or not len(defined):
+        return Estimate(value, math.nan, math.nan)
+    tail = 50 * (1 - LEVEL)
+    low, high = np.percentile(defined, [tail, 100 - tail])
+    return Estimate(value, float(low), float(high))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,8 +56,11 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: str | Path, what: str) -> Any:
+def read_json(path: str | Path, what: str, repeated: list[str] | None = None) -> Any:
     """Read a JSON file in which no object repeats a key.
+
+    Args:
+        repeated: takes the keys that occur twice in an object, whose last value then counts, instead of an error.
 
     Raises:
         UserError: no such file, not readable, not JSON, or a key occurs twice.
@@ -69,11 +73,12 @@ def read_json(path: str | Path, what: str) -> Any:
         raise UserError(f"{path}: the {what} is not a UTF-8 text file") from None
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in found:
-                raise UserError(f"{path}: the {what} has the key {key!r} twice; every name may stand once")
-            found[key] = value
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
+            if repeated is None:
+                raise UserError(f"{path}: the {what} has the key {twice[0]!r} twice; every name may stand once")
+            repeated.extend(twice)
         return found
 
     try:

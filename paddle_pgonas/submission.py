@@ -3,6 +3,9 @@
 ``{"arch1": {"acc": 0.71, "arch": "<code>"}, ...}``. In a candidate file ``acc`` is a placeholder; in a submission it is the
 score, a top-1 fraction; in a truth file it is the stand-alone accuracy, and the file may name a part of the candidates only.
 Files that hold a prior's values use the same format with any finite number as ``acc``.
+
+Each rule stands here once. Who needs a correct file stops at the first fault (:func:`read_candidates`, :func:`read_scored`,
+:func:`check_submission`); :func:`validate_submission` collects them all.
 """
 
 from __future__ import annotations
@@ -14,9 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paddle_pgonas.arch import SPACES, Arch, ArchError, SearchSpace
+from paddle_pgonas.arch import SPACES, TRACK1, Arch, ArchError, SearchSpace
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.faults import Faults
 from paddle_pgonas.files import read_json, write_text
+
+CHALLENGE_ENTRIES = 45_000
+"""Entries of Track 1's candidate file."""
+
+
+Accs = dict[str, float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,81 +39,230 @@ class Candidate:
     acc: float | None
 
 
-def read_candidates(path: str | Path, space: SearchSpace) -> list[Candidate]:
+def read_candidates(path: str | Path, space: SearchSpace, known: dict[str, Arch] | None = None) -> list[Candidate]:
     """Read a candidate, submission or truth file; the order is the file's.
+
+    Args:
+        known: architectures of this space by code as written, which need not be parsed again; takes the new ones.
 
     Raises:
         UserError: not JSON, empty, an entry without ``arch``, an illegal code, or a code that occurs twice.
     """
-    entries = read_json(path, "candidate file")
-    if not isinstance(entries, dict):
-        raise UserError(f"{path}: a candidate file is a JSON object of name: {{'acc': ..., 'arch': ...}} entries")
-    if not entries:
-        raise UserError(f"{path}: the candidate file is empty; it needs at least one entry")
-    candidates = [_candidate(path, name, entry, space) for name, entry in entries.items()]
-    names: dict[str, str] = {}
-    for candidate in candidates:
-        first = names.setdefault(candidate.arch.code, candidate.name)
-        if first is not candidate.name:
-            raise UserError(f"{path}: {candidate.name} repeats the code of {first}; every architecture may stand once")
+    faults = Faults()
+    candidates, _ = _candidates(read_json(path, "candidate file"), space, faults, {} if known is None else known)
+    faults.stop(path)
     return candidates
 
 
-def _candidate(path: str | Path, name: str, entry: Any, space: SearchSpace) -> Candidate:
-    if not isinstance(entry, dict) or "arch" not in entry:
-        raise UserError(f"{path}: {name} lacks the key 'arch'; an entry looks like {{'acc': 0.0, 'arch': '<code>'}}")
+def _candidates(entries: Any, space: SearchSpace, faults: Faults, known: dict[str, Arch]) -> tuple[list[Candidate], Accs]:
+    """The entries that are candidates, and every ``acc`` that is a number or absent; what the others break goes to ``faults``."""
+    if not isinstance(entries, dict):
+        faults.add("format", "the file", "must hold a JSON object of name: {'acc': ..., 'arch': ...} entries")
+        return [], {}
+    if not entries:
+        faults.add("format", "the file", "is empty; it needs at least one entry")
+    candidates: list[Candidate] = []
+    accs: Accs = {}
+    names: dict[str, str] = {}
+    for name, entry in entries.items():
+        if not isinstance(entry, dict) or "arch" not in entry:
+            faults.add("entry", name, "lacks the key 'arch'; an entry looks like {'acc': 0.0, 'arch': '<code>'}")
+            continue
+        acc = entry.get("acc")
+        if acc is not None and (isinstance(acc, bool) or not isinstance(acc, int | float)):
+            faults.add("acc is no number", name, f"'acc' must be a number, not {acc!r:.40}")
+            acc = None
+        else:
+            acc = accs[name] = _float(acc)
+        arch = _arch(name, entry["arch"], space, faults, known)
+        if arch is None:
+            continue
+        first = names.setdefault(arch.code, name)
+        if first is not name:
+            faults.add("repeated code", name, f"repeats the code of {first}; every architecture may stand once")
+        candidates.append(Candidate(name, arch, entry["arch"], acc))
+    return candidates, accs
+
+
+def _float(acc: int | float | None) -> float | None:
     try:
-        arch = space.parse(entry["arch"])
-    except ArchError as error:
-        raise UserError(f"{path}: {name}: {error}") from None
-    acc = entry.get("acc")
-    if acc is not None and (isinstance(acc, bool) or not isinstance(acc, int | float)):
-        raise UserError(f"{path}: {name}: 'acc' must be a number, not {acc!r}")
-    try:
-        return Candidate(name, arch, entry["arch"], None if acc is None else float(acc))
+        return None if acc is None else float(acc)
     except OverflowError:
-        return Candidate(name, arch, entry["arch"], math.inf)
+        return math.inf
+
+
+def _arch(name: str, code: Any, space: SearchSpace, faults: Faults, known: dict[str, Arch]) -> Arch | None:
+    arch = known.get(code) if isinstance(code, str) else None
+    if arch is not None:
+        return arch
+    try:
+        arch = known[code] = space.parse(code)
+    except ArchError:
+        for fault in space.faults(code):
+            faults.add(f"illegal code ({fault.rule})", name, str(fault))
+    return arch
 
 
 def detect_space(path: str | Path) -> SearchSpace:
     """The space whose codes are as long as those of the file; Track 1 if none is, so that its errors are shown."""
-    entries = read_json(path, "candidate file")
-    first = next(iter(entries.values()), None) if isinstance(entries, dict) else None
-    code = first.get("arch") if isinstance(first, dict) else None
-    for space in SPACES.values():
-        if isinstance(code, str) and len(code) in (space.code_length, space.code_length - 1):
-            return space
-    return SPACES["track1"]
+    return _space_of(read_json(path, "candidate file"))
+
+
+def _space_of(entries: Any) -> SearchSpace:
+    for entry in entries.values() if isinstance(entries, dict) else ():
+        code = entry.get("arch") if isinstance(entry, dict) else None
+        for space in SPACES.values():
+            if isinstance(code, str) and len(code) in (space.code_length, space.code_length - 1):
+                return space
+    return TRACK1
 
 
 def read_scores(path: str | Path, space: SearchSpace) -> dict[str, float]:
     """Read the finite ``acc`` of every entry, by canonical code.
 
     Raises:
+        UserError: as :func:`read_scored`.
+    """
+    return {entry.arch.code: entry.acc for entry in read_scored(path, space) if entry.acc is not None}
+
+
+def read_scored(path: str | Path, space: SearchSpace, known: dict[str, Arch] | None = None) -> list[Candidate]:
+    """Read a file whose every entry has a finite ``acc``; ``known`` as in :func:`read_candidates`.
+
+    Raises:
         UserError: as :func:`read_candidates`, or an entry without a finite ``acc``.
     """
-    scores = {}
-    for candidate in read_candidates(path, space):
+    candidates, faults = read_candidates(path, space, known), Faults()
+    for candidate in candidates:
         if candidate.acc is None or not math.isfinite(candidate.acc):
-            raise UserError(f"{path}: {candidate.name} has no finite 'acc'; score the file before comparing it")
-        scores[candidate.arch.code] = candidate.acc
-    return scores
+            faults.add("acc", candidate.name, "has no finite 'acc'; score the file before comparing it")
+    faults.stop(path)
+    return candidates
 
 
 def check_submission(path: str | Path, candidates: Sequence[Candidate], space: SearchSpace) -> None:
-    """Accept a submission file for these candidates, or say what is wrong with it.
+    """Accept a submission file for these candidates, or say what is wrong with it. (Equal scores are no fault of its form.)
 
     Raises:
-        UserError: other names, another order, other codes, or an ``acc`` outside [0, 1].
+        UserError: illegal or repeated codes, other names, another order, other codes, or an ``acc`` outside [0, 1].
     """
-    entries = read_candidates(path, space)
-    if [entry.name for entry in entries] != [candidate.name for candidate in candidates]:
-        raise UserError(f"{path}: the entries differ from the candidate file's in name, number or order")
-    for entry, candidate in zip(entries, candidates, strict=True):
-        if entry.written != candidate.written:
-            raise UserError(f"{path}: {entry.name} holds another code than the candidate file")
-        if entry.acc is None or not 0 <= entry.acc <= 1:
-            raise UserError(f"{path}: {entry.name}: 'acc' must lie in [0, 1], not {entry.acc}")
+    entries, faults = read_json(path, "submission"), Faults()
+    _, accs = _candidates(entries, space, faults, {})
+    _check_range(accs, faults)
+    _check_against(entries, candidates, faults)
+    faults.stop(path)
+
+
+def _check_range(accs: Accs, faults: Faults) -> None:
+    for name, acc in accs.items():
+        if acc is None:
+            faults.add("acc is missing", name, "'acc' must lie in [0, 1], here is none")
+        elif not 0 <= acc <= 1:
+            faults.add("acc is outside [0, 1]", name, f"'acc' must lie in [0, 1], not {acc}")
+
+
+def _check_against(entries: Any, candidates: Sequence[Candidate], faults: Faults) -> None:
+    """The candidate file's names, in its order, with its codes as it writes them."""
+    if not isinstance(entries, dict):
+        return
+    wanted = {candidate.name: candidate for candidate in candidates}
+    for name in wanted:
+        if name not in entries:
+            faults.add("missing entry", name, "stands in the candidate file, but not here")
+    for name, entry in entries.items():
+        code = entry.get("arch") if isinstance(entry, dict) else None
+        if name not in wanted:
+            faults.add("unknown entry", name, "does not stand in the candidate file")
+        elif isinstance(code, str) and code != wanted[name].written:
+            same = code.rjust(len(wanted[name].arch.code), "1") == wanted[name].arch.code
+            how = "writes the code otherwise (digit 0) than" if same else "holds another code than in"
+            faults.add("other code", name, f"{how} the candidate file")
+    ours = (name for name in entries if name in wanted)
+    theirs = (name for name in wanted if name in entries)
+    for here, there in zip(ours, theirs, strict=True):
+        if here != there:
+            faults.add("order", here, f"stands where the candidate file has {there}; keep its order")
+            return
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a file would be accepted as a submission, with all that is wrong, and what is merely worth knowing."""
+
+    path: str
+    faults: Faults
+    notes: list[str]
+
+    @property
+    def accepted(self) -> bool:
+        """No rule is broken."""
+        return not self.faults
+
+    def as_json(self) -> dict[str, Any]:
+        """``file``, ``accepted``, ``faults`` (each ``rule``, ``count``, ``examples`` of ``name`` and ``problem``), ``notes``."""
+        faults = [
+            {
+                "rule": fault.rule,
+                "count": fault.count,
+                "examples": [{"name": name, "problem": problem} for name, problem in fault.examples],
+            }
+            for fault in self.faults.values()
+        ]
+        return {"file": self.path, "accepted": self.accepted, "faults": faults, "notes": self.notes}
+
+    def __str__(self) -> str:
+        word = "accepted" if self.accepted else "NOT accepted"
+        indented = [f"  {line}" for line in self.faults.lines()]
+        return "\n".join([f"{self.path}: {word} as a submission", *indented, *(f"  note: {note}" for note in self.notes)])
+
+
+def validate_submission(path: str | Path, candidates_path: str | Path | None = None) -> Verdict:
+    """Everything that is wrong with a file as a submission, at once.
+
+    Args:
+        candidates_path: the candidate file; names, order and codes must be its own.
+
+    Raises:
+        UserError: the candidate file itself is wrong, or ``path`` cannot be read.
+    """
+    faults, notes, repeated = Faults(), list[str](), list[str]()
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        entries = read_json(path, "submission", repeated)
+    except UserError as error:
+        faults.add("JSON", "the file", str(error).removeprefix(f"{path}: "))
+        return Verdict(str(path), faults, notes)
+    for key in repeated:
+        faults.add("repeated name", key, "stands twice in one JSON object; every name may stand once")
+    known: dict[str, Arch] = {}
+    space = _space_of(entries) if candidates_path is None else detect_space(candidates_path)
+    wanted = None if candidates_path is None else read_candidates(candidates_path, space, known)
+    _, accs = _candidates(entries, space, faults, known)
+    _check_range(accs, faults)
+    _check_ranking(accs, faults)
+    count = len(entries) if isinstance(entries, dict) else 0
+    if wanted is not None:
+        _check_against(entries, wanted, faults)
+        if count != len(wanted):
+            notes.append(f"{count:,} entries, the candidate file has {len(wanted):,}")
+    else:
+        if space is TRACK1 and count != CHALLENGE_ENTRIES:
+            notes.append(f"{count:,} entries, the challenge's candidate file has {CHALLENGE_ENTRIES:,}")
+        notes.append("names, order and codes are not compared with a candidate file; give --candidates FILE")
+    if not faults:
+        values = [acc for acc in accs.values() if acc is not None]
+        spread = f"'acc' {min(values):.4g} to {max(values):.4g}, {len(set(values)):,} different values"
+        notes.append(f"{count:,} entries of space {space.name}, {spread}")
+    return Verdict(str(path), faults, notes)
+
+
+def _check_ranking(accs: Accs, faults: Faults) -> None:
+    """Scores that are all equal rank nothing: the leaderboards' correlations do not exist."""
+    values = set(accs.values())
+    if len(accs) > 1 and len(values) == 1 and (acc := values.pop()) is not None:
+        why = "as in a candidate file that was not scored" if acc == 0 else "so they rank nothing"
+        faults.add("constant acc", "the file", f"all {len(accs):,} 'acc' are {acc:g}, {why}")
 
 
 def write_scores(path: str | Path, candidates: Sequence[Candidate], scores: Sequence[float]) -> None:

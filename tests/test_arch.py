@@ -215,6 +215,12 @@ def test_a_broken_rule_is_named_in_one_line(code: str, rule: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_all_broken_rules_of_a_code_are_found_and_a_legal_one_breaks_none() -> None:
+    assert list(TRACK1.faults(CODE)) == []
+    broken = with_digit(with_digit(with_digit(CODE, 0, 2), 5, 3), 50, 7)
+    assert [fault.rule for fault in TRACK1.faults(broken)] == ["image size", "padding", "stem width"]
+
+
 @pytest.mark.parametrize("value", [None, 52, [CODE]])
 def test_a_value_that_is_no_text_is_refused(value: object) -> None:
     with pytest.raises(ArchError, match="must be a string of digits"):

@@ -1,21 +1,18 @@
-"""Comparison of score files and the HTML report."""
+"""Comparison of score files: which architectures meet, which do not, and which file is better."""
 
 from __future__ import annotations
 
 import json
 import random
-import re
 from collections.abc import Sequence
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from paddle_pgonas.arch import MINI, TRACK1, SearchSpace
-from paddle_pgonas.correlation import correlate
+from paddle_pgonas.correlation import STATISTICS, agreement
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.report.comparison import Comparison, compare, table
-from paddle_pgonas.report.page import write_page
 
 CODES = [MINI.sample(random.Random(seed)).code for seed in range(12)]
 TRUTH = [0.5, 0.1, 0.9, 0.3, 0.7, 0.2, 0.8, 0.4, 0.6, 0.55, 0.15, 0.95]
@@ -35,15 +32,8 @@ def scores(folder: Path, name: str, values: Sequence[float], codes: Sequence[str
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     """The truth names 10 of 12 architectures; one file lacks 2 of these, leaves out digit 0 and has an awkward name."""
     folder = tmp_path_factory.mktemp("scores")
-    files = [scores(folder, "close.json", CLOSE), scores(folder, "<b>&lacking.json", TRUTH[2:], [code[1:] for code in CODES[2:]])]
+    files = [scores(folder, "close.json", CLOSE), scores(folder, "lacking.json", TRUTH[2:], [code[1:] for code in CODES[2:]])]
     return compare(files, scores(folder, "truth.json", TRUTH[:10]))
-
-
-@pytest.fixture(scope="module")
-def page(comparison: Comparison, tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("report") / "report.html"
-    write_page(path, comparison)
-    return path.read_text(encoding="utf-8")
 
 
 def test_files_are_correlated_with_the_truth_on_what_it_names(comparison: Comparison) -> None:
@@ -54,9 +44,8 @@ def test_files_are_correlated_with_the_truth_on_what_it_names(comparison: Compar
     assert [arch.code for arch in close.archs] == CODES[:10]
     assert list(close.reference) == TRUTH[:10]
     assert list(close.scores) == CLOSE[:10]
-    assert set(close.correlations) == {"pearson", "kendall", "spearman"}
-    assert close.correlations["pearson"] == correlate(close.reference, close.scores, ("pearson",))["pearson"]
-    assert lacking.correlations["pearson"].value == pytest.approx(1)
+    assert close.estimates == agreement(close.reference, close.scores, comparison.k).estimates()
+    assert lacking.estimates["pearson"].value == pytest.approx(1)
 
 
 def test_codes_match_with_and_without_digit_0(comparison: Comparison) -> None:
@@ -64,29 +53,81 @@ def test_codes_match_with_and_without_digit_0(comparison: Comparison) -> None:
     assert list(comparison.rows[1].scores) == TRUTH[2:10]
 
 
-def test_codes_that_a_file_lacks_are_noted_and_those_beyond_the_truth_are_not(comparison: Comparison) -> None:
-    (note,) = comparison.notes
-    assert re.fullmatch(r"<b>&lacking\.json lacks 2 of the 10 architectures of .*truth\.json", note)
+def test_architectures_that_one_side_lacks_are_counted_and_named(comparison: Comparison) -> None:
+    assert comparison.notes == [
+        "close.json has 2 architectures that truth.json lacks, left out: close10, close11",
+        "lacking.json lacks 2 of the 10 architectures of truth.json: truth0, truth1",
+        "lacking.json has 2 architectures that truth.json lacks, left out: lacking8, lacking9",
+    ]
 
 
-def test_the_figures_for_programs_hold_every_row(comparison: Comparison) -> None:
+def test_a_name_that_stands_for_another_code_is_noted_and_matched_by_code(tmp_path: Path) -> None:
+    truth = scores(tmp_path, "arch.json", TRUTH)
+    turned = [*CODES[1:7], CODES[0], *CODES[7:]]
+    other = scores(tmp_path / "turned", "arch.json", [*TRUTH[1:7], TRUTH[0], *TRUTH[7:]], turned)
+    found = compare([other], truth)
+    assert found.notes == ["arch.json has another code than arch.json under 7 names, matched by code: arch0, arch1, arch2, ..."]
+    assert found.rows[0].estimates["kendall"].value == pytest.approx(1)
+
+
+def test_the_figures_for_programs_hold_every_row_under_the_documented_keys(comparison: Comparison) -> None:
     figures = json.loads(json.dumps(comparison.as_json()))
-    assert figures["reference"] == "truth.json"
-    assert [(row["file"], row["count"]) for row in figures["rows"]] == [("close.json", 10), ("<b>&lacking.json", 8)]
+    assert set(figures) == {"reference", "space", "k", "level", "rows", "notes"}
+    assert (figures["reference"], figures["space"], figures["k"], figures["level"]) == ("truth.json", "mini", 1, 0.95)
+    assert [(row["file"], row["count"], row["resamples"]) for row in figures["rows"]] == [
+        ("close.json", 10, 1000),
+        ("lacking.json", 8, 1000),
+    ]
     for row, figure in zip(comparison.rows, figures["rows"], strict=True):
-        for name, estimate in row.correlations.items():
+        assert set(figure) == {"file", "count", "resamples", "difference", *STATISTICS}
+        for name, estimate in row.estimates.items():
             assert figure[name] == {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+    assert figures["rows"][0]["difference"] is None
+    assert figures["rows"][1]["difference"]["to"] == "close.json"
+    assert set(figures["rows"][1]["difference"]) == {"to", *STATISTICS}
     assert figures["notes"] == comparison.notes
+
+
+def test_differences_to_the_first_file_are_paired_and_of_the_architectures_that_both_have(comparison: Comparison) -> None:
+    first, second = comparison.rows
+    close, lacking = agreement(first.reference[2:], first.scores[2:], 1), agreement(second.reference, second.scores, 1)
+    assert first.difference is None
+    assert second.difference == lacking.minus(close)
+    assert second.difference["kendall"].value == pytest.approx(1 - close.values["kendall"])
+
+
+def test_a_file_is_no_better_than_itself_and_a_worse_one_is_worse(tmp_path: Path) -> None:
+    files = [
+        scores(tmp_path, "close.json", CLOSE),
+        scores(tmp_path, "same.json", CLOSE),
+        scores(tmp_path, "bad.json", TRUTH[::-1]),
+    ]
+    _, same, bad = compare(files, scores(tmp_path, "truth.json", TRUTH)).rows
+    assert same.difference is not None and bad.difference is not None
+    assert all(estimate == (0, 0, 0) for estimate in same.difference.values())
+    assert bad.difference["kendall"].high < 0
+
+
+@pytest.mark.parametrize("k", [0, 11])
+def test_a_k_beyond_the_architectures_is_refused(tmp_path: Path, k: int) -> None:
+    with pytest.raises(UserError, match=r"--top must be 1 to 10"):
+        compare([scores(tmp_path, "a.json", CLOSE)], scores(tmp_path, "truth.json", TRUTH[:10]), k)
 
 
 def test_the_table_shows_each_file_with_pearson_times_100(comparison: Comparison) -> None:
     lines = table(comparison).splitlines()
     assert "truth.json" in lines[0]
-    close = next(line for line in lines if line.startswith("close.json"))
-    estimates = comparison.rows[0].correlations
+    close = lines[2]
+    estimates = comparison.rows[0].estimates
     assert f" {100 * estimates['pearson'].value:.2f} [" in close
     assert f" {estimates['kendall'].value:.3f} [" in close
-    assert lines[-1] == comparison.notes[0]
+    assert close.startswith("close.json")
+    assert "difference to close.json" in lines[5]
+    difference = comparison.rows[1].difference
+    assert difference is not None
+    assert lines[7].startswith("lacking.json")
+    assert f" {difference['kendall'].value:+.3f} [" in lines[7]
+    assert lines[-len(comparison.notes) :] == comparison.notes
 
 
 def test_without_truth_the_first_file_is_the_reference_and_both_gaps_are_noted(tmp_path: Path) -> None:
@@ -96,8 +137,8 @@ def test_without_truth_the_first_file_is_the_reference_and_both_gaps_are_noted(t
     assert [row.name for row in found.rows] == ["second.json"]
     assert [arch.code for arch in found.rows[0].archs] == CODES[3:8]
     lacks, has = found.notes
-    assert re.fullmatch(r"second\.json lacks 3 of the 8 architectures of .*first\.json", lacks)
-    assert re.fullmatch(r"second\.json has 4 architectures that .*first\.json lacks", has)
+    assert lacks == "second.json lacks 3 of the 8 architectures of first.json: first0, first1, first2"
+    assert has == "second.json has 4 architectures that first.json lacks, left out: second5, second6, second7, ..."
 
 
 def test_files_of_one_name_are_told_apart_by_their_folder(tmp_path: Path) -> None:
@@ -127,72 +168,25 @@ def test_a_file_of_another_space_is_refused(tmp_path: Path) -> None:
 
 def test_constant_scores_have_no_correlation_and_still_make_valid_json(tmp_path: Path) -> None:
     found = compare([scores(tmp_path, "flat.json", [0.5] * 5)], scores(tmp_path, "truth.json", TRUTH[:5]))
-    assert "nan" in table(found)
+    assert "nan" not in table(found)
+    assert "flat.json is constant (every 'acc' is 0.5): it ranks nothing" in found.notes
     json.dumps(found.as_json(), allow_nan=False)  # NaN is no JSON: strict readers stop there
 
 
-class Elements(HTMLParser):
-    """The tags of a page with their attributes, and its text."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str]]] = []
-        self.words = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
+def test_two_architectures_are_enough(tmp_path: Path) -> None:
+    found = compare([scores(tmp_path, "two.json", CLOSE[:2])], scores(tmp_path, "truth.json", TRUTH[2:4], CODES[:2]))
+    assert found.rows[0].estimates["kendall"].value == 1
+    json.dumps(found.as_json(), allow_nan=False)
 
 
-def test_the_page_fetches_nothing(page: str) -> None:
-    elements = Elements(page)
-    links = ("src", "href", "xlink:href")
-    targets = [attributes[name] for _, attributes in elements.tags for name in links if name in attributes]
-    assert targets  # the pictures' points are images inside the page
-    assert all(target.startswith(("#", "data:")) for target in targets)
-    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in elements.tags}
-    assert "@import" not in page
-    assert page.count("url(") == page.count("url(#")
+@pytest.mark.parametrize("acc", [float("nan"), float("inf"), None])
+def test_an_acc_that_is_no_finite_number_is_named_with_its_count(tmp_path: Path, acc: float | None) -> None:
+    values = [acc if index % 2 else value for index, value in enumerate(TRUTH)]
+    with pytest.raises(UserError, match=r"a\.json: a1: has no finite 'acc'.*and 5 more like it: a3, a5, \.\.\."):
+        compare([scores(tmp_path, "a.json", values)], scores(tmp_path, "truth.json", TRUTH))  # type: ignore[arg-type]
 
 
-def test_the_page_fits_small_screens_and_names_its_pictures(page: str, comparison: Comparison) -> None:
-    tags = Elements(page).tags
-    assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in tags
-    pictures = [attributes for tag, attributes in tags if tag == "svg"]
-    assert all(attributes["role"] == "img" for attributes in pictures)
-    for name in (comparison.reference, *(row.name for row in comparison.rows)):
-        assert any(name in attributes["aria-label"] for attributes in pictures)
-
-
-def test_the_page_shows_figures_and_notes_and_escapes_names(page: str, comparison: Comparison) -> None:
-    elements = Elements(page)
-    assert "b" not in {tag for tag, _ in elements.tags}
-    assert "<b>&lacking.json lacks 2 of the 10" in elements.words
-    assert f"{100 * comparison.rows[0].correlations['pearson'].value:.2f}" in elements.words
-
-
-def test_the_same_comparison_makes_the_same_page(page: str, comparison: Comparison, tmp_path: Path) -> None:
-    write_page(tmp_path / "again.html", comparison)
-    assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
-
-
-def test_a_run_adds_its_curves_and_its_configuration(comparison: Comparison, page: str, tmp_path: Path) -> None:
-    steps = [{"step": step, "loss/largest": 2 / step, "loss/smallest": 3 / step, "rank_lambda": 0.1 * step} for step in (1, 2, 3)]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps), encoding="utf-8")
-    (tmp_path / "config.yaml").write_text("output_dir: <here> & there\n", encoding="utf-8")
-    write_page(tmp_path / "report.html", comparison, tmp_path)
-    longer = (tmp_path / "report.html").read_text(encoding="utf-8")
-    elements = Elements(longer)
-    assert longer.count("<svg") == page.count("<svg") + 1
-    assert "output_dir: <here> & there" in elements.words
-    assert {"largest", "smallest", "rank loss weight"} <= {word.strip() for word in elements.words.splitlines()}
-
-
-def test_a_run_folder_without_log_makes_a_page_that_says_so(comparison: Comparison, tmp_path: Path) -> None:
-    write_page(tmp_path / "report.html", comparison, tmp_path / "empty")
-    words = Elements((tmp_path / "report.html").read_text(encoding="utf-8")).words
-    assert "No log." in words
-    assert "no config.yaml" in words
+def test_repeated_codes_are_named_with_their_count(tmp_path: Path) -> None:
+    repeated = scores(tmp_path, "a.json", TRUTH, [*CODES[:8], *CODES[:4]])
+    with pytest.raises(UserError, match=r"a\.json: a8: repeats the code of a0.*and 3 more like it: a9, a10, \.\.\."):
+        compare([repeated], scores(tmp_path, "truth.json", TRUTH))

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import isnan, sqrt
 
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from scipy import stats
 
-from paddle_pgonas.correlation import STATISTICS, correlate, kendall, pearson, resamples_for, spearman
+from paddle_pgonas.correlation import (
+    STATISTICS,
+    agreement,
+    default_k,
+    kendall,
+    kendall_top,
+    pearson,
+    precision_at_k,
+    resamples_for,
+    spearman,
+)
 
 TIED_PAIRS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=2, max_size=30)
 
@@ -51,37 +63,92 @@ def test_spearman_is_pearson_of_mean_ranks(pairs: list[tuple[int, int]]) -> None
     assert spearman(xs, ys) == pytest.approx(np.corrcoef(ranks(xs), ranks(ys))[0, 1], abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ["kendall", "spearman"])
-def test_rank_correlations_see_order_only(name: str) -> None:
+@pytest.mark.parametrize("statistic", [kendall, spearman, kendall_top])
+def test_rank_correlations_see_order_only(statistic: Callable[[np.ndarray, np.ndarray], float]) -> None:
     x, y = noisy_line()
-    assert STATISTICS[name](np.exp(x), y**3) == pytest.approx(STATISTICS[name](x, y), abs=1e-12)
-    assert STATISTICS[name](x, -np.exp(x)) == pytest.approx(-1)
+    assert statistic(np.exp(x), y**3) == pytest.approx(statistic(x, y), abs=1e-12)
+    assert statistic(x, -np.exp(x)) == pytest.approx(-1)
+
+
+def test_every_statistic_of_an_agreement_is_that_of_its_pairs_in_any_order() -> None:
+    x, y = noisy_line()
+    shuffled = np.random.default_rng(2).permutation(len(x))
+    for values in (agreement(x, y, k=5).values, agreement(x[shuffled], y[shuffled], k=5).values):
+        wanted = (pearson(x, y), kendall(x, y), spearman(x, y), kendall_top(x, y), precision_at_k(x, y, 5))
+        assert values == pytest.approx(dict(zip(STATISTICS, wanted, strict=True)), abs=1e-12)
+
+
+def test_kendall_in_the_top_looks_at_the_truths_best_tenth_and_what_ties_with_it() -> None:
+    x = np.arange(40.0)
+    y = np.concatenate([np.random.default_rng(0).standard_normal(36), [5, 4, 3, 2]])
+    assert kendall_top(x, y) == -1
+    x[35] = x[36]  # five share the four best places
+    y[35] = -9
+    assert kendall_top(x, y) == pytest.approx(stats.kendalltau(x[35:], y[35:]).statistic)
+    assert kendall_top(x[:3], np.array([0.0, 1.0, 2.0])) == 1  # at least two
+
+
+@given(pairs=TIED_PAIRS, data=st.data())
+def test_precision_at_k_is_the_mean_over_all_ways_to_break_ties(pairs: list[tuple[int, int]], data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, len(pairs)))
+    x, y = np.array(pairs, dtype=float).T
+    rng, hits, repeats = np.random.default_rng(0), 0, 400
+    for _ in range(repeats):
+        first, second = (np.lexsort((rng.random(len(side)), side))[-k:] for side in (x, y))
+        hits += len(set(first) & set(second))
+    assert precision_at_k(x, y, k) == pytest.approx(hits / repeats / k, abs=0.13)
+
+
+def test_precision_at_k_of_known_cases() -> None:
+    x = np.arange(10.0)
+    assert precision_at_k(x, x, 3) == 1
+    assert precision_at_k(x, -x, 3) == 0
+    assert precision_at_k(x, np.ones(10), 3) == pytest.approx(0.3)  # a blind choice
+    assert precision_at_k(x, np.r_[np.zeros(9), 1], 3) == pytest.approx((1 + 2 * 2 / 9) / 3)
+
+
+def test_the_default_k_is_100_and_a_tenth_of_small_sets() -> None:
+    assert [default_k(count) for count in (2, 10, 200, 1000, 45_000)] == [1, 1, 20, 100, 100]
 
 
 def test_intervals_contain_a_clear_value_and_say_how_sure_it_is() -> None:
-    x, y = noisy_line()
-    estimates = correlate(x, y)
-    assert set(estimates) == {"pearson", "kendall", "spearman"}
-    for name, (value, low, high) in estimates.items():
-        assert value == STATISTICS[name](x, y)
+    x, y = noisy_line(400)
+    estimates = agreement(x, y).estimates()
+    assert tuple(estimates) == STATISTICS
+    for value, low, high in estimates.values():
         assert 0 < low < value < high <= 1
 
 
-def test_more_values_and_a_lower_level_narrow_the_interval() -> None:
-    def width(count: int, level: float) -> float:
-        _, low, high = correlate(*noisy_line(count), ("pearson",), level=level)["pearson"]
-        return high - low
-
-    assert width(2000, 0.95) < width(60, 0.95)
-    assert width(60, 0.5) < width(60, 0.95)
+def test_intervals_are_as_wide_as_theory_says() -> None:
+    """The standard error of a correlation r of n normal pairs is (1 - r^2) / sqrt(n), of a tau about 2/3 of sqrt(1/n)."""
+    x, noise = np.random.default_rng(5).standard_normal((2, 900))
+    estimates = agreement(x, 0.6 * x + 0.8 * noise).estimates()
+    value, low, high = estimates["pearson"]
+    assert high - low == pytest.approx(2 * 1.96 * (1 - value**2) / 30, rel=0.15)
+    estimates = agreement(x, noise).estimates()
+    assert estimates["kendall"].high - estimates["kendall"].low == pytest.approx(2 * 1.96 * 2 / 3 / 30, rel=0.15)
 
 
 def test_the_seed_decides_the_interval_and_not_the_value() -> None:
     x, y = noisy_line()
-    first, again, other = (correlate(x, y, ("pearson",), seed=seed)["pearson"] for seed in (0, 0, 1))
+    first, again, other = (agreement(x, y, seed=seed).estimates()["pearson"] for seed in (0, 0, 1))
     assert first == again
     assert first.value == other.value
     assert (first.low, first.high) != (other.low, other.high)
+
+
+def test_a_paired_difference_is_surer_than_the_two_intervals() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal(300)
+    y = x + rng.standard_normal(300)
+    better = agreement(x, y + 0.2 * (x - y))
+    worse = agreement(x, y)
+    for name in ("pearson", "kendall", "spearman"):
+        difference = worse.minus(better)[name]
+        assert difference.value == worse.values[name] - better.values[name]
+        assert difference.high < 0
+        assert worse.estimates()[name].high > better.estimates()[name].low  # which do not tell
+    assert all(estimate == (0, 0, 0) for estimate in worse.minus(worse).values())
 
 
 @pytest.mark.filterwarnings("error")
@@ -89,12 +156,13 @@ def test_the_seed_decides_the_interval_and_not_the_value() -> None:
 def test_constant_values_have_no_correlation(swap: bool) -> None:
     constant, varying = np.full(5, 0.1), np.arange(5.0)
     pair = (constant, varying) if not swap else (varying, constant)
-    for estimate in correlate(*pair).values():
-        assert all(map(isnan, estimate))
+    estimates = agreement(*pair).estimates()
+    assert estimates.pop("precision_at_k").value == pytest.approx(0.2)
+    assert all(isnan(number) for estimate in estimates.values() for number in estimate)
 
 
 def test_resamples_without_a_correlation_are_left_out() -> None:
-    value, low, high = correlate(np.array([1.0, 2.0]), np.array([3.0, 5.0]), ("kendall",))["kendall"]
+    value, low, high = agreement(np.array([1.0, 2.0]), np.array([3.0, 5.0])).estimates()["kendall"]
     assert value == low == high == pytest.approx(1)  # half of the resamples draw one pair twice
 
 
@@ -105,7 +173,13 @@ def test_resamples_without_a_correlation_are_left_out() -> None:
 )
 def test_what_is_not_two_equal_vectors_is_refused(x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="two equally long vectors"):
-        correlate(np.zeros(x_shape), np.zeros(y_shape))
+        agreement(np.zeros(x_shape), np.zeros(y_shape))
+
+
+@pytest.mark.parametrize("k", [0, 6])
+def test_a_k_beyond_the_values_is_refused(k: int) -> None:
+    with pytest.raises(ValueError, match="k must be 1 to 5"):
+        agreement(np.arange(5.0), np.arange(5.0), k)
 
 
 def test_resamples_are_many_for_small_sets_and_affordable_for_the_challenge() -> None:

@@ -14,7 +14,15 @@ import pytest
 
 from paddle_pgonas.arch import MINI, TRACK1, SearchSpace
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.submission import Candidate, check_submission, detect_space, read_candidates, read_scores, write_scores
+from paddle_pgonas.submission import (
+    Candidate,
+    check_submission,
+    detect_space,
+    read_candidates,
+    read_scores,
+    validate_submission,
+    write_scores,
+)
 
 OFFICIAL = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "CVPR_2022_NAS_Track1_test.json"
 A, B, C = (TRACK1.sample(random.Random(seed)).code for seed in range(3))
@@ -99,12 +107,12 @@ def test_scores_of_another_number_than_the_candidates_are_refused(tmp_path: Path
         ("acc: 1", "is not JSON"),
         ("", "is not JSON"),
         ({}, "is empty"),
-        ([{"acc": 0.0, "arch": A}], "a candidate file is a JSON object"),
+        ([{"acc": 0.0, "arch": A}], "must hold a JSON object"),
         (f'{{"a": {{"arch": "{A}"}}, "a": {{"arch": "{B}"}}}}', "key 'a' twice"),
-        ({"a": {"arch": A}, "b": {"arch": B}, "c": {"arch": A}}, "c repeats the code of a"),
-        ({"a": {"arch": A}, "b": {"arch": A[1:]}}, "b repeats the code of a"),
-        ({"a": {"arch": A}, "b": {"acc": 0.5}}, "b lacks the key 'arch'"),
-        ({"a": A}, "a lacks the key 'arch'"),
+        ({"a": {"arch": A}, "b": {"arch": B}, "c": {"arch": A}}, "c: repeats the code of a"),
+        ({"a": {"arch": A}, "b": {"arch": A[1:]}}, "b: repeats the code of a"),
+        ({"a": {"arch": A}, "b": {"acc": 0.5}}, "b: lacks the key 'arch'"),
+        ({"a": A}, "a: lacks the key 'arch'"),
         ({"a": {"arch": 12}}, "a: a code must be a string"),
         ({"a": {"arch": A[:-2]}}, "a: .*has 52 digits.*has 50"),
         ({"a": {"arch": A[:5] + "0" + A[6:]}}, "a: digit 5 .stem width"),
@@ -167,12 +175,12 @@ def test_a_submission_needs_every_acc_in_0_to_1(tmp_path: Path, acc: str, accept
 @pytest.mark.parametrize(
     ("entries", "problem"),
     [
-        ({"a": A}, "name, number or order"),
-        ({"a": A, "b": B, "c": C}, "name, number or order"),
-        ({"a": A, "B": B}, "name, number or order"),
-        ({"b": B, "a": A}, "name, number or order"),
-        ({"a": A, "b": C}, "b holds another code"),
-        ({"a": A, "b": B[1:]}, "b holds another code"),
+        ({"a": A}, "b: stands in the candidate file, but not here"),
+        ({"a": A, "b": B, "c": C}, "c: does not stand in the candidate file"),
+        ({"a": A, "B": B}, "b: stands in the candidate file, but not here; it has other faults"),
+        ({"b": B, "a": A}, "b: stands where the candidate file has a"),
+        ({"a": A, "b": C}, "b: holds another code"),
+        ({"a": A, "b": B[1:]}, "b: writes the code otherwise"),
     ],
     ids=["one missing", "one more", "renamed", "reordered", "another code", "code written otherwise"],
 )
@@ -186,7 +194,7 @@ def test_a_submission_for_other_candidates_is_refused(tmp_path: Path, entries: d
 @pytest.mark.parametrize("acc", ["null", "NaN", "-Infinity", "1" + "0" * 400], ids=["null", "NaN", "-Infinity", "10**400"])
 def test_comparing_needs_a_finite_acc(tmp_path: Path, acc: str) -> None:
     path = written(tmp_path, f'{{"a": {{"acc": {acc}, "arch": "{A}"}}}}')
-    with pytest.raises(UserError, match="a has no finite 'acc'"):
+    with pytest.raises(UserError, match="a: has no finite 'acc'"):
         read_scores(path, TRACK1)
 
 
@@ -223,3 +231,98 @@ def test_the_official_file_is_as_described_and_becomes_a_valid_submission(tmp_pa
     write_scores(tmp_path / "submission.json", candidates, [0.0] * len(candidates))
     assert (tmp_path / "submission.json").read_text() == OFFICIAL.read_text().rstrip("\n")
     check_submission(tmp_path / "submission.json", candidates, TRACK1)
+
+
+def rules(path: Path, candidates: Path | None = None) -> dict[str, int]:
+    """How often each rule is broken."""
+    return {fault.rule: fault.count for fault in validate_submission(path, candidates).faults.values()}
+
+
+def test_a_scored_candidate_file_is_accepted(tmp_path: Path, candidates: list[Candidate], candidates_file: Path) -> None:
+    write_scores(tmp_path / "submission.json", candidates, [0.25, 1.0, 0.0])
+    verdict = validate_submission(tmp_path / "submission.json", candidates_file)
+    assert verdict.accepted
+    assert verdict.notes == ["3 entries of space track1, 'acc' 0 to 1, 3 different values"]
+    assert str(verdict).startswith(f"{tmp_path}/submission.json: accepted as a submission\n")
+
+
+def test_everything_that_is_wrong_is_listed_at_once(tmp_path: Path, candidates_file: Path) -> None:
+    twice_broken = A[:3] + "1" + A[4:5] + str(int(A[5]) % 7 + 1) + A[6:]  # stage 3 too shallow, stem tied to nothing
+    text = json.dumps({
+        "stranger": {"acc": 0.1, "arch": C},
+        "arch2": {"acc": 1.5, "arch": A},
+        "arch10": {"acc": "high", "arch": twice_broken},
+        "none": {"arch": C},
+        "text": 7,
+    })  # fmt: skip
+    path = written(tmp_path, text[:-1] + ', "text": {"acc": NaN, "arch": "12"}}')
+    assert rules(path, candidates_file) == {
+        "repeated name": 1,
+        "acc is no number": 1,
+        "illegal code (depth)": 1,
+        "illegal code (stem width)": 1,
+        "repeated code": 1,
+        "illegal code (length)": 1,
+        "acc is outside [0, 1]": 2,
+        "acc is missing": 1,
+        "missing entry": 1,
+        "unknown entry": 3,
+        "other code": 2,
+        "order": 1,
+    }
+
+
+def test_equal_faults_are_counted_and_three_of_them_named(tmp_path: Path) -> None:
+    archs = [TRACK1.sample(random.Random(seed)).code for seed in range(3000)]
+    path = written(tmp_path, {f"arch{index}": {"acc": 71.2, "arch": code + "1"} for index, code in enumerate(archs)})
+    verdict = validate_submission(path)
+    assert rules(path) == {"illegal code (length)": 3000, "acc is outside [0, 1]": 3000, "constant acc": 1}
+    assert len(str(verdict).splitlines()) < 20
+    assert "and 2,997 more" in str(verdict)
+    plain = json.loads(json.dumps(verdict.as_json()))
+    assert (plain["file"], plain["accepted"]) == (str(path), False)
+    assert plain["faults"][0]["count"] == 3000
+    assert [example["name"] for example in plain["faults"][0]["examples"]] == ["arch0", "arch1", "arch2"]
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        ("{", "JSON"),
+        ("", "JSON"),
+        ([], "format"),
+        ({}, "format"),
+        ({"a": {"acc": 0.5}}, "entry"),
+        ({"a": {"acc": 0.0, "arch": A}, "b": {"acc": 0.0, "arch": B}}, "constant acc"),
+        ({"a": {"acc": 0.7, "arch": A}, "b": {"acc": 0.7, "arch": B}}, "constant acc"),
+        ({"a": {"acc": None, "arch": A}}, "acc is missing"),
+        ({"a": {"acc": True, "arch": A}}, "acc is no number"),
+        ({"a": {"acc": 0.5, "arch": "1" + A[1:5] + "8" + A[6:]}}, "illegal code (stem width)"),
+        ({"a": {"acc": 0.5, "arch": "2" + A[1:]}}, "illegal code (image size)"),
+        ({"a": {"acc": 0.5, "arch": A[:-1] + "x"}}, "illegal code (digits)"),
+        ({"a": {"acc": 0.5, "arch": 5}}, "illegal code (type)"),
+    ],
+)
+def test_each_rule_alone_is_named(tmp_path: Path, content: Any, rule: str) -> None:
+    assert list(rules(written(tmp_path, content))) == [rule]
+
+
+def test_without_a_candidate_file_another_number_than_the_challenges_is_a_note(tmp_path: Path) -> None:
+    verdict = validate_submission(written(tmp_path, {"a": {"acc": 0.5, "arch": A}}))
+    assert verdict.accepted
+    assert verdict.notes[0] == "1 entries, the challenge's candidate file has 45,000"
+
+
+def test_a_submission_that_is_not_there_and_a_wrong_candidate_file_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere: no such file"):
+        validate_submission(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"wrong\.json: the candidate file is not JSON"):
+        validate_submission(written(tmp_path, {"a": {"acc": 0.5, "arch": A}}), written(tmp_path, "{", "wrong.json"))
+
+
+def test_the_first_fault_counts_those_like_it_and_points_to_the_others(tmp_path: Path) -> None:
+    path = written(tmp_path, {"a": {"arch": A}, "b": {"arch": A}, "c": {"arch": A}, "d": {"arch": "1"}})
+    with pytest.raises(UserError) as caught:
+        read_candidates(path, TRACK1)
+    assert "b: repeats the code of a" in str(caught.value)
+    assert "(and 1 more like it: c); it has other faults too: tools/compare.py --validate lists them all" in str(caught.value)

@@ -126,7 +126,7 @@ def test_other_files_give_one_line(tmp_path: Path, content: bytes, suffix: str) 
 def test_weights_that_are_not_numbers_are_refused(trained: Supernet, tmp_path: Path) -> None:
     """ReLU would turn a NaN into a plausible 0."""
     broken = plain(trained)
-    broken["blocks.0.bn.weight"] = np.full(16, np.nan, dtype=np.float32)
+    broken["blocks.0.bn.weight"] = np.full_like(broken["blocks.0.bn.weight"], np.nan)
     paddle.save(broken, str(tmp_path / "w.pdparams"))
     with pytest.raises(UserError, match=r"blocks\.0\.bn\.weight holds values that are not numbers"):
         load_weights(Supernet(MINI, 10, "prelu"), tmp_path / "w.pdparams")

@@ -1,8 +1,14 @@
-"""Correlate score files: submissions, priors (tools/score_prior.py) and a truth file, all in the submission's format.
+"""Compare score files: submissions, priors (tools/score_prior.py) and a truth file, all in the submission's format.
 
 With --truth every file is compared with the truth (which may name a part of the architectures), else with the first file.
+Further files are also compared with the first of these, resample by resample: is one really better than the other?
+
+With --validate one file is checked instead: would it be accepted as a submission, and if not, all that is wrong with it
+(exit status 2).
 """
 
+import shlex
+import sys
 from pathlib import Path
 
 import _checkout  # noqa: F401
@@ -12,25 +18,62 @@ from paddle_pgonas import cli
 
 def main() -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument("files", nargs="+", metavar="SUBMISSION")
+    parser.add_argument("files", nargs="*", metavar="SUBMISSION")
     parser.add_argument("--truth", metavar="FILE", help="stand-alone accuracies")
+    parser.add_argument("--top", type=int, metavar="K", help="the k of precision at k (default: 100, or a tenth of a small file)")
     parser.add_argument("--output", metavar="report.html", help="write a self-contained page with pictures")
-    parser.add_argument("--run", metavar="DIR", help="a training run (output_dir) whose curves the page shows")
-    parser.add_argument("--json", metavar="FILE", help="write the figures for programs")
+    parser.add_argument("--plots", metavar="DIR", help="write the pictures as PNG and SVG files")
+    parser.add_argument("--run", metavar="DIR", help="a training run (output_dir) whose curves the page and the plots show")
+    parser.add_argument("--json", metavar="FILE", help="write the figures for programs (or the verdict, with --validate)")
+    parser.add_argument("--validate", metavar="FILE", help="check this file as a submission")
+    parser.add_argument("--candidates", metavar="FILE", help="with --validate: the candidate file that it must fit")
     arguments = parser.parse_args()
+    if arguments.validate:
+        if arguments.files or arguments.truth or arguments.top or arguments.output or arguments.plots or arguments.run:
+            parser.error("--validate takes --candidates and --json only")
+        return validate(arguments.validate, arguments.candidates, arguments.json)
+    if not arguments.files:
+        parser.error("give score files to compare, or --validate FILE")
+    if arguments.candidates:
+        parser.error("--candidates goes with --validate")
+    if arguments.run and not (arguments.output or arguments.plots):
+        parser.error("--run goes with --output or --plots")
 
     from paddle_pgonas.files import write_json
     from paddle_pgonas.report.comparison import compare, table
 
-    comparison = compare(arguments.files, arguments.truth)
+    comparison = compare(arguments.files, arguments.truth, arguments.top)
     print(table(comparison))
     if arguments.json:
         write_json(arguments.json, comparison.as_json())
-    if arguments.output:
+    if arguments.output or arguments.plots:
         from paddle_pgonas.report.page import write_page
+        from paddle_pgonas.report.plots import pictures, write_plots
+        from paddle_pgonas.report.provenance import read_provenance
 
-        write_page(arguments.output, comparison, Path(arguments.run) if arguments.run else None)
-        print(f"report: {arguments.output}")
+        run = Path(arguments.run) if arguments.run else None
+        provenance = read_provenance(run, arguments.files, shlex.join(["python", *sys.argv]))
+        shown = pictures(comparison, provenance.metrics)
+        if arguments.plots:
+            write_plots(arguments.plots, shown)
+            print(f"plots: {arguments.plots}")
+        if arguments.output:
+            write_page(arguments.output, comparison, shown, provenance)
+            print(f"report: {arguments.output}")
+
+
+def validate(path: str, candidates: str | None, json_path: str | None) -> None:
+    """Print the verdict; a file that is not accepted is the user's mistake."""
+    from paddle_pgonas.errors import UserError
+    from paddle_pgonas.files import write_json
+    from paddle_pgonas.submission import validate_submission
+
+    verdict = validate_submission(path, candidates)
+    print(verdict)
+    if json_path:
+        write_json(json_path, verdict.as_json())
+    if not verdict.accepted:
+        raise UserError(f"{path}: not accepted; rules broken: {len(verdict.faults)}, listed above")
 
 
 cli.run(main)

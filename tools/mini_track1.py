@@ -16,7 +16,6 @@ import _checkout  # noqa: F401
 
 from paddle_pgonas import cli
 from paddle_pgonas.arch import MINI
-from paddle_pgonas.benchmark import mini_track1 as track
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import write_text
 
@@ -37,12 +36,16 @@ def main() -> None:
     commands.add_parser("report", help="rebuild tables and pictures from the results")
     arguments = parser.parse_args()
     if arguments.command == "report":
+        from paddle_pgonas.benchmark import mini_track1 as track
+
         print(f"written: {track.write_report(HOME, REPOSITORY / 'docs')}")
     else:
         run_all(arguments.root, arguments.only, arguments.seeds, arguments.runs, arguments.processes)
 
 
 def run_all(root: str, only: list[str] | None, seeds: int, runs: Path, processes: int) -> None:
+    from paddle_pgonas.benchmark import mini_track1 as track
+
     known = ["truth", *track.METHODS]
     for name in only or []:
         if name not in known:
@@ -88,6 +91,8 @@ def train_teacher(runs: Path, options: list[str]) -> None:
 
 
 def train_method(runs: Path, options: list[str], method: str, seed: int) -> str:
+    from paddle_pgonas.benchmark import mini_track1 as track
+
     result = HOME / "results" / f"{method}-seed{seed}.json"
     if not result.exists():
         folder, log = runs / method / f"seed{seed}", runs / "logs" / f"{method}-seed{seed}.log"

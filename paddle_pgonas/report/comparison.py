@@ -1,19 +1,30 @@
-"""Correlations of any number of score files with a reference: the truth file, or else the first of them."""
+"""Agreement of any number of score files with a reference: the truth file, or else the first of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from paddle_pgonas.arch import Arch, SearchSpace
-from paddle_pgonas.correlation import Estimate, correlate
+from paddle_pgonas.correlation import LEVEL, STATISTICS, Agreement, Estimate, agreement, default_k, resamples_for
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.submission import detect_space, read_scores
+from paddle_pgonas.faults import EXAMPLES
+from paddle_pgonas.submission import Candidate, detect_space, read_scored
+
+COLUMNS = {
+    "pearson": ("Pearson x100", 100, 2),
+    "kendall": ("Kendall tau", 1, 3),
+    "spearman": ("Spearman", 1, 3),
+    "kendall_top": ("tau in top 10 %", 1, 3),
+    "precision_at_k": ("precision at {k}", 1, 3),
+}
+"""How each statistic is shown: its heading, the factor it is multiplied with, its decimals."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +35,14 @@ class Row:
     archs: list[Arch]
     reference: np.ndarray
     scores: np.ndarray
-    correlations: dict[str, Estimate]
+    agreement: Agreement
+    difference: dict[str, Estimate] | None
+    """Paired differences to the first row, on the architectures that both have; None in the first row."""
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """Each statistic with its interval."""
+        return self.agreement.estimates()
 
 
 @dataclass(frozen=True)
@@ -33,45 +51,117 @@ class Comparison:
 
     space: SearchSpace
     reference: str
+    k: int
+    """The k of precision at k."""
     rows: list[Row]
     notes: list[str]
-    """What a reader must know of the files: entries without a counterpart."""
+    """What a reader must know of the files: entries without a counterpart, names that stand for another code."""
 
     def as_json(self) -> dict[str, Any]:
-        """The figures for programs."""
-        rows = [
-            {"file": row.name, "count": len(row.scores)} | {key: _finite(value) for key, value in row.correlations.items()}
-            for row in self.rows
-        ]
-        return {"reference": self.reference, "rows": rows, "notes": self.notes}
+        """The figures for programs; these keys stay.
+
+        ``reference``, ``space``, ``k``, ``level`` (of the intervals), ``notes`` (lines for people), and ``rows``, one per
+        file: ``file``, ``count`` (architectures compared), ``resamples``, per statistic (``pearson``, ``kendall``,
+        ``spearman``, ``kendall_top``, ``precision_at_k``) an object of ``value``, ``low``, ``high``, and ``difference``: null
+        in the first row, else ``to`` (the first row's file) and per statistic the same object. What is not defined is null.
+        """
+        return {
+            "reference": self.reference,
+            "space": self.space.name,
+            "k": self.k,
+            "level": LEVEL,
+            "rows": [self._row_as_json(row) for row in self.rows],
+            "notes": self.notes,
+        }
+
+    def _row_as_json(self, row: Row) -> dict[str, Any]:
+        figures = {"file": row.name, "count": len(row.scores), "resamples": resamples_for(len(row.scores))}
+        difference = None
+        if row.difference is not None:
+            difference = {"to": self.rows[0].name} | {key: _finite(value) for key, value in row.difference.items()}
+        return figures | {key: _finite(value) for key, value in row.estimates.items()} | {"difference": difference}
 
 
-def compare(paths: Sequence[str], truth: str | None) -> Comparison:
-    """Read the files and correlate each with the reference.
+def compare(paths: Sequence[str], truth: str | None, k: int | None = None) -> Comparison:
+    """Read the files and compare each with the reference, architecture by architecture (names are of no account).
+
+    Args:
+        k: how many of the best precision at k looks at; by default :func:`default_k` of the smallest number compared.
 
     Raises:
-        UserError: a file that cannot be read, fewer than two files in all, or fewer than two common architectures.
+        UserError: a file that cannot be read, fewer than two files in all, fewer than two common architectures, or a k
+            that is not between 1 and their number.
     """
     reference = truth or paths[0]
     others = list(paths) if truth else list(paths[1:])
     if not others:
         raise UserError("nothing to compare: give --truth FILE, or at least two score files")
+    known: dict[str, Arch] = {}
     space = detect_space(reference)
-    wanted = read_scores(reference, space)
-    rows, notes = [], []
+    wanted = {entry.arch.code: entry for entry in read_scored(reference, space, known)}
+    notes = _constant(Path(reference).name, wanted.values())
+    found = []
     for path, name in zip(others, _names(others), strict=True):
-        scores = read_scores(path, space)
+        scores = {entry.arch.code: entry for entry in read_scored(path, space, known)}
         common = [code for code in wanted if code in scores]
         if len(common) < 2:
             raise UserError(f"{path}: shares {len(common)} architectures with {reference}; at least 2 are needed")
-        if len(common) < len(wanted):
-            notes.append(f"{name} lacks {len(wanted) - len(common)} of the {len(wanted)} architectures of {Path(reference).name}")
-        if truth is None and len(common) < len(scores):
-            notes.append(f"{name} has {len(scores) - len(common)} architectures that {Path(reference).name} lacks")
-        x = np.array([wanted[code] for code in common])
-        y = np.array([scores[code] for code in common])
-        rows.append(Row(name, [space.parse(code) for code in common], x, y, correlate(x, y)))
-    return Comparison(space, Path(reference).name, rows, notes)
+        notes += _constant(name, scores.values()) + _gaps(name, scores, Path(reference).name, wanted)
+        found.append((name, common, scores))
+    fewest = min(len(common) for _, common, _ in found)
+    k = default_k(fewest) if k is None else k
+    if not 1 <= k <= fewest:
+        raise UserError(f"--top must be 1 to {fewest}, the number of architectures compared, not {k}")
+    return Comparison(space, Path(reference).name, k, _rows(wanted, found, k), notes)
+
+
+Scores = dict[str, Candidate]
+"""Entries by canonical code."""
+
+
+def _rows(wanted: Scores, found: list[tuple[str, list[str], Scores]], k: int) -> list[Row]:
+    def agree(scores: Scores, codes: list[str]) -> Agreement:
+        return agreement(_accs(wanted, codes), _accs(scores, codes), k)
+
+    rows: list[Row] = []
+    _, first_codes, first_scores = found[0]
+    for name, codes, scores in tqdm(found, desc="comparing", unit="file", delay=2):
+        agreed, difference = agree(scores, codes), None
+        if rows and codes == first_codes:
+            difference = agreed.minus(rows[0].agreement)
+        elif rows:
+            both = [code for code in codes if code in first_scores]
+            if len(both) >= max(2, k):
+                difference = agree(scores, both).minus(agree(first_scores, both))
+        archs = [wanted[code].arch for code in codes]
+        rows.append(Row(name, archs, _accs(wanted, codes), _accs(scores, codes), agreed, difference))
+    return rows
+
+
+def _accs(scores: Scores, codes: list[str]) -> np.ndarray:
+    return np.array([scores[code].acc for code in codes], dtype=float)
+
+
+def _constant(name: str, entries: Iterable[Candidate]) -> list[str]:
+    values = {entry.acc for entry in entries}
+    return [f"{name} is constant (every 'acc' is {values.pop():g}): it ranks nothing"] if len(values) == 1 else []
+
+
+def _gaps(name: str, scores: Scores, reference: str, wanted: Scores) -> list[str]:
+    """One line each for architectures that one side lacks, and for names that stand for different ones."""
+    notes = []
+    if lacking := [entry.name for code, entry in wanted.items() if code not in scores]:
+        notes.append(f"{name} lacks {len(lacking):,} of the {len(wanted):,} architectures of {reference}: {_some(lacking)}")
+    if extra := [entry.name for code, entry in scores.items() if code not in wanted]:
+        notes.append(f"{name} has {len(extra):,} architectures that {reference} lacks, left out: {_some(extra)}")
+    codes = {entry.name: code for code, entry in wanted.items()}
+    if other := [entry.name for code, entry in scores.items() if codes.get(entry.name, code) != code]:
+        notes.append(f"{name} has another code than {reference} under {len(other):,} names, matched by code: {_some(other)}")
+    return notes
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:EXAMPLES]) + (", ..." if len(names) > EXAMPLES else "")
 
 
 def _names(paths: Sequence[str]) -> list[str]:
@@ -80,29 +170,54 @@ def _names(paths: Sequence[str]) -> list[str]:
     return [name if names.count(name) == 1 else str(Path(path)) for name, path in zip(names, paths, strict=True)]
 
 
+def cells(estimates: dict[str, Estimate], signed: bool = False) -> list[tuple[str, str]]:
+    """Each statistic as a number and its interval in brackets; a dash for what is not defined."""
+    found = []
+    for name in STATISTICS:
+        _, factor, digits = COLUMNS[name]
+        value, low, high = (f"{factor * number:{'+' if signed else ''}.{digits}f}" for number in estimates[name])
+        found.append((value, f"[{low}, {high}]") if math.isfinite(estimates[name].value) else ("-", ""))
+    return found
+
+
+def heads(comparison: Comparison) -> list[str]:
+    """The statistics' headings."""
+    return [head.format(k=comparison.k) for head, _, _ in COLUMNS.values()]
+
+
+def explanation(comparison: Comparison) -> list[str]:
+    """What the figures are, in sentences."""
+    resamples = sorted({resamples_for(len(row.scores)) for row in comparison.rows})
+    drawn = " to ".join(f"{count:,}" for count in dict.fromkeys((resamples[0], resamples[-1])))
+    return [
+        f"In brackets: {100 * LEVEL:.0f} % bootstrap intervals over the architectures, {drawn} resamples; "
+        "for a difference the same ones for both files.",
+        "Leaderboard A of the challenge shows |Pearson| x 100, leaderboard B Kendall tau.",
+    ]
+
+
 def table(comparison: Comparison) -> str:
-    """The comparison as aligned text: Pearson times 100 as on leaderboard A, Kendall and Spearman, each with its interval."""
-    heads = ["against " + comparison.reference, "count", "Pearson x100", "Kendall tau", "Spearman"]
-    lines = [heads]
+    """The comparison as aligned text, each figure with its interval; below it the differences to the first file."""
+    lines = [["against " + comparison.reference, "count", *heads(comparison)]]
     for row in comparison.rows:
-        pearson, kendall, spearman = (row.correlations[key] for key in ("pearson", "kendall", "spearman"))
-        lines.append([
-            row.name,
-            f"{len(row.scores):,}",
-            f"{100 * pearson.value:.2f} [{100 * pearson.low:.2f}, {100 * pearson.high:.2f}]",
-            _bracket(kendall),
-            _bracket(spearman),
-        ])  # fmt: skip
+        lines.append([row.name, f"{len(row.scores):,}", *(" ".join(cell) for cell in cells(row.estimates))])
+    blocks = [_aligned(lines)]
+    if len(comparison.rows) > 1:
+        lines = [["difference to " + comparison.rows[0].name, *heads(comparison)]]
+        for row in comparison.rows[1:]:
+            if row.difference is not None:
+                lines.append([row.name, *(" ".join(cell) for cell in cells(row.difference, signed=True))])
+        blocks.append(_aligned(lines))
+    return "\n\n".join([*blocks, "\n".join([*explanation(comparison), *comparison.notes])])
+
+
+def _aligned(lines: list[list[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     text.insert(1, "-" * sum(widths, 2 * len(widths) - 2))
-    return "\n".join([*text, "95 % bootstrap intervals over the architectures", *comparison.notes])
+    return "\n".join(text)
 
 
 def _finite(estimate: Estimate) -> dict[str, float | None]:
     """JSON has no NaN, which a constant file's correlations are."""
     return {key: value if math.isfinite(value) else None for key, value in estimate._asdict().items()}
-
-
-def _bracket(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"

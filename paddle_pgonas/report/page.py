@@ -1,43 +1,63 @@
-"""One HTML page, self-contained: table, pictures, training curves and the configuration that made them."""
+"""One HTML page, self-contained: tables, pictures, training curves, and what made them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
+from itertools import groupby
 from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 from paddle_pgonas.correlation import Estimate
-from paddle_pgonas.files import read_json_lines, write_text
-from paddle_pgonas.report.comparison import Comparison, Row
-from paddle_pgonas.report.plots import cost_scatter, rank_scatter, training_curves
+from paddle_pgonas.files import write_text
+from paddle_pgonas.report.comparison import Comparison, cells, explanation, heads
+from paddle_pgonas.report.plots import ERRORS, Picture, svg
+from paddle_pgonas.report.provenance import Provenance
 
+# On narrow screens a table's rows become cards, each figure beside its heading.
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1d1d1f; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1d1d1f; background: #fff; max-width: 62rem; margin: 2rem auto;
+  padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
-th, td { padding: .35rem .7rem; border-bottom: 1px solid #d8d8de; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } small { color: #5c5c66; }
-.pictures { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; flex: 1 1 18rem; }
+h1, caption, td:first-child, figcaption, li, p, dd, dt { overflow-wrap: anywhere; }
+table { border-collapse: collapse; width: 100%; margin: 1rem 0; } caption { text-align: left; color: #5c5c66; }
+th, td { padding: .35rem .5rem; border-bottom: 1px solid #d8d8de; text-align: right; vertical-align: top; }
+th:first-child, td:first-child { text-align: left; min-width: 7rem; }
+small { color: #5c5c66; } td small { display: block; white-space: nowrap; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr)); gap: 1.5rem 1rem; }
+figure { margin: 0; }
 figcaption { color: #5c5c66; font-size: .9rem; } svg { width: 100%; height: auto; }
-pre { background: #f5f5f7; padding: .8rem; overflow-x: auto; font-size: .85rem; }
-@media print { body { margin: 0; max-width: none; } figure, table, pre { break-inside: avoid; } }
+pre { background: #f5f5f7; padding: .8rem; font-size: .85rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+.columns { columns: 15rem; }
+@media screen and (max-width: 42rem) {
+  thead { position: absolute; left: -999rem; } table, tbody, tr, td, caption { display: block; }
+  tr { border-bottom: 2px solid #d8d8de; padding: .4rem 0; }
+  td, td:first-child { display: flex; gap: .5rem; border: 0; min-width: 0; padding: .1rem 0; }
+  td:first-child { font-weight: bold; } td + td::before { content: attr(data-head); flex: 1; text-align: left; color: #5c5c66; }
+  td small { min-width: 8rem; text-align: right; }
+}
+@media print {
+  body { margin: 0; max-width: none; font-size: 10.5pt; } .pictures { grid-template-columns: 1fr 1fr; }
+  figure, tr { break-inside: avoid; } h2, h2 + p { break-after: avoid; }
+}
 """
 
 
-def write_page(path: str | Path, comparison: Comparison, run: Path | None = None) -> None:
+def write_page(path: str | Path, comparison: Comparison, pictures: Sequence[Picture], provenance: Provenance) -> None:
     """Write the report.
 
-    Args:
-        run: a training run's folder, whose curves and configuration are shown too.
+    Raises:
+        UserError: the file cannot be written.
     """
-    sections = [_table(comparison), _pictures(comparison)]
-    if run is not None:
-        sections.append(_run(run))
+    sections = [_tables(comparison), *_pictures(pictures), _provenance(provenance)]
     body = "\n".join(sections)
     write_text(
         path,
         f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>paddle_pgonas report</title><style>{STYLE}</style></head>
+<title>Agreement with {escape(comparison.reference)}</title><style>{STYLE}</style></head>
 <body><h1>Agreement with {escape(comparison.reference)}</h1>
 {body}
 </body></html>
@@ -45,47 +65,68 @@ def write_page(path: str | Path, comparison: Comparison, run: Path | None = None
     )
 
 
-def _table(comparison: Comparison) -> str:
-    rows = "\n".join(_table_row(row) for row in comparison.rows)
+def _tables(comparison: Comparison) -> str:
+    columns = heads(comparison)
+    agreed = [(row.name, f"{len(row.scores):,}", *_figures(row.estimates)) for row in comparison.rows]
     notes = "".join(f"<li>{escape(note)}</li>" for note in comparison.notes)
-    return f"""<p>Space {escape(comparison.space.name)}. In brackets: 95 % bootstrap intervals over the architectures.
-Leaderboard A of the challenge shows |Pearson| x 100, leaderboard B Kendall tau.</p>
-<div class="wide"><table>
-<thead><tr><th>file</th><th>count</th><th>Pearson x 100</th><th>Kendall tau</th><th>Spearman</th></tr></thead>
-<tbody>{rows}</tbody></table></div><ul>{notes}</ul>"""
+    text = _table("Each file against the reference", ["file", "count", *columns], agreed)
+    differing = [(row.name, *_figures(row.difference, signed=True)) for row in comparison.rows if row.difference is not None]
+    if differing:
+        caption = f"Difference to {comparison.rows[0].name}: above 0 agrees better; bold where the interval leaves out 0"
+        text += _table(caption, ["file", *columns], differing)
+    if notes:
+        text += f"<ul>{notes}</ul>"
+    return f"<p>Space {escape(comparison.space.name)}. {escape(' '.join(explanation(comparison)))}</p>{text}"
 
 
-def _table_row(row: Row) -> str:
-    cells = [
-        _estimate(row.correlations["pearson"], 100, 2),
-        _estimate(row.correlations["kendall"], 1, 3),
-        _estimate(row.correlations["spearman"], 1, 3),
-    ]
-    return f"<tr><td>{escape(row.name)}</td><td>{len(row.scores):,}</td>{''.join(cells)}</tr>"
+def _figures(estimates: dict[str, Estimate], signed: bool = False) -> list[str]:
+    """The statistics as HTML; a difference is bold where it is clear."""
+    found = []
+    for estimate, (value, interval) in zip(estimates.values(), cells(estimates, signed), strict=True):
+        clear = signed and (estimate.low > 0 or estimate.high < 0)
+        found.append(f"{f'<b>{value}</b>' if clear else value} <small>{interval}</small>")
+    return found
 
 
-def _estimate(estimate: Estimate, factor: float, digits: int) -> str:
-    value, low, high = (f"{factor * number:.{digits}f}" for number in estimate)
-    return f"<td>{value} <small>[{low}, {high}]</small></td>"
+def _table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first column is plain text and whose other cells are HTML."""
+    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
+    body = "".join(f"<tr>{_cells(columns, row)}</tr>\n" for row in rows)
+    return f"<table><caption>{escape(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
 
 
-def _pictures(comparison: Comparison) -> str:
-    first, name = comparison.rows[0], comparison.reference
-    figures = [_figure(cost_scatter(first.archs, first.reference, name), f"{name}: what its values say beside mere size")]
-    for row in comparison.rows:
-        tau = row.correlations["kendall"].value
-        figures.append(_figure(rank_scatter(row, name), f"{row.name}: rank against rank, Kendall tau {tau:.3f}"))
-    return f'<h2>Cost, and rank against rank</h2><div class="pictures">{"".join(figures)}</div>'
+def _cells(columns: Sequence[str], row: Sequence[str]) -> str:
+    rest = "".join(f'<td data-head="{escape(head)}">{cell}</td>' for head, cell in zip(columns[1:], row[1:], strict=True))
+    return f"<td>{escape(row[0])}</td>{rest}"
 
 
-def _figure(svg: str, caption: str) -> str:
-    labelled = svg.replace("<svg", f'<svg role="img" aria-label="{escape(caption)}"', 1)
-    return f"<figure>{labelled}<figcaption>{escape(caption)}</figcaption></figure>"
+def _pictures(pictures: Sequence[Picture]) -> list[str]:
+    sections = []
+    shown = tqdm(pictures, desc="page", unit="picture", delay=2)
+    for section, of_section in groupby(shown, lambda picture: picture.section):
+        figures = "".join(_figure(picture) for picture in of_section)
+        note = ""
+        if section == ERRORS:
+            note = "<p>Mean of (rank in the file - rank in the reference), with 95 % intervals: 0 where a file is fair.</p>"
+        sections.append(f'<h2>{escape(section)}</h2>{note}<div class="pictures">{figures}</div>')
+    return sections
 
 
-def _run(run: Path) -> str:
-    metrics = read_json_lines(run / "metrics.jsonl")
-    curves = _figure(training_curves(metrics), "Losses over the steps of the training run") if metrics else "<p>No log.</p>"
-    config = run / "config.yaml"
-    text = config.read_text(encoding="utf-8") if config.exists() else "no config.yaml"
-    return f"<h2>Training run</h2>{curves}<h2>Configuration</h2><pre>{escape(text)}</pre>"
+def _figure(picture: Picture) -> str:
+    caption = escape(picture.caption)
+    labelled = svg(picture.figure).replace("<svg", f'<svg role="img" aria-label="{caption}"', 1)
+    return f"<figure>{labelled}<figcaption>{caption}</figcaption></figure>"
+
+
+def _provenance(provenance: Provenance) -> str:
+    parts = ["<h2>How to do it again</h2>", f"<pre>{escape((2 * chr(10)).join(provenance.commands))}</pre>"]
+    if provenance.facts:
+        facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(_listed(values))}</dd>" for name, values in provenance.facts.items())
+        parts.append(f"<h2>Versions and settings</h2><dl>{facts}</dl>")
+    if provenance.config:
+        parts.append(f'<h2>Configuration of the run</h2><pre class="columns">{escape(provenance.config)}</pre>')
+    return "\n".join(parts)
+
+
+def _listed(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items() if value is not None)

@@ -1,38 +1,248 @@
-"""The report's pictures as SVG text. Points are drawn as pixels inside, so 45,000 of them stay small."""
+"""The report's pictures. Points are drawn as pixels inside the SVG, so 45,000 of them stay small."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy.stats import rankdata
+from tqdm import tqdm
 
-from paddle_pgonas import cost
 from paddle_pgonas.arch import Arch
-from paddle_pgonas.report.comparison import Row
+from paddle_pgonas.files import atomic_path
+from paddle_pgonas.priors import prior
+from paddle_pgonas.report.comparison import Comparison, Row
 
 INK, ACCENT = "#1f4e79", "#c8553d"
+COLORS = (INK, ACCENT, "#4f772d", "#7b2d8b", "#b8860b", "#3a3a3a")
+MARKERS = "os^Dvx"
 STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.25,
     "font.size": 10,
+    "legend.frameon": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "paddle_pgonas",  # the same data give the same bytes
 }
+SIZE = (4.2, 3.4)
+
+RANKS, COST, ERRORS, TRAINING = (
+    "Rank against rank",
+    "Values against cost",
+    "Where the ranking goes wrong",
+    "Training run",
+)
+"""The sections that pictures belong to."""
 
 
-def _svg(figure: Figure) -> str:
+class Picture(NamedTuple):
+    """A figure with the file name it gets, the section it belongs to, and what it shows in words."""
+
+    stem: str
+    section: str
+    caption: str
+    figure: Figure
+
+
+class Panel(NamedTuple):
+    """One picture of the training log: the keys it shows (one ending in ``/`` stands for all that begin with it)."""
+
+    stem: str
+    caption: str
+    label: str
+    keys: tuple[str, ...]
+
+
+PANELS = (
+    Panel("losses", "Losses per kind of subnet", "loss", ("loss/",)),
+    Panel("accuracy", "Accuracy: of subnets held out, of the largest on its training batches", "top-1", ("accuracy", "heldout/")),
+    Panel("kendall", "Kendall tau of a sample of subnets' held-out accuracy", "Kendall tau", ("kendall/",)),
+    Panel("pairs", "Share of the rank loss's pairs that were out of order", "share", ("pairs_out_of_order",)),
+    Panel("lambda", "Weight of the rank loss (lambda)", "weight", ("rank_lambda",)),
+    Panel("lr", "Learning rate", "learning rate", ("lr",)),
+    Panel("grad_norm", "Norm of the gradient", "norm", ("grad_norm",)),
+    Panel("speed", "Training speed", "images per second", ("images_per_second",)),
+)
+SCHEDULES = ("lr", "rank_lambda")
+"""Logged values without noise, which are shown as they are."""
+
+
+def pictures(comparison: Comparison, metrics: Sequence[dict[str, Any]] = ()) -> list[Picture]:
+    """All pictures of a comparison, and of a training log if there is one."""
+    with rc_context(STYLE):
+        found = [*_of_ranks(comparison), *_of_cost(comparison), *_of_errors(comparison), *_of_training(metrics)]
+    return found
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an SVG element."""
     buffer = io.StringIO()
     nobody = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # else the file names dates and addresses
-    figure.savefig(buffer, format="svg", dpi=110, bbox_inches="tight", metadata=nobody)
+    with rc_context(STYLE):
+        figure.savefig(buffer, format="svg", dpi=110, metadata=nobody)
     text = buffer.getvalue()
     return text[text.index("<svg") :]
+
+
+def write_plots(folder: str | Path, shown: Iterable[Picture]) -> None:
+    """Write every picture as ``<stem>.png`` and ``<stem>.svg``.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    for picture in tqdm(shown, desc="plots", unit="picture", delay=2):
+        for kind in ("png", "svg"):
+            with atomic_path(Path(folder) / f"{picture.stem}.{kind}") as part, rc_context(STYLE):
+                metadata = {"Title": picture.caption} | ({"Date": None} if kind == "svg" else {})
+                picture.figure.savefig(part, format=kind, dpi=200, metadata=metadata)
+
+
+def _of_ranks(comparison: Comparison) -> Iterable[Picture]:
+    for number, row in enumerate(comparison.rows, start=1):
+        tau = row.agreement.values["kendall"]
+        agrees = f"Kendall tau {tau:.3f}" if math.isfinite(tau) else "no Kendall tau, as one is constant"
+        caption = f"{row.name}: rank against rank in {comparison.reference}, {agrees}; on the line they agree"
+        yield Picture(_stem("rank", number, row.name), RANKS, caption, rank_scatter(row, comparison.reference))
+
+
+def _of_cost(comparison: Comparison) -> Iterable[Picture]:
+    first = comparison.rows[0]
+    shown = [(comparison.reference, first.archs, first.reference)]
+    shown += [(row.name, row.archs, row.scores) for row in comparison.rows]
+    for number, (name, archs, values) in enumerate(shown):
+        caption = f"{name}: values against multiply-accumulates, and their mean in groups of equal number"
+        yield Picture(_stem("cost", number, name), COST, caption, cost_scatter(archs, values, name))
+
+
+def _of_errors(comparison: Comparison) -> Iterable[Picture]:
+    for number, row in enumerate(comparison.rows, start=1):
+        error = rank_errors(row)
+        for kind, groups in (("depth", by_depth(row.archs)), ("width", by_width(row.archs))):
+            label = "blocks in the stage" if kind == "depth" else "width of the stage, % of its widest"
+            figure, worst = _group_means(error, groups, label)
+            what = "number of blocks" if kind == "depth" else "width (of conv2)"
+            caption = f"{row.name}: mean rank error by each stage's {what}, above 0 over-rated against {comparison.reference}"
+            yield Picture(_stem(f"error_{kind}", number, row.name), ERRORS, caption + worst, figure)
+
+
+def _of_training(metrics: Sequence[dict[str, Any]]) -> Iterable[Picture]:
+    logged = {name for line in metrics for name in line}
+    for panel in PANELS:
+        prefixes = tuple(key for key in panel.keys if key.endswith("/"))
+        keys = sorted(name for name in logged if name in panel.keys or name.startswith(prefixes))
+        if keys:
+            yield Picture(f"training_{panel.stem}", TRAINING, panel.caption, training_curves(metrics, keys, panel.label))
+
+
+def rank_scatter(row: Row, reference: str) -> Figure:
+    """Rank in the file against rank in the reference; a perfect file lies on the diagonal."""
+    figure, axes = _axes((4.2, 4.2))
+    x, y = rankdata(row.reference), rankdata(row.scores)
+    axes.plot([1, len(x)], [1, len(x)], color="grey", linewidth=0.8)
+    _points(axes, x, y, INK)
+    axes.set_xlabel(f"rank in {_short(reference)}", parse_math=False)
+    axes.set_ylabel(f"rank in {_short(row.name)}", parse_math=False)
+    axes.set_aspect("equal")
+    return figure
+
+
+def cost_scatter(archs: Sequence[Arch], values: np.ndarray, name: str) -> Figure:
+    """A file's values against multiply-accumulates, and their mean in up to ten groups of equal number."""
+    figure, axes = _axes()
+    macs = np.array([prior("flops")(arch) for arch in archs]) / 1e6
+    _points(axes, macs, values, INK)
+    groups = np.array_split(np.argsort(macs, kind="stable"), min(10, max(1, len(macs) // 5)))
+    means = [(macs[group].mean(), values[group].mean()) for group in groups]
+    axes.plot(*zip(*means, strict=True), color=ACCENT, marker="o", markersize=4, linewidth=1.4, label="mean of a group")
+    axes.set_xlabel(f"million multiply-accumulates at {archs[0].space.image_size} pixels")
+    axes.set_ylabel(f"value in {_short(name)}", parse_math=False)
+    _legend_above(figure, axes)
+    return figure
+
+
+def rank_errors(row: Row) -> np.ndarray:
+    """Rank in the file minus rank in the reference, in percent of the number of architectures; above 0: over-rated."""
+    return 100 * (rankdata(row.scores) - rankdata(row.reference)) / len(row.scores)
+
+
+def by_depth(archs: Sequence[Arch]) -> np.ndarray:
+    """Blocks of each stage, ``[architecture, stage]``."""
+    return np.array([arch.depths for arch in archs])
+
+
+def by_width(archs: Sequence[Arch]) -> np.ndarray:
+    """Channels of each stage's residual sums in percent of the stage's widest, ``[architecture, stage]``."""
+    percent = np.array([0.0, *(100 * ratio for ratio in archs[0].space.ratios)])
+    return percent[np.array([arch.conv2 for arch in archs])]
+
+
+def _group_means(error: np.ndarray, groups: np.ndarray, label: str) -> tuple[Figure, str]:
+    """Mean error and its 95 % interval for each value of each stage, and the worst of them in words."""
+    figure, axes = _axes()
+    axes.axhline(0, color="grey", linewidth=0.8)
+    worst = (0.0, "")
+    for stage, values in enumerate(groups.T):
+        kinds = [kind for kind in np.unique(values) if (values == kind).sum() > 1]
+        of_kind = [error[values == kind] for kind in kinds]
+        means = [errors.mean() for errors in of_kind]
+        margins = [1.96 * errors.std(ddof=1) / math.sqrt(len(errors)) for errors in of_kind]
+        axes.errorbar(kinds, means, margins, label=f"stage {stage + 1}", linewidth=1.2, capsize=2,
+                      color=COLORS[stage % len(COLORS)], marker=MARKERS[stage % len(MARKERS)], markersize=4)  # fmt: skip
+        for kind, mean, margin in zip(kinds, means, margins, strict=True):
+            clear = abs(mean) - margin
+            if clear > worst[0]:
+                worst = clear, f"; furthest off: stage {stage + 1} at {kind:g}, {mean:+.1f} % of the ranks"
+    axes.set_xlabel(label)
+    axes.set_ylabel("mean rank error, % of ranks")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend_above(figure, axes)
+    return figure, worst[1]
+
+
+def training_curves(metrics: Sequence[dict[str, Any]], keys: Sequence[str], label: str) -> Figure:
+    """Logged values over the steps; of long noisy logs a running mean, with the values themselves thin behind it."""
+    figure, axes = _axes()
+    for number, key in enumerate(keys):
+        points = [(line["step"], line[key]) for line in metrics if "step" in line and isinstance(line.get(key), int | float)]
+        if not points:
+            continue
+        steps, values = np.array(points, dtype=float).T
+        color, window = COLORS[number % len(COLORS)], len(steps) // 20
+        name = "training batches" if key == "accuracy" else key.split("/")[-1]
+        if window > 1 and key not in SCHEDULES:
+            axes.plot(steps, values, color=color, linewidth=0.6, alpha=0.3)
+            mean = np.ones(window) / window
+            steps, values = np.convolve(steps, mean, "valid"), np.convolve(values, mean, "valid")
+        marker = "" if len(steps) > 1 else "o"
+        axes.plot(steps, values, color=color, linewidth=1.4, marker=marker, label=name)
+    axes.set_xlabel("step")
+    axes.set_ylabel(label)
+    if len(keys) > 1:
+        _legend_above(figure, axes)
+    return figure
+
+
+def _axes(size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots()
+
+
+def _legend_above(figure: Figure, axes: Axes) -> None:
+    """Names of the lines where no line runs."""
+    count = len(axes.get_legend_handles_labels()[1])
+    if count:
+        figure.legend(loc="outside upper center", ncols=min(count, 4), fontsize=8, handlelength=1.5, columnspacing=1.2)
 
 
 def _points(axes: Axes, x: np.ndarray, y: np.ndarray, color: str) -> None:
@@ -42,45 +252,10 @@ def _points(axes: Axes, x: np.ndarray, y: np.ndarray, color: str) -> None:
     axes.scatter(x, y, s=size, color=color, alpha=alpha, linewidths=0, rasterized=True)
 
 
-def rank_scatter(row: Row, reference: str) -> str:
-    """Rank in the file against rank in the reference; a perfect file lies on the diagonal."""
-    with rc_context(STYLE):
-        figure = Figure(figsize=(4.2, 4.2))
-        axes = figure.subplots()
-        x, y = rankdata(row.reference), rankdata(row.scores)
-        axes.plot([1, len(x)], [1, len(x)], color="grey", linewidth=0.8)
-        _points(axes, x, y, INK)
-        axes.set_xlabel(f"rank in {reference}", parse_math=False)
-        axes.set_ylabel(f"rank in {row.name}", parse_math=False)
-        axes.set_aspect("equal")
-        return _svg(figure)
+def _short(name: str) -> str:
+    return name if len(name) <= 30 else "..." + name[-27:]
 
 
-def cost_scatter(archs: Sequence[Arch], values: np.ndarray, name: str) -> str:
-    """A file's values against multiply-accumulates."""
-    with rc_context(STYLE):
-        figure = Figure(figsize=(4.2, 4.2))
-        axes = figure.subplots()
-        macs = np.array([cost.macs(arch) for arch in archs]) / 1e6
-        _points(axes, macs, values, ACCENT)
-        axes.set_xlabel(f"million multiply-accumulates at {archs[0].space.image_size} pixels")
-        axes.set_ylabel(f"value in {name}", parse_math=False)
-        return _svg(figure)
-
-
-def training_curves(metrics: Sequence[dict[str, float]]) -> str:
-    """Losses per kind of subnet, and the rank loss's weight, over the steps of a run."""
-    with rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 3.4))
-        axes = figure.subplots()
-        kinds = sorted({name for line in metrics for name in line if name.startswith("loss/")})
-        for kind, color in zip(kinds, (INK, ACCENT, "#4f772d", "#7b2d8b"), strict=False):
-            points = [(line["step"], line[kind]) for line in metrics if kind in line]
-            axes.plot(*zip(*points, strict=True), label=kind.removeprefix("loss/"), color=color, linewidth=1.2)
-        axes.plot([line["step"] for line in metrics], [line["rank_lambda"] for line in metrics], label="rank loss weight",
-                  color="grey", linestyle="--", linewidth=1)  # fmt: skip
-        axes.set_xlabel("step")
-        axes.set_ylabel("loss, weight")
-        axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, ncols=5, loc="upper right")
-        return _svg(figure)
+def _stem(kind: str, number: int, name: str) -> str:
+    """A file name that any system takes; the number keeps files apart that differ in other characters only."""
+    return f"{kind}_{number}_" + re.sub(r"[^A-Za-z0-9.-]+", "_", Path(name).stem)[-40:]

@@ -1,0 +1,59 @@
+"""Everything that is wrong with one file, grouped by the rule it breaks, so that 45,000 like faults stay readable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from paddle_pgonas.errors import UserError
+
+EXAMPLES = 3
+"""How many places a group names; the others are counted."""
+
+
+@dataclass
+class Fault:
+    """One broken rule: in how many places, and the first of them (entry name, and what is wrong there)."""
+
+    rule: str
+    count: int = 0
+    examples: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Faults(dict[str, Fault]):
+    """Faults by rule, in the order in which they were met."""
+
+    def add(self, rule: str, name: str, problem: str) -> None:
+        """Note that the entry ``name`` breaks the rule."""
+        fault = self.setdefault(rule, Fault(rule))
+        fault.count += 1
+        if len(fault.examples) < EXAMPLES:
+            fault.examples.append((" ".join(name.split()), problem))
+
+    def stop(self, path: str | Path) -> None:
+        """Do nothing if there is no fault.
+
+        Raises:
+            UserError: the first fault, how many entries share it and which come next, and whether there are other kinds.
+        """
+        if not self:
+            return
+        fault, *others = self.values()
+        (name, problem), *next_ones = fault.examples
+        line = f"{path}: {name}: {problem}"
+        if next_ones:
+            names = ", ".join(name for name, _ in next_ones) + (", ..." if fault.count > EXAMPLES else "")
+            line += f" (and {fault.count - 1:,} more like it: {names})"
+        if others:
+            line += "; it has other faults too: tools/compare.py --validate lists them all"
+        raise UserError(line)
+
+    def lines(self) -> list[str]:
+        """The groups for people: rule and count, then the examples, indented."""
+        found = []
+        for fault in self.values():
+            found.append(f"{fault.rule}: {fault.count:,} {'place' if fault.count == 1 else 'places'}")
+            found += [f"    {name}: {problem}" for name, problem in fault.examples]
+            if fault.count > len(fault.examples):
+                found.append(f"    and {fault.count - len(fault.examples):,} more")
+        return found

@@ -1,0 +1,105 @@
+"""Where figures come from: the training run's log, configuration and versions, the score files' records, the commands."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.files import read_json, read_json_lines
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a report tells beside the figures; whatever the files do not hold is empty."""
+
+    metrics: list[dict[str, Any]]
+    """The run's log, one dictionary per logged step."""
+    config: str
+    """The run's configuration as YAML."""
+    facts: dict[str, dict[str, Any]]
+    """Versions and settings, by what they are of: the training, each file that was scored with a supernet."""
+    commands: list[str]
+    """Command lines that do it again: training, scoring, and what made the report."""
+
+
+def read_provenance(run: Path | None, files: Sequence[str], command: str) -> Provenance:
+    """Collect what a training run's folder and the records beside the score files (``<file>.record.json``) tell.
+
+    Args:
+        command: the command line that makes the report.
+
+    Raises:
+        UserError: there is no folder ``run``, or a record is not JSON.
+    """
+    if run is not None and not run.is_dir():
+        raise UserError(f"{run}: no such folder; --run takes the output_dir of a training run")
+    config_path = run / "config.yaml" if run else None
+    config = config_path.read_text(encoding="utf-8") if config_path and config_path.is_file() else ""
+    facts: dict[str, dict[str, Any]] = {}
+    commands = []
+    if run is not None and (trained := _training_record(run / "supernet.safetensors")):
+        facts["training"] = {"steps": trained.get("step"), **trained.get("versions", {})}
+    if config:
+        again = ["-c", str(config_path), "-o", f"output_dir={run}-again"]
+        commands.append(shlex.join(["python", "tools/train_supernet.py", *again]))
+    for file in files:
+        path = Path(file).with_suffix(".record.json")
+        if path.is_file():
+            record = read_json(path, "record")
+            if not isinstance(record, dict):
+                raise UserError(f"{path}: a record is a JSON object; remove the file or score again")
+            plain = {key: value for key, value in record.items() if not isinstance(value, dict)}
+            facts[Path(file).name] = plain | record.get("versions", {})
+            commands.append(_scoring_command(file, record))
+    metrics = [line for line in read_json_lines(run / "metrics.jsonl") if isinstance(line, dict)] if run else []
+    return Provenance(metrics, config, facts, [*commands, command])
+
+
+def _training_record(weights: Path) -> dict[str, Any]:
+    """The record inside the run's weights; reading it reads no weight."""
+    if not weights.is_file():
+        return {}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(weights, framework="numpy") as file:
+            return json.loads((file.metadata() or {}).get("record", "{}"))
+    except (SafetensorError, ValueError):
+        return {}
+
+
+def _scoring_command(file: str, record: dict[str, Any]) -> str:
+    """Scores the file's candidates again. A scored file is a candidate file too, so it serves as one."""
+    settings = record.get("config", {})
+    config = Path(settings.get("output_dir", "RUN")) / "config.yaml"
+    words = ["python", "tools/write_submission.py", "-c", str(config)]
+    if config.is_file():
+        trained = _flat(_read_yaml(config))
+        changed = {key: value for key, value in _flat(settings).items() if key in trained and trained[key] != value}
+        if changed:
+            words += ["-o", *(f"{key}={json.dumps(value)}" for key, value in changed.items())]
+    again = str(Path(file).with_suffix(".again.json"))
+    words += ["--weights", str(record.get("weights")), "--candidates", file, "--output", again]
+    return shlex.join([*words, "--metric", str(record.get("acc", "top1"))])
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        values = None
+    return values if isinstance(values, dict) else {}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return found

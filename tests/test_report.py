@@ -1,0 +1,243 @@
+"""The report page and its pictures: self-contained, readable in a real browser, and right about where a ranking errs."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import random
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paddle_pgonas.arch import MINI
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.report.comparison import Comparison, compare
+from paddle_pgonas.report.page import write_page
+from paddle_pgonas.report.plots import by_depth, by_width, pictures, rank_errors, write_plots
+from paddle_pgonas.report.provenance import read_provenance
+from paddle_pgonas.submission import Candidate, write_scores
+
+BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+NAMES = ["a_name_" + "that_is_long_" * 8 + "<b>&awkward.json", "b.json"]
+CONFIG = "output_dir: <here> & there\ntrain:\n  lr: 1.0\n" + f"data:\n  root: /{'long' * 40}\n"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder as the trainer leaves it, with keys that older logs lack."""
+    folder = tmp_path_factory.mktemp("run")
+    lines = [
+        {"step": step, "loss/largest": 2 / step, "loss/smallest": 3 / step, "rank_lambda": 0.1 * step, "lr": 0.1, "seconds": 1}
+        for step in range(1, 61)
+    ]
+    lines[9] |= {"heldout/largest": 0.5, "heldout/smallest": 0.4, "kendall/flops": 0.3}
+    lines[-1] |= {"heldout/largest": 0.6, "heldout/smallest": 0.5, "kendall/flops": 0.4, "pairs_out_of_order": math.nan}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (folder / "config.yaml").write_text(CONFIG, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A truth file and two score files; the first over-rates architectures by the depth of stage 2, the second guesses."""
+    folder, rng = tmp_path_factory.mktemp("scores"), np.random.default_rng(0)
+    archs = list(dict.fromkeys(MINI.sample(random.Random(seed)) for seed in range(120)))
+    truth = rng.random(len(archs))
+    depths = np.array([arch.depths[1] for arch in archs])
+    paths = [str(folder / name) for name in ("truth.json", *NAMES)]
+    for path, values in zip(paths, (truth, truth + depths, rng.random(len(archs))), strict=True):
+        candidates = [Candidate(f"arch{number}", arch, arch.code, None) for number, arch in enumerate(archs)]
+        write_scores(path, candidates, values.tolist())
+    record = {"acc": "top1", "bn": "calibrated", "weights": "w.safetensors", "versions": {"paddle": "9.8.7"}, "config": {}}
+    Path(paths[1]).with_suffix(".record.json").write_text(json.dumps(record))
+    return paths
+
+
+@pytest.fixture(scope="module")
+def comparison(files: list[str]) -> Comparison:
+    return compare(files[1:], files[0])
+
+
+@pytest.fixture(scope="module")
+def page_path(comparison: Comparison, files: list[str], run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    provenance = read_provenance(run, files[1:], "python tools/compare.py <these>")
+    write_page(path, comparison, pictures(comparison, provenance.metrics), provenance)
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(page_path: Path) -> str:
+    return page_path.read_text(encoding="utf-8")
+
+
+class Elements(HTMLParser):
+    """The tags of a page with their attributes, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.words = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+    def pictures(self) -> list[str]:
+        """The text alternative of every picture."""
+        return [attributes["aria-label"] for tag, attributes in self.tags if tag == "svg" and attributes["role"] == "img"]
+
+
+def test_the_page_fetches_nothing(page: str) -> None:
+    elements = Elements(page)
+    links = ("src", "href", "xlink:href")
+    targets = [attributes[name] for _, attributes in elements.tags for name in links if name in attributes]
+    assert targets  # the pictures' points are images inside the page
+    assert all(target.startswith(("#", "data:")) for target in targets)
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in elements.tags}
+    assert "@import" not in page
+    assert page.count("url(") == page.count("url(#")
+
+
+def test_every_picture_says_in_words_what_it_shows(page: str, comparison: Comparison) -> None:
+    labels = Elements(page).pictures()
+    assert len(labels) == page.count("<svg") == len(set(labels))
+    for name in (comparison.reference, *(row.name for row in comparison.rows)):
+        assert sum(name in label for label in labels) >= 1
+
+
+def test_the_page_shows_figures_and_notes_and_escapes_names(page: str, comparison: Comparison) -> None:
+    elements = Elements(page)
+    first, second = comparison.rows
+    assert not any(tag == "b" and "&awkward" in str(attributes) for tag, attributes in elements.tags)
+    assert NAMES[0] in elements.words
+    assert f"{100 * first.estimates['pearson'].value:.2f}" in elements.words
+    assert second.difference is not None
+    assert f"{second.difference['kendall'].value:+.3f}" in elements.words
+
+
+def test_the_same_comparison_makes_the_same_page(
+    page: str, comparison: Comparison, files: list[str], run: Path, tmp_path: Path
+) -> None:
+    provenance = read_provenance(run, files[1:], "python tools/compare.py <these>")
+    write_page(tmp_path / "again.html", comparison, pictures(comparison, provenance.metrics), provenance)
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
+
+
+def test_a_run_adds_its_curves_configuration_versions_and_commands(page: str, run: Path) -> None:
+    elements = Elements(page)
+    labels = " ".join(elements.pictures())
+    for what in ("Losses per kind", "lambda", "Learning rate", "held out", "Kendall tau of a sample"):
+        assert what in labels
+    assert "Norm of the gradient" not in labels  # which this log lacks
+    assert "output_dir: <here> & there" in elements.words
+    assert "paddle 9.8.7" in elements.words
+    assert f"tools/train_supernet.py -c {run}/config.yaml" in elements.words
+    assert "tools/write_submission.py" in elements.words
+    assert "tools/compare.py <these>" in elements.words
+
+
+def test_without_a_run_the_page_has_no_training_section(comparison: Comparison, tmp_path: Path) -> None:
+    provenance = read_provenance(None, ["elsewhere.json"], "python tools/compare.py")
+    write_page(tmp_path / "report.html", comparison, pictures(comparison, provenance.metrics), provenance)
+    assert "Training run" not in Elements((tmp_path / "report.html").read_text(encoding="utf-8")).words
+
+
+def test_an_empty_run_folder_is_fine_and_a_missing_one_is_named(tmp_path: Path) -> None:
+    assert read_provenance(tmp_path, [], "it").commands == ["it"]
+    with pytest.raises(UserError, match=r"nowhere: no such folder; --run takes"):
+        read_provenance(tmp_path / "nowhere", [], "it")
+
+
+def test_a_setting_that_scoring_changed_stands_in_its_command(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("data: {root: null, val_limit: null}\nseed: 0\n")
+    config = {"output_dir": str(tmp_path), "data": {"root": None, "val_limit": 500}, "seed": 0}
+    record = {"acc": "probability", "weights": "w.safetensors", "config": config}
+    (tmp_path / "s.record.json").write_text(json.dumps(record))
+    command = read_provenance(None, [str(tmp_path / "s.json")], "it").commands[0]
+    assert "-o data.val_limit=500 --weights w.safetensors" in command
+    assert command.endswith("--metric probability")
+
+
+def test_rank_errors_show_which_depth_a_file_over_rates(comparison: Comparison) -> None:
+    row = comparison.rows[0]
+    error, depths = rank_errors(row), by_depth(row.archs)
+    means = [[error[depths[:, stage] == depth].mean() for depth in (1, 4)] for stage in range(3)]
+    assert means[1][0] < -20 and means[1][1] > 20
+    assert all(abs(mean) < 15 for stage in (0, 2) for mean in means[stage])
+    assert error.mean() == pytest.approx(0, abs=1e-9)
+    labels = [picture.caption for picture in pictures(comparison) if picture.stem.startswith("error_depth_1")]
+    assert re.search(r"furthest off: stage 2 at (1|4), [+-]\d", labels[0])
+
+
+def test_widths_are_percent_of_the_stages_widest() -> None:
+    assert by_width([MINI.largest, MINI.smallest]).tolist() == [[100.0] * 3, [50.0] * 3]
+
+
+def test_plots_are_written_as_png_and_svg(comparison: Comparison, tmp_path: Path) -> None:
+    shown = pictures(comparison)
+    write_plots(tmp_path / "plots", shown)
+    written = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert written == sorted(f"{picture.stem}.{kind}" for picture in shown for kind in ("png", "svg"))
+    for path in (tmp_path / "plots").iterdir():
+        assert path.read_bytes().startswith(b"\x89PNG" if path.suffix == ".png" else b"<?xml")
+
+
+@pytest.mark.parametrize("values", [[0.5, 0.5, 0.5], [0.1, 0.2, 0.3]], ids=["constant", "three"])
+def test_tiny_and_constant_files_have_a_page_too(tmp_path: Path, values: list[float]) -> None:
+    archs = [MINI.sample(random.Random(seed)) for seed in range(3)]
+    candidates = [Candidate(f"arch{number}", arch, arch.code, None) for number, arch in enumerate(archs)]
+    write_scores(tmp_path / "a.json", candidates, values)
+    write_scores(tmp_path / "truth.json", candidates, [0.3, 0.1, 0.2])
+    found = compare([str(tmp_path / "a.json")], str(tmp_path / "truth.json"))
+    write_page(tmp_path / "report.html", found, pictures(found), read_provenance(None, [], "it"))
+    assert "nan" not in Elements((tmp_path / "report.html").read_text(encoding="utf-8")).words
+
+
+# What the browser makes of the page, in a frame that is exactly as wide as asked for (windows have a least width).
+PROBE = """<!DOCTYPE html><meta charset="utf-8"><body>
+<iframe id="page" style="border: 0; width: {width}px; height: 4000px" srcdoc="{page}"></iframe><pre id="result"></pre>
+<script>
+document.getElementById("page").onload = (event) => {{
+  const inner = event.target.contentDocument, root = inner.documentElement;
+  const outside = [...inner.querySelectorAll("body *")].filter((element) => !element.closest("svg > *")
+    && !element.closest("thead") && element.getBoundingClientRect().right > {width} + 0.5).map((element) => element.tagName);
+  const pictures = [...inner.querySelectorAll("svg, img")].filter((picture) => !picture.parentElement.closest("svg"));
+  document.getElementById("result").textContent = JSON.stringify({{
+    width: root.clientWidth, content: root.scrollWidth, outside: outside,
+    pictures: pictures.length, least: Math.min(...pictures.map((picture) => picture.getBoundingClientRect().width)),
+    named: pictures.filter((picture) => picture.getAttribute("aria-label") || picture.getAttribute("alt")).length,
+    fetched: event.target.contentWindow.performance.getEntriesByType("resource").map((entry) => entry.name)
+      .filter((name) => !name.startsWith("data:")),
+    text: getComputedStyle(inner.body).color, background: getComputedStyle(inner.body).backgroundColor,
+  }});
+}};
+</script>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome is installed")
+@pytest.mark.parametrize("width", [375, 1000])
+def test_a_real_browser_shows_the_page_without_sideways_scrolling(page: str, tmp_path: Path, width: int) -> None:
+    (tmp_path / "probe.html").write_text(PROBE.format(width=width, page=html.escape(page)), encoding="utf-8")
+    options = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    options += f" --disable-component-update --disable-sync --hide-scrollbars --user-data-dir={tmp_path}/profile"
+    options += " --virtual-time-budget=5000"
+    command = [str(BROWSER), *options.split(), "--dump-dom", f"file://{tmp_path}/probe.html"]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    found = json.loads(html.unescape(dom.split('<pre id="result">')[1].split("</pre>")[0]))
+    assert found["width"] == width
+    assert found["content"] <= width
+    assert found["outside"] == []
+    assert found["pictures"] == found["named"] == page.count("<svg") > 5
+    assert found["least"] >= 280
+    assert found["fetched"] == []
+    assert (found["text"], found["background"]) == ("rgb(29, 29, 31)", "rgb(255, 255, 255)")
