@@ -84,3 +84,21 @@ def training_curves(metrics: Sequence[dict[str, float]]) -> str:
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False, ncols=5, loc="upper right")
         return _svg(figure)
+
+
+def pareto_scatter(
+    points: Sequence[tuple[float, float]], front: Sequence[tuple[float, float]], limit: float | None, cost_name: str, score: str
+) -> str:
+    """All (cost, score) points of a search, the front as a staircase through the best of them, and the limit of the cost."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 4.2))
+        axes = figure.subplots()
+        cloud = np.array(points)
+        _points(axes, cloud[:, 0], cloud[:, 1], INK)
+        axes.step(*zip(*front, strict=True), where="post", color=ACCENT, linewidth=1.2, marker="o", markersize=3, label="front")
+        if limit is not None:
+            axes.axvline(limit, color="grey", linewidth=0.8, linestyle="--", label="limit")
+        axes.set_xlabel(cost_name)
+        axes.set_ylabel(score, parse_math=False)
+        axes.legend(frameon=False, loc="lower right")
+        return _svg(figure)

@@ -23,6 +23,7 @@ from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights
 from paddle_pgonas.runtime import select_device, versions
 from paddle_pgonas.scoring.scorer import METRICS, ScoringSet, chunked, score, scoring_set
+from paddle_pgonas.scoring.session import metric_values
 from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
 from paddle_pgonas.submission import Candidate, check_submission, write_scores
 
@@ -42,8 +43,7 @@ def write_submission(config: Config, weights: str, candidates: Sequence[Candidat
     measured = score(net, archs, data, config, Path(config.output_dir) / "scores")
     if int(os.environ.get("PADDLE_TRAINER_ID", "0")) != 0:
         return
-    columns = dict(zip(METRICS, measured.T, strict=True))
-    acc = np.exp(-columns["loss"]) if metric == "likelihood" else columns[metric]
+    acc = metric_values(measured, metric)
     write_scores(output, candidates, [float(value) for value in acc])
     check_submission(output, candidates, config.search_space)
     stem = Path(output).with_suffix("")
