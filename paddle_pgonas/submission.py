@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,3 +119,18 @@ def write_scores(path: str | Path, candidates: Sequence[Candidate], scores: Sequ
             raise UserError(f"{path}: the score of {candidate.name} is {score}; check the weights that produced it")
         entries[candidate.name] = {"acc": float(score), "arch": candidate.written}
     write_text(path, json.dumps(entries))
+
+
+def sample_candidates(space: SearchSpace, count: int, seed: int) -> list[Candidate]:
+    """Distinct random architectures of a space, named ``arch1``, ``arch2`` and so on; equal seeds give equal lists.
+
+    Raises:
+        UserError: more than half of the space is asked for, or less than one.
+    """
+    if not 1 <= count <= space.size // 2:
+        raise UserError(f"count must be 1 to {space.size // 2} for space {space.name}, not {count}")
+    archs: dict[Arch, None] = {}
+    rng = random.Random(seed)
+    while len(archs) < count:
+        archs[space.sample(rng)] = None
+    return [Candidate(f"arch{number}", arch, arch.code, None) for number, arch in enumerate(archs, start=1)]

@@ -21,7 +21,7 @@ from paddle_pgonas.config import Config, load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import save_weights
-from paddle_pgonas.scoring.session import Session, score_archs
+from paddle_pgonas.scoring.session import Session, score
 from paddle_pgonas.searching import latency
 from paddle_pgonas.searching.evolution import Found, Task, cross, evolve, first_generation, front, mutate, random_search
 from paddle_pgonas.searching.job import search
@@ -147,7 +147,7 @@ def test_scores_are_the_supernets(tmp_path: Path, weights: Path) -> None:
     config = demo(tmp_path)
     result = search(config, weights=weights, limits={"macs": 800_000}, population=8, generations=3, metric="likelihood")
     archs = [entry.arch for entry in result.found]
-    wanted = score_archs(config, weights, archs, "likelihood")
+    wanted = score(config, weights, archs, "likelihood")
     np.testing.assert_allclose([entry.score for entry in result.found], wanted, rtol=1e-5)
     assert all(entry.costs["macs"] == cost.macs(entry.arch, 8, 10) <= 800_000 for entry in result.found)
 

@@ -1,13 +1,10 @@
 """Write a candidate file of distinct random architectures of a space."""
 
-import random
-
 import _checkout  # noqa: F401
 
 from paddle_pgonas import cli
-from paddle_pgonas.arch import SPACES, Arch
-from paddle_pgonas.errors import UserError
-from paddle_pgonas.submission import Candidate, write_scores
+from paddle_pgonas.arch import SPACES
+from paddle_pgonas.submission import sample_candidates, write_scores
 
 
 def main() -> None:
@@ -17,13 +14,8 @@ def main() -> None:
     parser.add_argument("--output", required=True, metavar="FILE")
     parser.add_argument("--space", choices=list(SPACES), default="track1")
     arguments = parser.parse_args()
-    space, rng = SPACES[arguments.space], random.Random(arguments.seed)
-    if not 1 <= arguments.count <= space.size // 2:
-        raise UserError(f"--count must be 1 to {space.size // 2} for space {space.name}, not {arguments.count}")
-    archs: dict[Arch, None] = {}
-    while len(archs) < arguments.count:
-        archs[space.sample(rng)] = None
-    candidates = [Candidate(f"arch{number}", arch, arch.code, None) for number, arch in enumerate(archs, start=1)]
+    space = SPACES[arguments.space]
+    candidates = sample_candidates(space, arguments.count, arguments.seed)
     write_scores(arguments.output, candidates, [0.0] * len(candidates))
     print(f"{len(candidates)} candidates of space {space.name}: {arguments.output}")
 

@@ -46,7 +46,7 @@ class Comparison:
         return {"reference": self.reference, "rows": rows, "notes": self.notes}
 
 
-def compare(paths: Sequence[str], truth: str | None) -> Comparison:
+def compare(paths: Sequence[str | Path], truth: str | Path | None = None) -> Comparison:
     """Read the files and correlate each with the reference.
 
     Raises:
@@ -74,7 +74,7 @@ def compare(paths: Sequence[str], truth: str | None) -> Comparison:
     return Comparison(space, Path(reference).name, rows, notes)
 
 
-def _names(paths: Sequence[str]) -> list[str]:
+def _names(paths: Sequence[str | Path]) -> list[str]:
     """File names, with their folder where two files are called the same."""
     names = [Path(path).name for path in paths]
     return [name if names.count(name) == 1 else str(Path(path)) for name, path in zip(names, paths, strict=True)]

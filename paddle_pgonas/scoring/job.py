@@ -28,7 +28,9 @@ from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
 from paddle_pgonas.submission import Candidate, check_submission, write_scores
 
 
-def write_submission(config: Config, weights: str, candidates: Sequence[Candidate], output: str, metric: str = "top1") -> None:
+def write_submission(
+    config: Config, weights: str | Path, candidates: Sequence[Candidate], output: str | Path, metric: str = "top1"
+) -> None:
     """Score the candidates, write ``output``, ``<output>.metrics.json`` and ``<output>.record.json``, and check the file.
 
     Args:

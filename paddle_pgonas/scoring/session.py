@@ -13,7 +13,8 @@ from paddle_pgonas.data.cache import validation_images
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights
 from paddle_pgonas.runtime import select_device
-from paddle_pgonas.scoring.scorer import METRICS, identity, score, scoring_set
+from paddle_pgonas.scoring import scorer
+from paddle_pgonas.scoring.scorer import METRICS
 
 
 class Session:
@@ -28,15 +29,15 @@ class Session:
         self.config = config
         self.net = Supernet(config.search_space, config.model.num_classes, config.model.activation)
         load_weights(self.net, weights)
-        self.data = scoring_set(config, validation_images(config))
+        self.data = scorer.scoring_set(config, validation_images(config))
 
     def measure(self, archs: Sequence[Arch]) -> np.ndarray:
         """``METRICS`` (top-1, top-5, probability, loss) of each architecture: float64 [len(archs), 4]."""
-        return score(self.net, archs, self.data, self.config)
+        return scorer.score(self.net, archs, self.data, self.config)
 
     def identity(self) -> dict[str, object]:
         """Everything that the measured values depend on beside the architecture."""
-        return identity(self.net, self.data, self.config)
+        return scorer.identity(self.net, self.data, self.config)
 
 
 def metric_values(measured: np.ndarray, metric: str) -> np.ndarray:
@@ -46,7 +47,7 @@ def metric_values(measured: np.ndarray, metric: str) -> np.ndarray:
     return measured[:, METRICS.index(metric)]
 
 
-def score_archs(config: Config, weights: str | Path, archs: Sequence[Arch], metric: str = "top1") -> np.ndarray:
+def score(config: Config, weights: str | Path, archs: Sequence[Arch], metric: str = "top1") -> np.ndarray:
     """Score architectures with a supernet's weights on the configured images: float64 [len(archs)].
 
     Args:
