@@ -39,6 +39,8 @@ def _describe(item: griffe.Object, name: str | None = None) -> str:
     parts = [f"## {item.name}" if name is None else f"## {name or 'top level'}"]
     if item.is_function:
         parts.append(_code(_signature(item)))
+    elif item.is_class and "__init__" in item.members:
+        parts.append(_code(item.name + _signature(item["__init__"]).removeprefix("__init__").removesuffix(" -> None")))
     elif item.is_attribute:
         parts.append(_code(f"{item.name}: {item.annotation}" if item.annotation else item.name))
     if item.docstring:
@@ -90,6 +92,8 @@ def _text(docstring: str) -> str:
         elif re.match(r" {4}\w+: ", line):
             entry, _, rest = line.strip().partition(": ")
             lines.append(f"- `{entry}`: {rest}")
+        elif line.startswith(" " * 8):  # an entry's next line
+            lines.append("  " + line.strip())
         else:
             lines.append(line)
     return "\n".join(lines)
