@@ -1,5 +1,5 @@
 # make setup   .venv with everything      make demo   the main job on built-in images
-# make test    the tests                  make lint   style and types
+# make test    the tests                  make lint   style and types      make docs   docs/api.md from the docstrings
 # PYTHON chooses the interpreter, REQUIREMENTS the wheel of Paddle (a GPU wheel only where nvidia-smi finds a GPU).
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -10,7 +10,7 @@ DEMO := runs/demo
 # The demo's networks are too small for a second thread to help.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint
+.PHONY: setup demo test lint docs
 
 setup: $(VENV)/ready
 
@@ -39,3 +39,6 @@ lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+docs: setup
+	$(PY) docs/build_api.py

@@ -22,6 +22,10 @@ from paddle_pgonas.arch import SPACES, SearchSpace
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import write_text
 
+_PACKAGE = Path(__file__).parent
+CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
+"""The folder of the configurations that come with the project: inside the installed package, beside it in a checkout."""
+
 
 @dataclass(frozen=True)
 class Data:

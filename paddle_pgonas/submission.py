@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paddle_pgonas.arch import SPACES, TRACK1, Arch, ArchError, SearchSpace
+from paddle_pgonas.arch import SPACES, TRACK1, Arch, ArchError, Archs, SearchSpace
+from paddle_pgonas.cost import sample_spread
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.faults import Faults
 from paddle_pgonas.files import read_json, write_text
@@ -101,6 +103,11 @@ def _arch(name: str, code: Any, space: SearchSpace, faults: Faults, known: dict[
         for fault in space.faults(code):
             faults.add(f"illegal code ({fault.rule})", name, str(fault))
     return arch
+
+
+def read_archs(path: str | Path, space: SearchSpace) -> Archs:
+    """The architectures of a file, in its order, at 52 bytes each. Raises as :func:`read_candidates` does."""
+    return Archs(space, (candidate.arch for candidate in read_candidates(path, space)))
 
 
 def detect_space(path: str | Path) -> SearchSpace:
@@ -277,3 +284,23 @@ def write_scores(path: str | Path, candidates: Sequence[Candidate], scores: Sequ
             raise UserError(f"{path}: the score of {candidate.name} is {score}; check the weights that produced it")
         entries[candidate.name] = {"acc": float(score), "arch": candidate.written}
     write_text(path, json.dumps(entries))
+
+
+def sample_candidates(space: SearchSpace, count: int, seed: int, spread: bool = False) -> list[Candidate]:
+    """Distinct random architectures of a space, named ``arch1``, ``arch2`` and so on; equal seeds give equal lists.
+
+    Args:
+        spread: evenly over the logarithm of cost (:func:`~paddle_pgonas.cost.sample_spread`) instead of uniformly at random.
+
+    Raises:
+        UserError: more than half of the space is asked for, or less than one.
+    """
+    if not 1 <= count <= space.size // 2:
+        raise UserError(f"count must be 1 to {space.size // 2} for space {space.name}, not {count}")
+    archs: dict[Arch, None] = {}
+    rng = random.Random(seed)
+    if spread:
+        archs = dict.fromkeys(sample_spread(space, count, rng))
+    while len(archs) < count:
+        archs[space.sample(rng)] = None
+    return [Candidate(f"arch{number}", arch, arch.code, None) for number, arch in enumerate(archs, start=1)]

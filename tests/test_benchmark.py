@@ -7,8 +7,12 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-from paddle_pgonas.benchmark import priors, scoring, training
+from paddle_pgonas.arch import MINI
+from paddle_pgonas.benchmark import priors, scoring, search, training
+from paddle_pgonas.cost import macs
 from paddle_pgonas.nn.functional import conv2d
+from paddle_pgonas.searching.evolution import Task
+from paddle_pgonas.zen import zen_score
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -40,3 +44,11 @@ def test_train_benchmark_reports_both_ratios() -> None:
     figures = training.measure_steps(batch=1, side=32, steps=1)
     assert figures["speedup"] > 1
     assert figures["overhead"] > 0
+
+
+def test_search_benchmark_gives_both_searches_the_same_budget() -> None:
+    task = Task(MINI, lambda arch: {"macs": macs(arch)}, {"macs": 3e6}, "macs", lambda archs: list(map(zen_score, archs)))
+    figures = search.compare(task, population=8, generations=4, seeds=2)
+    assert figures["scored"] == figures["scored_random"]
+    assert 0 < figures["mean_area"]["random"] <= 1
+    assert len(figures["best"]["nsga2"]) == 2

@@ -108,6 +108,34 @@ def test_each_metric_becomes_acc(tool: Tool, tmp_path: Path) -> None:
         assert json.loads((tmp_path / "s.json").read_text())["a"]["acc"] == pytest.approx(wanted)
 
 
+def test_a_searched_subnet_is_exported(tool: Tool, tmp_path: Path) -> None:
+    """Search by a prior writes a candidate file; its best entry goes into the export, which tells that nothing was lost."""
+    save_weights(tmp_path / "w.safetensors", Supernet(MINI, 10, "prelu"), {})
+    options = ["-c", DEMO, "-o", f"output_dir={tmp_path}", "data.val_limit=10", "score.calibration_images=20"]
+    limit = ["--max-macs", "1e6", "--population", 8, "--generations", 3]
+    status, out, _ = tool("search", *options, "--prior", "zen", *limit, "--output", tmp_path / "front.json")
+    assert status == 0
+    best = list(json.loads((tmp_path / "front.json").read_text()).values())[-1]
+    assert f"best    {best['arch']}" in out
+    files = ["--weights", tmp_path / "w.safetensors", "--arch", best["arch"], "--output", tmp_path / "out"]
+    status, out, _ = tool("export_subnet", *options, *files, "--images", 10)
+    assert status == 0
+    assert "paddle.inference / dygraph: largest difference of logits" in out
+    assert "same prediction on 100.0%" in out
+    assert json.loads((tmp_path / "out" / "record.json").read_text())["arch"] == best["arch"]
+
+
+def test_a_bad_search_or_export_is_one_line(tool: Tool, tmp_path: Path) -> None:
+    output = ["--output", tmp_path / "out"]
+    assert_one_line(*tool("search", "-c", DEMO, *output)[::2], "either --weights FILE or --prior NAME")
+    assert_one_line(*tool("search", "-c", DEMO, "--prior", "zen", "--max-macs", 10, *output)[::2], "the smallest has")
+    files = ["--weights", tmp_path / "nowhere", *output]
+    assert_one_line(*tool("export_subnet", "-c", DEMO, *files, "--arch", "123")[::2], "a code of space mini")
+    assert_one_line(*tool("export_subnet", "-c", DEMO, *files, "--arch", GOOD)[::2], "no such weight file")
+    assert_one_line(*tool("export_subnet", "-c", DEMO, "-o", "score.bn=batch", *files, "--arch", GOOD)[::2], "score.bn=batch")
+    assert not (tmp_path / "out").exists()
+
+
 def test_dry_run_needs_no_weights_and_tells_the_plan(tool: Tool, tmp_path: Path) -> None:
     tool("sample_candidates", "--space", "mini", "--count", 50, "--output", tmp_path / "c.json")
     status, out, _ = tool(

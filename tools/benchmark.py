@@ -3,6 +3,7 @@
 prior   microseconds per prior, and how closed-form Zen-score ranks against Monte Carlo (5 minutes)
 train   a PGONAS step of ResNet48 at 64 pixels, batch 4 and 32: straightforward, ours, and the bare passes (5 minutes)
 score   256 neighbouring Track 1 subnets at 64 pixels, subnet by subnet against shared prefixes (6 minutes)
+search  NSGA-II against random search with as many scored subnets: Zen-score on Track 1, a supernet on digits (6 minutes)
 """
 
 import _checkout  # noqa: F401
@@ -12,16 +13,17 @@ from paddle_pgonas import cli
 
 def main() -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument("what", choices=["prior", "score", "train"])
+    parser.add_argument("what", choices=["prior", "score", "train", "search"])
     parser.add_argument("--json", metavar="FILE", help="write the figures for programs")
     arguments = parser.parse_args()
 
     import json
 
-    from paddle_pgonas.benchmark import priors, scoring, training
+    from paddle_pgonas.benchmark import priors, scoring, search, training
     from paddle_pgonas.files import write_json
 
-    figures = {"prior": priors.measure, "score": scoring.measure, "train": training.measure}[arguments.what]()
+    ways = {"prior": priors.measure, "score": scoring.measure, "train": training.measure, "search": search.measure}
+    figures = ways[arguments.what]()
     print(json.dumps(figures, indent=2))
     if arguments.json:
         write_json(arguments.json, figures)

@@ -1,21 +1,10 @@
-"""Write a candidate file of distinct random architectures of a space."""
-
-import random
+"""Write a candidate file of distinct architectures of a space: random ones, or evenly spread over their cost."""
 
 import _checkout  # noqa: F401
 
 from paddle_pgonas import cli
-from paddle_pgonas.arch import SPACES, Arch, SearchSpace
-from paddle_pgonas.cost import sample_spread
-from paddle_pgonas.errors import UserError
-from paddle_pgonas.submission import Candidate, write_scores
-
-
-def sample_distinct(space: SearchSpace, count: int, rng: random.Random) -> list[Arch]:
-    archs: dict[Arch, None] = {}
-    while len(archs) < count:
-        archs[space.sample(rng)] = None
-    return list(archs)
+from paddle_pgonas.arch import SPACES
+from paddle_pgonas.submission import sample_candidates, write_scores
 
 
 def main() -> None:
@@ -28,11 +17,8 @@ def main() -> None:
         "--spread", action="store_true", help="evenly from the cheapest to the costliest; random widths average out otherwise"
     )
     arguments = parser.parse_args()
-    space, rng = SPACES[arguments.space], random.Random(arguments.seed)
-    if not 1 <= arguments.count <= space.size // 2:
-        raise UserError(f"--count must be 1 to {space.size // 2} for space {space.name}, not {arguments.count}")
-    archs = sample_spread(space, arguments.count, rng) if arguments.spread else sample_distinct(space, arguments.count, rng)
-    candidates = [Candidate(f"arch{number}", arch, arch.code, None) for number, arch in enumerate(archs, start=1)]
+    space = SPACES[arguments.space]
+    candidates = sample_candidates(space, arguments.count, arguments.seed, arguments.spread)
     write_scores(arguments.output, candidates, [0.0] * len(candidates))
     print(f"{len(candidates)} candidates of space {space.name}: {arguments.output}")
 

@@ -8,9 +8,8 @@ loss of every candidate) and .record.json (what the scores were made from).
 import _checkout  # noqa: F401
 
 from paddle_pgonas import cli
-from paddle_pgonas.arch import Archs
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.submission import read_candidates
+from paddle_pgonas.submission import read_archs
 
 
 def main() -> None:
@@ -36,15 +35,14 @@ def main() -> None:
     if not arguments.dry_run and (arguments.weights is None or arguments.output is None):
         raise UserError("--weights and --output are needed (or --dry-run)")
     # Read before Paddle is: a mistake shows at once, and what parsing frees is used again by the import.
-    space = config.search_space
-    archs = Archs(space, (candidate.arch for candidate in read_candidates(arguments.candidates, space)))
+    archs = read_archs(arguments.candidates, config.search_space)
 
     from paddle_pgonas.scoring import job
 
     if arguments.dry_run:
         job.dry_run(config, archs, arguments.json)
     else:
-        job.write_submission(config, arguments.weights, arguments.candidates, archs, arguments.output, arguments.metric)
+        job.write_submission(config, arguments.weights, arguments.candidates, arguments.output, arguments.metric, archs)
 
 
 cli.run(main)

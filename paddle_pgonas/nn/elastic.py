@@ -104,3 +104,24 @@ class _Total(PyLayer):
     @staticmethod
     def backward(ctx: PyLayerContext, gradient: paddle.Tensor) -> paddle.Tensor:
         return ranks.total(gradient.clone())
+
+
+def calibrate(net: nn.Layer, x: paddle.Tensor) -> None:
+    """Give every BatchNorm of a stand-alone network the statistics of these images, taken as one batch.
+
+    Args:
+        net: changed in its running statistics only; left in evaluation mode.
+        x: normalised images [N, 3, S, S].
+    """
+    layers = [layer for layer in net.sublayers() if isinstance(layer, nn.BatchNorm2D)]
+    momenta = [layer._momentum for layer in layers]
+    for layer in layers:
+        layer._momentum = 0.0  # the batch's own statistics take the place of the running ones
+    net.train()
+    try:
+        with paddle.no_grad():
+            net(x)
+    finally:
+        net.eval()
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer._momentum = momentum

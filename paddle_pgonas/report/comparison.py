@@ -82,7 +82,7 @@ class Comparison:
         return figures | {key: _finite(value) for key, value in row.estimates.items()} | {"difference": difference}
 
 
-def compare(paths: Sequence[str], truth: str | None, k: int | None = None) -> Comparison:
+def compare(paths: Sequence[str | Path], truth: str | Path | None = None, k: int | None = None) -> Comparison:
     """Read the files and compare each with the reference, architecture by architecture (names are of no account).
 
     Args:
@@ -164,7 +164,7 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:EXAMPLES]) + (", ..." if len(names) > EXAMPLES else "")
 
 
-def _names(paths: Sequence[str]) -> list[str]:
+def _names(paths: Sequence[str | Path]) -> list[str]:
     """File names, with their folder where two files are called the same."""
     names = [Path(path).name for path in paths]
     return [name if names.count(name) == 1 else str(Path(path)) for name, path in zip(names, paths, strict=True)]

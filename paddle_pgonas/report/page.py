@@ -14,6 +14,7 @@ from paddle_pgonas.correlation import Estimate
 from paddle_pgonas.files import write_text
 from paddle_pgonas.report.comparison import Comparison, cells, explanation, heads
 from paddle_pgonas.report.plots import ERRORS, Picture, svg
+from paddle_pgonas.report.plots import pictures as draw_pictures
 from paddle_pgonas.report.provenance import Provenance
 
 # On narrow screens a table's rows become cards, each figure beside its heading.
@@ -45,13 +46,24 @@ pre { background: #f5f5f7; padding: .8rem; font-size: .85rem; white-space: pre-w
 """
 
 
-def write_page(path: str | Path, comparison: Comparison, pictures: Sequence[Picture], provenance: Provenance) -> None:
+def write_page(
+    path: str | Path,
+    comparison: Comparison,
+    pictures: Sequence[Picture] | None = None,
+    provenance: Provenance | None = None,
+) -> None:
     """Write the report.
+
+    Args:
+        pictures: drawn beforehand, for instance because they are written as files too; drawn here by default.
+        provenance: the training run, versions and commands to show; none by default.
 
     Raises:
         UserError: the file cannot be written.
     """
-    sections = [_tables(comparison), *_pictures(pictures), _provenance(provenance)]
+    if pictures is None:
+        pictures = draw_pictures(comparison, provenance.metrics if provenance else ())
+    sections = [_tables(comparison), *_pictures(pictures), *([_provenance(provenance)] if provenance else [])]
     body = "\n".join(sections)
     write_text(
         path,

@@ -259,3 +259,21 @@ def _short(name: str) -> str:
 def _stem(kind: str, number: int, name: str) -> str:
     """A file name that any system takes; the number keeps files apart that differ in other characters only."""
     return f"{kind}_{number}_" + re.sub(r"[^A-Za-z0-9.-]+", "_", Path(name).stem)[-40:]
+
+
+def pareto_scatter(
+    points: Sequence[tuple[float, float]], front: Sequence[tuple[float, float]], limit: float | None, cost_name: str, score: str
+) -> str:
+    """All (cost, score) points of a search, the front as a staircase through the best of them, and the limit of the cost."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 4.2))
+        axes = figure.subplots()
+        cloud = np.array(points)
+        _points(axes, cloud[:, 0], cloud[:, 1], INK)
+        axes.step(*zip(*front, strict=True), where="post", color=ACCENT, linewidth=1.2, marker="o", markersize=3, label="front")
+        if limit is not None:
+            axes.axvline(limit, color="grey", linewidth=0.8, linestyle="--", label="limit")
+        axes.set_xlabel(cost_name)
+        axes.set_ylabel(score, parse_math=False)
+        axes.legend(frameon=False, loc="lower right")
+        return svg(figure)

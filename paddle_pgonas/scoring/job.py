@@ -23,22 +23,31 @@ from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights
 from paddle_pgonas.runtime import select_device, versions
 from paddle_pgonas.scoring.scorer import METRICS, ScoringSet, chunked, score, scoring_set
+from paddle_pgonas.scoring.session import metric_values
 from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
-from paddle_pgonas.submission import Candidate, check_submission, read_candidates, write_scores
+from paddle_pgonas.submission import Candidate, check_submission, read_archs, read_candidates, write_scores
 
 
-def write_submission(config: Config, weights: str, path: str, archs: Archs, output: str, metric: str = "top1") -> None:
+def write_submission(
+    config: Config,
+    weights: str | Path,
+    path: str | Path,
+    output: str | Path,
+    metric: str = "top1",
+    archs: Archs | None = None,
+) -> None:
     """Score the candidates, write ``output``, ``<output>.metrics.json`` and ``<output>.record.json``, and check the file.
 
     Args:
         path: the candidate file; its names are read again for writing, so that they take no memory while it scores.
-        archs: the candidate file's architectures.
         metric: one of ``top1``, ``top5``, ``probability`` or ``likelihood`` (``exp(-loss)``); becomes ``acc``.
+        archs: the file's architectures, if they were read already.
 
     Raises:
         UserError: weights or images do not fit, a file cannot be written, or the candidate file changed meanwhile.
     """
     started = time.time()
+    archs = archs or read_archs(path, config.search_space)
     device = select_device(config.device)
     net = Supernet(config.search_space, config.model.num_classes, config.model.activation)
     trained = load_weights(net, weights)
@@ -49,8 +58,7 @@ def write_submission(config: Config, weights: str, path: str, archs: Archs, outp
     candidates = read_candidates(path, archs.space)
     if not np.array_equal(Archs(archs.space, (candidate.arch for candidate in candidates)).codes, archs.codes):
         raise UserError(f"{path}: the candidates changed while they were scored; give the command again to score what is new")
-    columns = dict(zip(METRICS, measured.T, strict=True))
-    acc = np.exp(-columns["loss"]) if metric == "likelihood" else columns[metric]
+    acc = metric_values(measured, metric)
     write_scores(output, candidates, [float(value) for value in acc])
     check_submission(output, candidates, config.search_space)
     stem = Path(output).with_suffix("")

@@ -71,7 +71,7 @@ def score(net: Supernet, archs: Sequence[Arch], data: ScoringSet, config: Config
     """
     order = scoring_order(archs)
     chunks = chunked(order)
-    parts = None if folder is None else Parts(folder, archs, _identity(net, data, config))
+    parts = None if folder is None else Parts(folder, archs, identity(net, data, config))
     if parts is not None:
         print(f"{parts.count()} of {len(chunks)} chunks of these weights, images and options are already in {parts.folder}")
     scorer = _Scorer(net, data, config)
@@ -108,7 +108,7 @@ def _my_order(chunks: int) -> list[int]:
     return own
 
 
-def _identity(net: Supernet, data: ScoringSet, config: Config) -> dict[str, object]:
+def identity(net: Supernet, data: ScoringSet, config: Config) -> dict[str, object]:
     """Everything that the scores depend on, beside the candidates."""
     digest = hashlib.sha256()
     for name, tensor in net.weights().items():

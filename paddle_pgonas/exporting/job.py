@@ -1,0 +1,244 @@
+"""The export job of the command line: take one subnet out, calibrate it, write it down, and prove that nothing was lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import paddle
+from tqdm import tqdm
+
+from paddle_pgonas import cost
+from paddle_pgonas.arch import SPACES, Arch
+from paddle_pgonas.config import Config, save_config
+from paddle_pgonas.data.cache import cache_folder, decoded
+from paddle_pgonas.data.sources import Part, open_source
+from paddle_pgonas.data.transforms import to_network
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.exporting.inference import (
+    Network,
+    convert_to_onnx,
+    model_file,
+    open_inference_model,
+    open_onnx_model,
+    require_onnx,
+    save_inference_model,
+)
+from paddle_pgonas.files import write_json, write_text
+from paddle_pgonas.nn.elastic import calibrate
+from paddle_pgonas.nn.resnet import ResNet
+from paddle_pgonas.nn.supernet import Supernet, extract
+from paddle_pgonas.nn.weights import load_weights, read_arrays, save_weights
+from paddle_pgonas.runtime import select_device, versions
+from paddle_pgonas.scoring.scorer import ScoringSet, scoring_set
+from paddle_pgonas.scoring.tree import build_tree
+from paddle_pgonas.scoring.walker import Walker
+
+TOLERANCE = 1e-3
+"""Largest difference of logits, relative to the largest logit, that rounding in another order may make."""
+
+
+class Parity(NamedTuple):
+    """How one way of computing the logits agrees with another."""
+
+    difference: float
+    """Largest difference of logits, relative to the largest logit."""
+    same_predictions: float
+    """Share of images on which both have the same highest logit."""
+
+
+def export(
+    config: Config, weights: str | Path, arch: Arch, output: str | Path, *, onnx: bool = False, images: int = 256
+) -> dict[str, Any]:
+    """Write one subnet of a trained supernet into the folder ``output`` and return the record.
+
+    The folder gets ``subnet.safetensors`` (under the challenge's names, BatchNorm statistics as ``score.bn`` says), ``code.txt``,
+    ``config.yaml``, ``inference.*`` (a Paddle inference model of any batch size), if asked for ``inference.onnx``, and last
+    ``record.json``. The model's logits are compared with the scorer's and with those of the network before it was saved.
+
+    Args:
+        images: how many validation images to compare on, taken evenly; without any (``data.root`` not given, possible with
+            ``score.bn: running``) images of noise are used and the record says so.
+
+    Raises:
+        UserError: ``score.bn: batch``, weights that do not fit, a missing package for ONNX, or a model whose logits differ.
+    """
+    if config.score.bn == "batch":
+        raise UserError("score.bn=batch: an exported model has no batch to take statistics from; use calibrated or running")
+    if onnx:
+        require_onnx()
+    device = select_device(config.device)
+    net = Supernet(config.search_space, config.model.num_classes, config.model.activation)
+    trained = load_weights(net, weights)
+    net.eval()
+    data = _open_images(config, images)
+    calibration = None if data.calibration is None else to_network(paddle.to_tensor(data.calibration), config.data)
+    subnet = extract(net, arch)
+    if calibration is not None:
+        calibrate(subnet, calibration)
+    folder = Path(output)
+    with _folder_inside(folder) as part:
+        save_inference_model(subnet, part, config.data.image_size)
+        scorer = _scorer(net, arch, config.score.bn, calibration)
+        ways = {"scorer": scorer, "dygraph": _dygraph(subnet), "paddle.inference": open_inference_model(part, device)}
+        if onnx:
+            (part / "inference.onnx").write_bytes(convert_to_onnx(part))
+            ways["onnxruntime"] = open_onnx_model(part / "inference.onnx")
+        figures = _compare(ways, data, config)
+        for old in (folder / "record.json", *folder.glob("inference.*")):  # another Paddle's files have other names
+            old.unlink(missing_ok=True)
+        for path in part.iterdir():
+            path.replace(folder / path.name)
+    record = _describe(config, arch) | {
+        "calibration_images": None if data.calibration is None else len(data.calibration),
+        "weights": str(weights),
+        "trained_steps": trained.get("step"),
+        "model": model_file(folder).name,
+        **figures,
+        "device": device,
+        "versions": versions(),
+    }
+    save_weights(folder / "subnet.safetensors", subnet, _describe(config, arch))
+    write_text(folder / "code.txt", f"{arch}\n")
+    save_config(config, folder / "config.yaml")
+    write_json(folder / "record.json", record | {"config": dataclasses.asdict(config)})
+    return record
+
+
+def load_subnet(folder: str | Path) -> ResNet:
+    """The exported subnet as a network in evaluation mode, from ``subnet.safetensors`` alone.
+
+    Raises:
+        UserError: the file is missing, damaged, or no exported subnet.
+    """
+    path = Path(folder) / "subnet.safetensors"
+    arrays, record = read_arrays(path)
+    try:
+        arch = SPACES[record["space"]].parse(record["arch"])
+        subnet = ResNet(arch, record["num_classes"], record["activation"])
+    except KeyError as error:
+        raise UserError(f"{path}: not an exported subnet, its record lacks {error}") from None
+    tensors = subnet.state_dict()
+    if {name: list(array.shape) for name, array in arrays.items()} != {name: tensor.shape for name, tensor in tensors.items()}:
+        raise UserError(f"{path}: the tensors are not those of {arch}")
+    for name, tensor in tensors.items():
+        tensor.set_value(arrays[name])
+    subnet.eval()
+    return subnet
+
+
+@contextmanager
+def _folder_inside(folder: Path) -> Iterator[Path]:
+    """A temporary folder inside ``folder``, which is made: files move from one to the other in no time."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(prefix=".export-", dir=folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another place") from None
+    with temporary as part:
+        yield Path(part)
+
+
+def _describe(config: Config, arch: Arch) -> dict[str, Any]:
+    """What the network is and what it wants to see."""
+    side, classes = config.data.image_size, config.model.num_classes
+    return {
+        "arch": arch.code,
+        "space": config.space,
+        "activation": config.model.activation,
+        "num_classes": classes,
+        "macs": cost.macs(arch, side, classes),
+        "params": cost.params(arch, classes),
+        "bn": config.score.bn,
+        "input": {"shape": [None, 3, side, side], "resize": config.data.resize, "mean": config.data.mean, "std": config.data.std},
+    }
+
+
+def _open_images(config: Config, count: int) -> ScoringSet:
+    """Validation images taken evenly (or noise if there are none), and calibration images if the BatchNorm mode needs them."""
+    if config.data.source == "folder" and config.data.root is None and config.score.bn == "running":
+        side = config.data.image_size
+        noise = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+        return ScoringSet(noise, np.zeros(0, np.int64), "noise")
+    source = Part(open_source(config.data, "val", config.model.num_classes), count)
+    return scoring_set(config, decoded(source, config.data.resize, config.data.image_size, cache_folder(config)))
+
+
+def _scorer(net: Supernet, arch: Arch, bn: str, calibration: paddle.Tensor | None) -> Network:
+    """The logits that scoring computes for this subnet."""
+    walker, [root] = Walker(net, bn), build_tree([arch])
+    if calibration is not None:
+        walker.calibrate(root, calibration)
+
+    def run(x: np.ndarray) -> np.ndarray:
+        found: list[np.ndarray] = []
+        walker.walk(root, paddle.to_tensor(x), lambda node, logits: found.append(logits.numpy()))
+        return found[0]
+
+    return run
+
+
+def _dygraph(subnet: ResNet) -> Network:
+    def run(x: np.ndarray) -> np.ndarray:
+        with paddle.no_grad():
+            return subnet(paddle.to_tensor(x)).numpy()
+
+    return run
+
+
+def _compare(ways: dict[str, Network], data: ScoringSet, config: Config) -> dict[str, Any]:
+    """Logits of all ways on all images: how each agrees with the scorer, ``paddle.inference`` with dygraph too, and top-1.
+
+    Raises:
+        UserError: logits that differ by more than rounding.
+    """
+    size = config.score.batch_size
+    logits: dict[str, list[np.ndarray]] = {name: [] for name in ways}
+    for start in tqdm(range(0, len(data.images), size), desc="checking", unit="batch", delay=5):
+        pixels = np.ascontiguousarray(data.images[start : start + size])
+        x = to_network(paddle.to_tensor(pixels), config.data).numpy()
+        for name, way in ways.items():
+            logits[name].append(way(x))
+    whole = {name: np.concatenate(parts) for name, parts in logits.items()}
+    pairs = [(name, "scorer") for name in ways if name != "scorer"] + [("paddle.inference", "dygraph")]
+    parity = {f"{name} / {other}": agreement(whole[name], whole[other]) for name, other in pairs}
+    for name, found in parity.items():
+        if not found.difference <= TOLERANCE:
+            raise UserError(
+                f"the logits of {name} differ by {found.difference:.1e} of the largest (at most {TOLERANCE:.0e} is rounding); "
+                "nothing was exported; try -o device=cpu"
+            )
+    labels = data.labels
+    top1 = {name: float((values.argmax(1) == labels).mean()) for name, values in whole.items()} if len(labels) else None
+    return {
+        "images": len(data.images),
+        "images_are": "validation" if len(labels) else "noise",
+        "parity": {name: found._asdict() for name, found in parity.items()},
+        "top1": top1,
+    }
+
+
+def agreement(logits: np.ndarray, others: np.ndarray) -> Parity:
+    """Compare two arrays of logits [N, classes] of the same images."""
+    difference = float(np.abs(logits - others).max() / np.abs(others).max())
+    return Parity(difference, float((logits.argmax(1) == others.argmax(1)).mean()))
+
+
+def summary(record: dict[str, Any]) -> str:
+    """The record's figures as lines of text."""
+    lines = [f"subnet           {record['arch']}"]
+    lines.append(f"cost             {record['macs']:,} multiply-accumulates, {record['params']:,} parameters")
+    for name, found in record["parity"].items():
+        same = f"same prediction on {found['same_predictions']:.1%}"
+        lines.append(f"{name}: largest difference of logits {found['difference']:.1e} of the largest, {same}")
+    if record["top1"]:
+        values = ", ".join(f"{name} {value:.4f}" for name, value in record["top1"].items())
+        lines.append(f"top-1 on {record['images']} validation images: {values}")
+    else:
+        lines.append(f"compared on {record['images']} images of noise, as data.root gives none")
+    return "\n".join(lines)

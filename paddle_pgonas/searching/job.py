@@ -1,0 +1,190 @@
+"""The search job of the command line: what is scored and limited, the search, and its result as files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paddle_pgonas import cost
+from paddle_pgonas.arch import Arch
+from paddle_pgonas.config import Config
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.files import write_json, write_text
+from paddle_pgonas.priors import PRIORS
+from paddle_pgonas.runtime import versions
+from paddle_pgonas.searching.evolution import Costs, Found, Scores, Task, evolve, front
+from paddle_pgonas.searching.store import Store
+from paddle_pgonas.submission import Candidate, write_scores
+
+COSTS = {"macs": "multiply-accumulates", "params": "parameters", "latency_ms": "milliseconds"}
+"""Costs by name, with their units."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search found."""
+
+    task: Task
+    scored_by: str
+    """What the score is: a metric of the supernet, or a prior."""
+    found: list[Found]
+    """Every subnet that was scored, in the order of scoring."""
+    settings: dict[str, Any]
+
+    @property
+    def best(self) -> Found:
+        """The subnet of the highest score; the cheapest of them where several share it."""
+        return self.front[-1]
+
+    @property
+    def front(self) -> list[Found]:
+        """The subnets that none beats in cost without being worse in score, or the reverse; cheapest first."""
+        return front(self.found, self.task.axis)
+
+    def summary(self) -> str:
+        """The search and its best subnet as lines of text."""
+        limits = ", ".join(f"{name} at most {value:,.10g}" for name, value in self.task.limits.items()) or "no limit"
+        costs = ", ".join(f"{value:,.10g} {COSTS[name]}" for name, value in self.best.costs.items())
+        return (
+            f"scored  {len(self.found):,} subnets ({limits}), {len(self.front)} of them on the front\n"
+            f"best    {self.best.arch}\n"
+            f"score   {self.best.score:.10g} ({self.scored_by})\n"
+            f"cost    {costs}"
+        )
+
+    def write(self, output: str | Path) -> None:
+        """Write the front in the candidate file's format, ``<output>.record.json`` with all costs, and ``<output>.svg``."""
+        from paddle_pgonas.report.plots import pareto_scatter
+
+        chosen = self.front
+        names = [f"front{number}" for number in range(1, len(chosen) + 1)]
+        candidates = [Candidate(name, entry.arch, entry.arch.code, None) for name, entry in zip(names, chosen, strict=True)]
+        write_scores(output, candidates, [entry.score for entry in chosen])
+        stem = Path(output).with_suffix("")
+        record = {
+            "best": _plain(self.best),
+            "score": self.scored_by,
+            "limits": dict(self.task.limits),
+            "scored": len(self.found),
+            **self.settings,
+            "front": {name: _plain(entry) for name, entry in zip(names, chosen, strict=True)},
+            "versions": versions(),
+        }
+        write_json(f"{stem}.record.json", record)
+        axis = self.task.axis
+        points = [(entry.costs[axis], entry.score) for entry in self.found]
+        line = [(entry.costs[axis], entry.score) for entry in chosen]
+        write_text(f"{stem}.svg", pareto_scatter(points, line, self.task.limits.get(axis), COSTS[axis], self.scored_by))
+
+
+def search(
+    config: Config,
+    *,
+    weights: str | Path | None = None,
+    prior: str | None = None,
+    limits: Mapping[str, float] | None = None,
+    metric: str = "top1",
+    population: int = 64,
+    generations: int = 20,
+    latency_batch: int = 1,
+) -> Result:
+    """Search the configured space for the subnets with the best score at any cost within the limits, by NSGA-II.
+
+    Measured scores and latencies are kept in ``<output_dir>/search``: a killed search, given again, repeats at most the
+    generation it was in and ends with the same result. ``seed`` of the configuration decides everything else.
+
+    Args:
+        weights: a supernet's, whose ``metric`` on the configured images is the score. Or else
+        prior: the name of a prior that is the score; needs neither weights nor images.
+        limits: largest ``macs`` (per image at ``data.image_size``), ``params`` and ``latency_ms`` (a batch of ``latency_batch``
+            on this device). The first of them is the cost of the front; without any, it is ``macs``.
+
+    Raises:
+        UserError: neither or both of weights and prior, or a limit that not even the smallest subnet keeps.
+    """
+    if (weights is None) == (prior is None):
+        raise UserError("give either weights (of a supernet) or a prior to score with")
+    if population < 4 or generations < 1:
+        raise UserError("a search needs a population of at least 4 and at least 1 generation")
+    limits = dict(limits or {})
+    task = Task(
+        config.search_space,
+        make_costs(config, limits, latency_batch),
+        limits,
+        next(iter(limits), "macs"),
+        _prior_scores(prior) if prior else supernet_scores(config, str(weights), metric),
+    )
+    _check_limits(task)
+    found = evolve(task, population, generations, config.seed)
+    settings = {
+        "weights": None if weights is None else str(weights),
+        "population": population,
+        "generations": generations,
+        "latency_batch": latency_batch,
+        "config": dataclasses.asdict(config),
+    }
+    return Result(task, prior or f"{metric}, score.bn {config.score.bn}", found, settings)
+
+
+def make_costs(config: Config, limits: Mapping[str, float], latency_batch: int = 1) -> Costs:
+    """The costs of an architecture by name; latency, which takes a second, only if it is limited."""
+    unknown = set(limits) - set(COSTS)
+    if unknown:
+        raise UserError(f"there is no cost {min(unknown)!r}; limits are {', '.join(COSTS)}")
+    latency = None
+    if "latency_ms" in limits:
+        from paddle_pgonas.searching.latency import Latency
+
+        latency = Latency(config, latency_batch)
+
+    def costs(arch: Arch) -> dict[str, float]:
+        classes = config.model.num_classes
+        found: dict[str, float] = {"macs": cost.macs(arch, config.data.image_size, classes), "params": cost.params(arch, classes)}
+        return found | ({"latency_ms": latency(arch)} if latency else {})
+
+    return costs
+
+
+def supernet_scores(config: Config, weights: str, metric: str) -> Scores:
+    """Scores by a supernet: each generation at once along shared prefixes, each subnet once, kept on disk."""
+    import numpy as np
+
+    from paddle_pgonas.scoring.scorer import METRICS
+    from paddle_pgonas.scoring.session import Session, metric_values
+
+    session = Session(config, weights)
+    store = Store(Path(config.output_dir) / "search", "scores", session.identity())
+
+    def scores(archs: Sequence[Arch]) -> Sequence[float]:
+        missing = [arch for arch in archs if arch.code not in store.values]
+        if missing:
+            store.add([arch.code for arch in missing], session.measure(missing).tolist())
+        rows = np.array([store.values[arch.code] for arch in archs]).reshape(len(archs), len(METRICS))
+        return metric_values(rows, metric).tolist()
+
+    return scores
+
+
+def _prior_scores(name: str) -> Scores:
+    if name not in PRIORS:
+        raise UserError(f"there is no prior {name!r}; choose one of {', '.join(PRIORS)}")
+    return lambda archs: [PRIORS[name](arch) for arch in archs]
+
+
+def _check_limits(task: Task) -> None:
+    for name, limit in task.limits.items():
+        if not limit > 0:
+            raise UserError(f"the limit of {name} must be above 0, not {limit:g}")
+        least = task.costs(task.space.smallest)[name]
+        if least > limit:
+            raise UserError(
+                f"no subnet of space {task.space.name} keeps {name} at most {limit:,.10g}: "
+                f"the smallest has {least:,.10g} {COSTS[name]}"
+            )
+
+
+def _plain(entry: Found) -> dict[str, Any]:
+    return {"arch": entry.arch.code, "score": entry.score, **entry.costs}

@@ -1,0 +1,73 @@
+"""How long a subnet takes on this device, measured."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from pathlib import Path
+
+import paddle
+
+from paddle_pgonas.arch import Arch
+from paddle_pgonas.config import Config
+from paddle_pgonas.nn.resnet import ResNet
+from paddle_pgonas.runtime import select_device, versions
+from paddle_pgonas.searching.store import Store
+
+WARM_UP, REPEATS = 5, 20
+
+
+class Latency:
+    """Milliseconds of one forward pass of an extracted subnet, per architecture; each is measured once and kept on disk.
+
+    A plain network of the subnet's shape (its weights change no time) runs WARM_UP times, then REPEATS times; the median
+    counts. Each time ends when the logits are back in the processor's memory. What else the machine does shows in the
+    figures: leave it alone while it measures. Figures are kept per device, processor, threads, versions and batch.
+    """
+
+    def __init__(self, config: Config, batch: int = 1) -> None:
+        device = select_device(config.device)
+        self.config, self.batch = config, batch
+        identity = {
+            "device": device,
+            "processor": paddle.device.cuda.get_device_name() if device != "cpu" else _processor(),
+            "threads": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count())),
+            "versions": versions(),
+            "space": config.space,
+            "side": config.data.image_size,
+            "classes": config.model.num_classes,
+            "activation": config.model.activation,
+            "batch": batch,
+            "method": [WARM_UP, REPEATS],
+        }
+        self.store = Store(Path(config.output_dir) / "search", "latency", identity)
+
+    def __call__(self, arch: Arch) -> float:
+        """Milliseconds of this architecture."""
+        if arch.code not in self.store.values:
+            self.store.add([arch.code], [[self._measure(arch)]])
+        return self.store.values[arch.code][0]
+
+    def _measure(self, arch: Arch) -> float:
+        net = ResNet(arch, self.config.model.num_classes, self.config.model.activation)
+        net.eval()
+        side, times = self.config.data.image_size, []
+        with paddle.no_grad():
+            x = paddle.ones([self.batch, 3, side, side])
+            for _ in range(WARM_UP + REPEATS):
+                started = time.perf_counter()
+                net(x).numpy()
+                times.append(time.perf_counter() - started)
+        return 1000 * statistics.median(times[WARM_UP:])
+
+
+def _processor() -> str:
+    """The processor's name as Linux gives it; the machine's type elsewhere."""
+    import platform
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

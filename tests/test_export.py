@@ -1,0 +1,159 @@
+"""An exported subnet computes what the scorer ranked it by, in every form that is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from conftest import REPOSITORY, fill_golden, some_archs
+from paddle import nn
+
+from paddle_pgonas.arch import MINI, TRACK1_THIN
+from paddle_pgonas.config import Config, load_config
+from paddle_pgonas.data.cache import validation_images
+from paddle_pgonas.data.transforms import to_network
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.exporting import job
+from paddle_pgonas.exporting.inference import open_inference_model
+from paddle_pgonas.exporting.job import agreement, export, load_subnet
+from paddle_pgonas.nn.elastic import calibrate
+from paddle_pgonas.nn.resnet import ResNet
+from paddle_pgonas.nn.supernet import Supernet, extract
+from paddle_pgonas.nn.weights import read_weights, save_weights
+from paddle_pgonas.scoring.scorer import score, scoring_set
+
+ARCH = some_archs(MINI, 3)[2]
+
+
+def demo(folder: Path, *overrides: str) -> Config:
+    return load_config(REPOSITORY / "configs" / "demo.yaml", [f"output_dir={folder}", "data.val_limit=50", *overrides])
+
+
+@pytest.fixture
+def supernet(tmp_path: Path) -> tuple[Supernet, Path]:
+    net, path = Supernet(MINI, 10, "prelu"), tmp_path / "w.safetensors"
+    fill_golden(net)
+    save_weights(path, net, {"step": 7})
+    return net, path
+
+
+@pytest.mark.parametrize("bn", ["calibrated", "running"])
+def test_the_inference_model_gives_the_scorers_metrics(tmp_path: Path, supernet: tuple[Supernet, Path], bn: str) -> None:
+    net, weights = supernet
+    config = demo(tmp_path, f"score.bn={bn}", "score.calibration_images=40")
+    record = export(config, weights, ARCH, tmp_path / "out", images=30)
+    assert all(figures["difference"] < 1e-5 for figures in record["parity"].values())
+    assert all(figures["same_predictions"] == 1 for figures in record["parity"].values())
+    assert json.loads((tmp_path / "out" / "record.json").read_text())["trained_steps"] == 7
+    assert (tmp_path / "out" / "code.txt").read_text().strip() == ARCH.code
+
+    # Independently of the export's own check: the model on all scoring images against the scorer's loss and top-1.
+    data = scoring_set(config, validation_images(config))
+    [[top1, _, _, loss]] = score(net, [ARCH], data, config)
+    x = to_network(paddle.to_tensor(data.images), config.data).numpy()
+    for network in (open_inference_model(tmp_path / "out"), lambda x: load_subnet(tmp_path / "out")(paddle.to_tensor(x)).numpy()):
+        logits = np.concatenate([network(x[:1]), network(x[1:14]), network(x[14:])])  # three batch sizes
+        assert (logits.argmax(1) == data.labels).mean() == top1
+        wanted = np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(logits)), data.labels]
+        assert wanted.mean() == pytest.approx(loss, rel=1e-4)
+
+
+def test_the_two_statistics_are_not_the_same(tmp_path: Path, supernet: tuple[Supernet, Path]) -> None:
+    """Else the test above could not tell a forgotten calibration."""
+    for bn in ("calibrated", "running"):
+        export(demo(tmp_path, f"score.bn={bn}"), supernet[1], ARCH, tmp_path / bn, images=4)
+    x = np.random.RandomState(0).standard_normal((4, 3, 8, 8)).astype("float32")
+    calibrated, running = (open_inference_model(tmp_path / bn)(x) for bn in ("calibrated", "running"))
+    assert agreement(calibrated, running).difference > 0.01
+
+
+def test_weights_keep_the_challenges_names(tmp_path: Path, supernet: tuple[Supernet, Path]) -> None:
+    net, weights = supernet
+    export(demo(tmp_path, "score.bn=running"), weights, ARCH, tmp_path / "out", images=2)
+    arrays, record = read_weights(tmp_path / "out" / "subnet.safetensors")
+    assert record["arch"] == ARCH.code
+    wanted = extract(net, ARCH).state_dict()
+    assert set(arrays) == set(wanted)
+    assert all((arrays[name] == tensor.numpy()).all() for name, tensor in wanted.items())
+
+
+def test_exporting_again_leaves_nothing_of_the_last(tmp_path: Path, supernet: tuple[Supernet, Path]) -> None:
+    config, out = demo(tmp_path, "score.bn=running"), tmp_path / "out"
+    out.mkdir()
+    for name in ("inference.json", "inference.pdmodel", "inference.onnx"):
+        (out / name).write_text("stale")
+    export(config, supernet[1], ARCH, out, images=2)
+    assert not any(path.read_bytes() == b"stale" for path in out.iterdir())
+
+
+def test_batch_statistics_cannot_be_exported(tmp_path: Path, supernet: tuple[Supernet, Path]) -> None:
+    with pytest.raises(UserError, match=r"score\.bn=batch"):
+        export(demo(tmp_path, "score.bn=batch"), supernet[1], ARCH, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_computes_something_else_is_not_left_behind(
+    tmp_path: Path, supernet: tuple[Supernet, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(subnet: ResNet, folder: Path, image_size: int) -> None:
+        subnet.blocks["0"].bn.bias.set_value(paddle.zeros_like(subnet.blocks["0"].bn.bias))
+        original(subnet, folder, image_size)
+
+    original = job.save_inference_model
+    monkeypatch.setattr(job, "save_inference_model", broken)
+    with pytest.raises(UserError, match="differ"):
+        export(demo(tmp_path), supernet[1], ARCH, tmp_path / "out", images=8)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_without_images_running_statistics_are_checked_on_noise(tmp_path: Path) -> None:
+    net = Supernet(TRACK1_THIN, 10)
+    save_weights(tmp_path / "w.safetensors", net, {})
+    config = load_config(
+        REPOSITORY / "configs" / "mini" / "track1_thin.yaml", ["model.activation=relu", f"output_dir={tmp_path}"]
+    )
+    config = dataclasses.replace(config, score=dataclasses.replace(config.score, bn="running"))
+    record = export(config, tmp_path / "w.safetensors", TRACK1_THIN.smallest, tmp_path / "out", images=3)
+    assert (record["images"], record["images_are"], record["top1"]) == (3, "noise", None)
+    with pytest.raises(UserError, match=r"data\.root"):
+        export(dataclasses.replace(config, score=dataclasses.replace(config.score, bn="calibrated")),
+               tmp_path / "w.safetensors", TRACK1_THIN.smallest, tmp_path / "other")  # fmt: skip
+
+
+def test_calibration_takes_the_images_own_statistics_and_nothing_else(supernet: tuple[Supernet, Path]) -> None:
+    subnet = extract(supernet[0], ARCH)
+    before = {name: tensor.numpy().copy() for name, tensor in subnet.state_dict().items()}
+    x = paddle.to_tensor(np.random.RandomState(0).standard_normal((9, 3, 8, 8)).astype("float32"))
+    calibrate(subnet, x)
+    stem = subnet.blocks["0"]
+    np.testing.assert_allclose(stem.bn._mean.numpy(), stem.conv(x).numpy().mean((0, 2, 3)), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(stem.bn._variance.numpy(), stem.conv(x).numpy().var((0, 2, 3)), rtol=1e-3)
+    assert not subnet.training
+    assert all(layer._momentum == 0.9 for layer in subnet.sublayers() if isinstance(layer, nn.BatchNorm2D))
+    changed = {name.rsplit(".", 1)[1] for name, tensor in subnet.state_dict().items() if (before[name] != tensor.numpy()).any()}
+    assert changed == {"_mean", "_variance"}
+
+
+def test_onnx_computes_the_same(tmp_path: Path, supernet: tuple[Supernet, Path]) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("paddle2onnx")
+    record = export(demo(tmp_path), supernet[1], ARCH, tmp_path / "out", onnx=True, images=20)
+    assert record["parity"]["onnxruntime / scorer"]["difference"] < 1e-5
+    assert (tmp_path / "out" / "inference.onnx").stat().st_size > 1000
+
+
+def test_a_missing_onnx_package_is_one_line_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match="pip install 'paddle2onnx"):
+        export(demo(tmp_path), "nowhere", ARCH, tmp_path / "out", onnx=True)
+
+
+def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path, supernet: tuple[Supernet, Path]) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        export(demo(tmp_path, "score.bn=running"), supernet[1], ARCH, tmp_path / "file", images=2)

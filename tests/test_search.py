@@ -1,0 +1,244 @@
+"""The search proposes legal subnets, keeps limits, finds what is to be found, and does not notice that it was killed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY, fill_golden
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paddle_pgonas import cost
+from paddle_pgonas.arch import MINI, TRACK1, Arch, SearchSpace
+from paddle_pgonas.config import Config, load_config
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.nn.supernet import Supernet
+from paddle_pgonas.nn.weights import save_weights
+from paddle_pgonas.scoring.session import Session, score
+from paddle_pgonas.searching import latency
+from paddle_pgonas.searching.evolution import Found, Task, cross, evolve, first_generation, front, mutate, random_search
+from paddle_pgonas.searching.job import search
+from paddle_pgonas.searching.store import Store
+from paddle_pgonas.submission import read_candidates
+from paddle_pgonas.zen import zen_score
+
+TINY = replace(MINI, name="tiny", bases=(8, 16), max_depths=(2, 2), ratios=(1.0, 0.75, 0.5))
+SPACES = st.sampled_from([MINI, TRACK1, TINY])
+
+
+def zen_task(space: SearchSpace, limit: float | None = None) -> Task:
+    limits = {} if limit is None else {"macs": limit}
+    return Task(space, lambda arch: {"macs": cost.macs(arch)}, limits, "macs", lambda archs: list(map(zen_score, archs)))
+
+
+def demo(folder: Path, *overrides: str) -> Config:
+    return load_config(REPOSITORY / "configs" / "demo.yaml", [f"output_dir={folder}", "data.val_limit=30", *overrides])
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    net = Supernet(MINI, 10, "prelu")
+    fill_golden(net)
+    save_weights(tmp_path / "w.safetensors", net, {})
+    return tmp_path / "w.safetensors"
+
+
+@given(SPACES, st.integers(0, 2**32))
+def test_children_and_mutants_are_legal_and_children_invent_nothing(space: SearchSpace, seed: int) -> None:
+    rng = random.Random(seed)
+    parents = space.sample(rng), space.sample(rng)
+    child = cross(rng, *parents)
+    for stage in range(len(space.bases)):
+        assert child.depths[stage] in {parent.depths[stage] for parent in parents}
+        assert child.conv2[stage] in {parent.conv2[stage] for parent in parents}
+        for block, code in enumerate(child.conv1[stage]):
+            assert code in {parent.conv1[stage][block] for parent in parents if block < parent.depths[stage]}
+    assert cross(rng, child, child) == child
+    mutant = mutate(rng, child)
+    assert space.parse(mutant.code) == mutant
+
+
+def test_mutation_can_change_every_decision_and_about_one_at_a_time() -> None:
+    rng, arch = random.Random(0), MINI.sample(random.Random(1))
+    mutants = [mutate(rng, arch) for _ in range(2000)]
+    assert {mutant.depths[2] for mutant in mutants} == {1, 2, 3, 4}
+    assert {mutant.conv2[0] for mutant in mutants} == set(range(1, 8))
+    assert {mutant.conv1[1][0] for mutant in mutants} == set(range(1, 8))
+    assert 0.2 < np.mean([mutant == arch for mutant in mutants]) < 0.6  # e^-1, and redraws of the same value
+
+
+def every_arch(space: SearchSpace) -> list[Arch]:
+    codes = range(1, len(space.ratios) + 1)
+    stages = [
+        [(conv1, conv2) for depth in range(space.min_depth, deepest + 1)
+         for conv1 in itertools.product(codes, repeat=depth) for conv2 in codes]
+        for deepest in space.max_depths
+    ]  # fmt: skip
+    return [space.build(*map(tuple, zip(*choice, strict=True))) for choice in itertools.product(*stages)]
+
+
+def test_a_space_small_enough_to_look_through_is_searched_to_its_best_two() -> None:
+    archs = every_arch(TINY)
+    assert len(set(archs)) == TINY.size
+    limit = float(np.median([cost.macs(arch) for arch in archs]))
+    scores = [zen_score(arch) for arch in archs if cost.macs(arch) <= limit]
+    for seed in range(3):
+        found = evolve(zen_task(TINY, limit), 20, 20, seed)
+        assert len(found) < 400
+        best = front(found, "macs")[-1].score
+        assert sum(score > best + 1e-9 for score in scores) <= 1
+
+
+def test_no_subnet_is_scored_twice_or_beyond_the_limit() -> None:
+    scored: list[Arch] = []
+
+    def scores(archs: Sequence[Arch]) -> list[float]:
+        scored.extend(archs)
+        return list(map(zen_score, archs))
+
+    task = replace(zen_task(MINI, 500_000.0), scores=scores)
+    found = evolve(task, 16, 8, seed=3)
+    assert [entry.arch for entry in found] == scored
+    assert len(set(scored)) == len(scored)
+    assert max(map(cost.macs, scored)) <= 500_000
+
+
+def test_a_search_ends_when_the_space_is_exhausted() -> None:
+    small = replace(TINY, max_depths=(1, 1), ratios=(1.0, 0.5))
+    assert {entry.arch for entry in evolve(zen_task(small), 8, 50, seed=0)} <= set(every_arch(small))
+
+
+def test_evolution_beats_random_search_of_equal_budget_on_zen_score() -> None:
+    for seed in range(4):
+        evolved = evolve(zen_task(TRACK1, 2e9), 32, 10, seed)
+        drawn = random_search(zen_task(TRACK1, 2e9), len(evolved), seed)
+        assert len(drawn) == len(evolved)
+        assert max(entry.score for entry in evolved) > max(entry.score for entry in drawn)
+
+
+def test_random_search_keeps_the_limit_and_gives_up_where_there_is_nothing() -> None:
+    drawn = random_search(zen_task(MINI, 3e6), 20, seed=0)
+    assert len({entry.arch for entry in drawn}) == 20
+    assert max(entry.costs["macs"] for entry in drawn) <= 3e6
+    assert random_search(zen_task(MINI, 1.0), 3, seed=0, patience=10) == []
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), min_size=1, max_size=20))
+def test_the_front_is_what_no_other_beats(points: list[tuple[int, int]]) -> None:
+    found = [Found(MINI.smallest, {"macs": macs}, score) for macs, score in points]
+    beaten = {(c, s) for c, s in points for d, t in points if (d <= c and t >= s) and (d, t) != (c, s)}
+    assert [(entry.costs["macs"], entry.score) for entry in front(found, "macs")] == sorted(set(points) - beaten)
+
+
+def test_the_first_generation_holds_the_ends() -> None:
+    archs = first_generation(MINI, 10, random.Random(0))
+    assert archs[:2] == [MINI.smallest, MINI.largest]
+    assert len(set(archs)) == 10
+
+
+def test_scores_are_the_supernets(tmp_path: Path, weights: Path) -> None:
+    config = demo(tmp_path)
+    result = search(config, weights=weights, limits={"macs": 800_000}, population=8, generations=3, metric="likelihood")
+    archs = [entry.arch for entry in result.found]
+    wanted = score(config, weights, archs, "likelihood")
+    np.testing.assert_allclose([entry.score for entry in result.found], wanted, rtol=1e-5)
+    assert all(entry.costs["macs"] == cost.macs(entry.arch, 8, 10) <= 800_000 for entry in result.found)
+
+
+def test_a_killed_search_goes_on_to_the_same_result(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"weights": weights, "limits": {"macs": 900_000}, "population": 8, "generations": 5, "metric": "probability"}
+    whole = search(demo(tmp_path / "whole"), **options)
+    original, batches = Session.measure, 0
+
+    def failing(self: Session, archs: Sequence[Arch]) -> np.ndarray:
+        nonlocal batches
+        batches += 1
+        if batches == 4:
+            raise KeyboardInterrupt
+        return original(self, archs)
+
+    monkeypatch.setattr(Session, "measure", failing)
+    with pytest.raises(KeyboardInterrupt):
+        search(demo(tmp_path / "killed"), **options)
+    [kept] = (tmp_path / "killed" / "search").glob("scores-*.jsonl")
+    with kept.open("a") as file:
+        file.write('{"cut sho')
+    assert search(demo(tmp_path / "killed"), **options).found == whole.found
+    assert batches == 6  # three, the killed one, and the two that were missing
+    assert search(demo(tmp_path / "killed"), **options).found == whole.found
+    assert batches == 6
+
+
+def test_other_weights_do_not_share_scores(tmp_path: Path, weights: Path) -> None:
+    options = {"limits": {"macs": 900_000}, "population": 4, "generations": 1}
+    first = search(demo(tmp_path), weights=weights, metric="probability", **options)
+    net = Supernet(MINI, 10, "prelu")
+    save_weights(tmp_path / "other.safetensors", net, {})
+    second = search(demo(tmp_path), weights=tmp_path / "other.safetensors", metric="probability", **options)
+    assert [entry.arch for entry in first.found] == [entry.arch for entry in second.found]
+    assert [entry.score for entry in first.found] != [entry.score for entry in second.found]
+    assert len(list((tmp_path / "search").iterdir())) == 2
+
+
+def test_the_result_is_a_candidate_file_a_record_and_a_picture(tmp_path: Path) -> None:
+    result = search(demo(tmp_path), prior="zen", limits={"params": 100_000}, population=12, generations=4)
+    result.write(tmp_path / "front.json")
+    entries = read_candidates(tmp_path / "front.json", MINI)
+    record = json.loads((tmp_path / "front.record.json").read_text())
+    assert [entry.acc for entry in entries] == sorted(entry.acc for entry in entries if entry.acc is not None)
+    assert [entry.acc for entry in entries] == [zen_score(entry.arch) for entry in entries]
+    assert record["best"]["arch"] == entries[-1].arch.code == result.best.arch.code
+    assert record["best"]["params"] == cost.params(entries[-1].arch, 10) <= 100_000
+    svg = (tmp_path / "front.svg").read_text()
+    assert svg.startswith("<svg")
+    assert "parameters" in svg
+    assert result.best.arch.code in result.summary()
+
+
+def test_latency_is_measured_once_and_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "REPEATS", 3)
+    config = demo(tmp_path)
+    result = search(config, prior="zen", limits={"latency_ms": 1e6}, population=4, generations=1)
+    assert [entry.arch for entry in result.found][:2] == [MINI.smallest, MINI.largest]
+    small, large = (entry.costs["latency_ms"] for entry in result.found[:2])
+    assert 0 < small < large  # 3 blocks against 12
+    monkeypatch.setattr(latency.Latency, "_measure", lambda self, arch: pytest.fail("measured again"))
+    again = search(config, prior="zen", limits={"latency_ms": 1e6}, population=4, generations=1)
+    assert again.found == result.found
+    with pytest.raises(UserError, match="the smallest has"):
+        search(config, prior="zen", limits={"latency_ms": small / 2})
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"prior": "zen", "limits": {"macs": 1000}}, "the smallest has"),
+        ({"prior": "zen", "limits": {"macs": 0}}, "above 0"),
+        ({"prior": "zen", "limits": {"memory": 1}}, "no cost 'memory'"),
+        ({"prior": "luck"}, "no prior 'luck'"),
+        ({}, "either weights"),
+        ({"prior": "zen", "weights": "w"}, "either weights"),
+        ({"prior": "zen", "population": 1}, "at least 4"),
+    ],
+)
+def test_a_search_that_cannot_be_is_one_line(tmp_path: Path, options: dict, names: str) -> None:
+    with pytest.raises(UserError, match=names):
+        search(demo(tmp_path), **options)
+
+
+def test_a_store_passes_over_a_line_that_was_cut_short(tmp_path: Path) -> None:
+    store = Store(tmp_path, "scores", {"a": 1})
+    store.add(["1", "2"], [[0.5], [0.25]])
+    with store.path.open("a") as file:
+        file.write('\n{"3": [0.')
+    again = Store(tmp_path, "scores", {"a": 1})
+    again.add(["4"], [[1.0]])
+    assert Store(tmp_path, "scores", {"a": 1}).values == {"1": [0.5], "2": [0.25], "4": [1.0]}
+    assert Store(tmp_path, "scores", {"a": 2}).values == {}

@@ -1,0 +1,34 @@
+"""Take one subnet out of a supernet: weights, code, configuration, record and an inference model of any batch size.
+
+BatchNorm statistics are as score.bn says: the subnet's own over the calibration images, or slices of the supernet's. The
+inference model's logits are compared with the scorer's; nothing is left behind if they differ by more than rounding.
+"""
+
+import _checkout  # noqa: F401
+
+from paddle_pgonas import cli
+from paddle_pgonas.errors import UserError
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    cli.add_config(parser)
+    parser.add_argument("--weights", required=True, metavar="FILE", help="supernet weights (.safetensors or .pdparams)")
+    parser.add_argument("--arch", required=True, metavar="CODE", help="the subnet")
+    parser.add_argument("--output", required=True, metavar="DIR", help="the folder to write")
+    parser.add_argument("--images", type=int, default=256, metavar="N", help="validation images to compare on (default: 256)")
+    parser.add_argument("--onnx", action="store_true", help="write inference.onnx too; needs paddle2onnx and onnxruntime")
+    arguments = parser.parse_args()
+    config = cli.config_of(arguments)
+    arch = config.search_space.parse(arguments.arch)
+    if arguments.images < 1:
+        raise UserError(f"--images must be at least 1, not {arguments.images}")
+
+    from paddle_pgonas.exporting import job
+
+    record = job.export(config, arguments.weights, arch, arguments.output, onnx=arguments.onnx, images=arguments.images)
+    print(job.summary(record))
+    print(f"exported: {arguments.output}")
+
+
+cli.run(main)

@@ -1,0 +1,63 @@
+"""Search for the best subnet under limits on its cost, and for all trade-offs between cost and score, by NSGA-II.
+
+The score is a metric of the supernet (--weights) on the configured validation images, or a prior (--prior), which needs neither
+weights nor images. --output FILE gets the Pareto front in the candidate file's format; beside it stand FILE's .record.json (all
+costs, the best subnet, the settings) and .svg. Cost of the front: the first limit given of multiply-accumulates, parameters,
+latency; multiply-accumulates without one. Latency is that of the extracted subnet in Paddle on this device: 5 runs to warm up,
+the median of 20 more.
+
+A killed search goes on where it was when the same command is given again: what was measured is kept in output_dir/search.
+The seed is the configuration's (-o seed=1). The best score is the largest of many on the same images: expect less on others.
+"""
+
+import _checkout  # noqa: F401
+
+from paddle_pgonas import cli
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.priors import PRIORS
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    cli.add_config(parser)
+    parser.add_argument("--weights", metavar="FILE", help="supernet weights (.safetensors or .pdparams)")
+    parser.add_argument("--prior", choices=list(PRIORS), help="score with a prior instead")
+    parser.add_argument("--max-macs", type=float, metavar="N", help="multiply-accumulates for an image, at data.image_size")
+    parser.add_argument("--max-params", type=float, metavar="N", help="parameters")
+    parser.add_argument("--max-latency-ms", type=float, metavar="MS", help="milliseconds for a batch, measured here")
+    parser.add_argument("--latency-batch", type=int, default=1, metavar="N", help="images in that batch (default: 1)")
+    parser.add_argument("--population", type=int, default=64, metavar="N", help="subnets in a generation (default: 64)")
+    parser.add_argument("--generations", type=int, default=20, metavar="N", help="(default: 20)")
+    parser.add_argument(
+        "--metric",
+        choices=["top1", "top5", "probability", "likelihood"],
+        default="top1",
+        help="what of the supernet's is the score (default: top1); likelihood is exp(-loss)",
+    )
+    parser.add_argument("--output", required=True, metavar="FILE", help="where the front goes (JSON)")
+    arguments = parser.parse_args()
+    config = cli.config_of(arguments)
+    if (arguments.weights is None) == (arguments.prior is None):
+        raise UserError("give either --weights FILE or --prior NAME")
+    if arguments.latency_batch < 1:
+        raise UserError(f"--latency-batch must be at least 1, not {arguments.latency_batch}")
+    limits = {"macs": arguments.max_macs, "params": arguments.max_params, "latency_ms": arguments.max_latency_ms}
+
+    from paddle_pgonas.searching.job import search
+
+    result = search(
+        config,
+        weights=arguments.weights,
+        prior=arguments.prior,
+        limits={name: limit for name, limit in limits.items() if limit is not None},
+        metric=arguments.metric,
+        population=arguments.population,
+        generations=arguments.generations,
+        latency_batch=arguments.latency_batch,
+    )
+    result.write(arguments.output)
+    print(result.summary())
+    print(f"front: {arguments.output}")
+
+
+cli.run(main)
