@@ -13,16 +13,18 @@ from paddle.autograd import PyLayer, PyLayerContext
 from paddleslim.nas.ofa.layers import SuperConv2D
 
 from paddle_pgonas import ranks
+from paddle_pgonas.nn.functional import conv2d
 
 
 class ElasticConv2D(SuperConv2D):
     """PaddleSlim's elastic convolution; the leading filters are cut by :class:`_LeadingFilters`."""
 
-    def get_active_filter(self, in_nc: int, out_nc: int, kernel_size: int) -> paddle.Tensor:
-        """The leading [out_nc, in_nc, k, k] of the weight. PaddleSlim's forward calls it under this name."""
-        if [out_nc, in_nc] == self.weight.shape[:2]:
-            return self.weight
-        return _LeadingFilters.apply(self.weight, out_nc, in_nc)
+    def forward(self, x: paddle.Tensor, channel: int | None = None) -> paddle.Tensor:
+        """The first ``channel`` outputs (all by default) of the input channels that arrive. PaddleSlim's OFA passes ``channel``."""
+        out_nc, in_nc = channel or self.weight.shape[0], x.shape[1]
+        whole = [out_nc, in_nc] == self.weight.shape[:2]
+        weight = self.weight if whole else _LeadingFilters.apply(self.weight, out_nc, in_nc)
+        return conv2d(x, weight, self._stride[0])
 
 
 class _LeadingFilters(PyLayer):

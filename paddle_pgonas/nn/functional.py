@@ -1,4 +1,4 @@
-"""Convolution for inference that stays fast when feature maps are tiny."""
+"""Convolution that stays fast when feature maps are tiny."""
 
 from __future__ import annotations
 
