@@ -107,6 +107,9 @@ class Train:
     """Soft cross-entropy (as published), KL divergence at ``temperature``, or AlphaNet's adaptive alpha-divergence."""
     temperature: float = 1.0
     """``kl`` only."""
+    label_epochs: int = 0
+    """Sandwich: first epochs in which the smaller subnets learn from the labels. From random weights the largest has nothing to
+    teach, and three losses that hold it where it is slow it down; a pretrained network needs none (as published)."""
     prior: Literal["flops", "params", "zen"] = "flops"
     """``pgonas``: which number, known without training, says which of two subnets should have the lower loss."""
     pairs: int = 2
@@ -190,6 +193,7 @@ AT_LEAST: dict[str, float] = {
     "train.log_every": 1,
     "train.checkpoint_every": 1,
     "train.keep_checkpoints": 1,
+    "train.label_epochs": 0,
     "train.rank_weight": 0,
     "train.watch_images": 0,
     "train.watch_subnets": 0,

@@ -276,6 +276,23 @@ def test_each_distillation_trains(tmp_path: Path, name: str) -> None:
     assert not equal(weights(plain), weights(other))
 
 
+def test_smaller_subnets_learn_from_the_labels_until_told_to_distil() -> None:
+    x, y = batch()
+
+    def gradient(distils: bool, labels: paddle.Tensor) -> np.ndarray:
+        net = golden_net()
+        make_strategy(Train(strategy="sandwich"), None)(net, x, labels, Step(random.Random(0), distils=distils))
+        return net.weights()["blocks.1.conv1.weight"].grad.numpy()
+
+    net = golden_net()
+    rng = random.Random(0)
+    for arch in (MINI.largest, MINI.smallest, MINI.sample(rng), MINI.sample(rng)):
+        net.set_active_subnet(arch)
+        F.cross_entropy(net(x), y).backward()
+    np.testing.assert_allclose(gradient(False, y), net.weights()["blocks.1.conv1.weight"].grad.numpy(), rtol=1e-4, atol=1e-6)
+    assert not np.allclose(gradient(True, y), gradient(False, y))
+
+
 def test_no_pair_runs_while_the_weight_is_zero() -> None:
     step = Step(random.Random(0), rank_lambda=0.0)
     x, y = batch()

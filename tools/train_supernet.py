@@ -25,6 +25,8 @@ def main() -> None:
     weights = train(config, arguments.resume, watcher)
     if ranks.rank() == 0:
         print(f"weights: {weights}")
+    if watcher is not None and watcher.latest:
+        print(watcher.summary())
 
 
 cli.run(main)

@@ -20,7 +20,7 @@ class ElasticConv2D(SuperConv2D):
     """PaddleSlim's elastic convolution; the leading filters are cut by :class:`_LeadingFilters`."""
 
     def forward(self, x: paddle.Tensor, channel: int | None = None) -> paddle.Tensor:
-        """The first ``channel`` outputs (all by default) of the input channels that arrive. PaddleSlim's OFA passes ``channel``."""
+        """The first ``channel`` outputs (all by default), from the input channels that arrive. PaddleSlim passes ``channel``."""
         out_nc, in_nc = channel or self.weight.shape[0], x.shape[1]
         whole = [out_nc, in_nc] == self.weight.shape[:2]
         weight = self.weight if whole else _LeadingFilters.apply(self.weight, out_nc, in_nc)

@@ -28,6 +28,8 @@ class Watcher:
         settings, space = config.train, config.search_space
         self.config = dataclasses.replace(config, data=dataclasses.replace(config.data, val_limit=settings.watch_images))
         self.data = open_scoring_set(self.config)
+        self.latest: dict[str, float] = {}
+        """What was measured last."""
         self.named = {"smallest": space.smallest, "middle": space.middle, "largest": space.largest}
         rng = random.Random("watched subnets")
         self.references: dict[str, dict[Arch, float]] = {}
@@ -46,4 +48,11 @@ class Watcher:
         for name, known in self.references.items():
             scores = np.array([accuracy[arch] for arch in known])
             found[f"kendall/{name}"] = kendall(np.array(list(known.values())), scores)
-        return {name: value for name, value in found.items() if np.isfinite(value)}  # a constant side has no tau
+        self.latest = {name: value for name, value in found.items() if np.isfinite(value)}  # a constant side has no tau
+        return self.latest
+
+    def summary(self) -> str:
+        """The last measurement in a line for people."""
+        reached = ", ".join(f"{name} {self.latest[f'heldout/{name}']:.3f}" for name in self.named)
+        chance = 1 / len(np.unique(self.data.labels))
+        return f"top-1 of the subnets on {len(self.data.labels)} validation images: {reached} (chance {chance:.3f})"

@@ -31,6 +31,8 @@ class Step:
     rank_lambda: float = 0.0
     progress: float = 0.0
     """Share of the training that is over, 0 to 1."""
+    distils: bool = True
+    """Whether the sandwich's smaller subnets learn from the largest; from the labels otherwise."""
     backward: Callable[[paddle.Tensor], None] = lambda loss: loss.backward()
     """Adds a loss's gradients to those that are there (the trainer's scales the loss first, where precision or parts ask)."""
     losses: dict[str, paddle.Tensor] = field(default_factory=dict)
@@ -98,21 +100,24 @@ class Sandwich:
     distil: Distillation
 
     def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> None:
-        """Largest subnet on the labels, then the smallest and random ones on its detached logits."""
+        """Largest subnet on the labels, then the smallest and random ones on its detached logits (on labels at first, if asked)."""
         net.set_active_subnet(net.space.largest)
         logits = net(x)
         loss = cross_entropy(logits, y)
         step.backward(loss)
         step.losses["largest"], step.correct = loss.detach(), _accuracy(logits, y)
-        teacher = logits.detach()
+        target, learn = (logits.detach(), self.distil) if step.distils else (y, cross_entropy)
 
-        step.losses["smallest"] = self._learn(net, net.space.smallest, x, teacher, step)
+        step.losses["smallest"] = self._learn(net, net.space.smallest, x, target, learn, step)
         for arch in self.draw(net.space, step):
-            step.losses["random"] = self._learn(net, arch, x, teacher, step)
+            step.losses["random"] = self._learn(net, arch, x, target, learn, step)
 
-    def _learn(self, net: Supernet, arch: Arch, x: paddle.Tensor, teacher: paddle.Tensor, step: Step) -> paddle.Tensor:
+    @staticmethod
+    def _learn(
+        net: Supernet, arch: Arch, x: paddle.Tensor, target: paddle.Tensor, learn: Distillation, step: Step
+    ) -> paddle.Tensor:
         net.set_active_subnet(arch)
-        loss = self.distil(net(x), teacher)
+        loss = learn(net(x), target)
         step.backward(loss)
         return loss.detach()
 

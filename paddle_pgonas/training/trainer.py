@@ -189,7 +189,7 @@ class _Run:
         for start in range(0, settings.batch_size, size):
             rng = random.Random(f"subnets {self.config.seed} {index}")
             progress = index / (settings.epochs * self.steps_per_epoch)
-            step = Step(rng, rank_lambda(settings, epoch), progress, self._backward)
+            step = Step(rng, rank_lambda(settings, epoch), progress, epoch >= settings.label_epochs, self._backward)
             with paddle.amp.auto_cast(settings.amp != "off", dtype=AMP_TYPES.get(settings.amp, "float16")):
                 self.strategy(self.net, x[start : start + size], y[start : start + size], step)
         ranks.average_gradients(self.net.model.parameters())
