@@ -100,7 +100,7 @@ class Sandwich:
     distil: Distillation
 
     def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> None:
-        """Largest subnet on the labels, then the smallest and random ones on its detached logits (on labels at first, if asked)."""
+        """Largest subnet on the labels, then smallest and random ones on its detached logits (at first on labels, if asked)."""
         net.set_active_subnet(net.space.largest)
         logits = net(x)
         loss = cross_entropy(logits, y)
