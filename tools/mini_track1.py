@@ -17,7 +17,7 @@ import _checkout  # noqa: F401
 from paddle_pgonas import cli
 from paddle_pgonas.arch import MINI
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import write_text
+from paddle_pgonas.submission import write_scores
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 HOME = REPOSITORY / "benchmarks" / "mini_track1"
@@ -73,12 +73,17 @@ def tool(log: Path, name: str, *arguments: object) -> None:
 
 
 def train_truth(runs: Path, options: list[str], seed: int) -> str:
-    result = HOME / "results" / f"truth-seed{seed}.json"
-    if not result.exists():
-        log, partial_result = runs / "logs" / f"truth-seed{seed}.log", runs / f"truth-seed{seed}.json"
-        config = ["-c", CONFIGS / "truth.yaml", "-o", *options, f"seed={seed}", f"output_dir={runs / 'truth'}"]
-        tool(log, "train_standalone", *config, "--candidates", HOME / "candidates.json", "--output", partial_result)
-        write_text(result, partial_result.read_text(encoding="utf-8"))
+    """Train the subnets that the committed truth of this seed lacks, and add them to it."""
+    from paddle_pgonas.benchmark import mini_track1 as track
+
+    result, working = HOME / "results" / f"truth-seed{seed}.json", runs / "truth"
+    missing = track.missing_truth(HOME, seed)
+    if missing:
+        wanted, found = working / f"missing-seed{seed}.json", working / f"found-seed{seed}.json"
+        write_scores(wanted, missing, [0.0] * len(missing))
+        config = ["-c", CONFIGS / "truth.yaml", "-o", *options, f"seed={seed}", f"output_dir={working}"]
+        tool(runs / "logs" / f"truth-seed{seed}.log", "train_standalone", *config, "--candidates", wanted, "--output", found)
+        track.collect_truth(HOME, working, seed)
     return str(result)
 
 

@@ -20,7 +20,7 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json, read_json_lines, write_json, write_text
 from paddle_pgonas.priors import PRIORS
 from paddle_pgonas.report.plots import ACCENT, INK, STYLE, svg
-from paddle_pgonas.submission import read_candidates, read_scores
+from paddle_pgonas.submission import Candidate, read_candidates, read_scores, write_scores
 
 METHODS = {
     "baseline": "official baseline (uniform, teacher)",
@@ -58,6 +58,32 @@ PAIRS = (
 COLORS = (INK, ACCENT, "#4f772d", "#7b2d8b")
 
 
+def missing_truth(home: Path, seed: int) -> list[Candidate]:
+    """The candidates that a seed's truth file lacks; all of them if there is no file yet."""
+    path = home / "results" / f"truth-seed{seed}.json"
+    known = read_scores(path, MINI) if path.exists() else {}
+    return [entry for entry in read_candidates(home / "candidates.json", MINI) if entry.arch.code not in known]
+
+
+def collect_truth(home: Path, working: Path, seed: int) -> None:
+    """Add what stand-alone training left in its working folder to a seed's truth file and its record."""
+    path = home / "results" / f"truth-seed{seed}.json"
+    record_path = path.with_suffix(".record.json")
+    acc = read_scores(path, MINI) if path.exists() else {}
+    record = read_json(record_path, "record") if record_path.exists() else {"seconds": {}}
+    candidates = read_candidates(home / "candidates.json", MINI)
+    for entry in candidates:
+        for found in working.glob(f"standalone/*/{entry.arch.code}.json"):
+            one = read_json(found, "result")
+            if one["config"]["seed"] == seed:
+                acc[entry.arch.code] = one["acc"]
+                record["seconds"][entry.name] = one["seconds"]
+                record |= {"config": _portable(one["config"]), "versions": one["versions"]}
+    done = [entry for entry in candidates if entry.arch.code in acc]
+    write_scores(path, done, [acc[entry.arch.code] for entry in done])
+    write_json(record_path, record)
+
+
 def collect(folder: Path, method: str, seed: int, result: Path) -> None:
     """Condense a run's folder into one result file: scores, curves per epoch, and what they were made from."""
     record = read_json(folder / f"{BN[0]}.record.json", "record")
@@ -71,9 +97,19 @@ def collect(folder: Path, method: str, seed: int, result: Path) -> None:
             "epochs": _per_epoch(lines),
             "train_seconds": round(sum(line.get("seconds", 0) for line in lines)),
             "versions": record["versions"],
-            "config": yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")),
+            "config": _portable(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))),
         },
     )
+
+
+def _portable(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's configuration without the places of files on the machine that ran it."""
+    sections = {name: dict(value) if isinstance(value, dict) else value for name, value in config.items() if name != "output_dir"}
+    for place in ("root", "cache_dir"):
+        del sections["data"][place]
+    if sections["train"]["teacher"]:
+        sections["train"]["teacher"] = Path(sections["train"]["teacher"]).name
+    return sections
 
 
 def _per_epoch(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
