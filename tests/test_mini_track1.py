@@ -1,0 +1,101 @@
+"""The mini track's document is what its committed results say, and its runner goes on from what is there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+
+from paddle_pgonas import cost
+from paddle_pgonas.arch import MINI
+from paddle_pgonas.benchmark import mini_track1 as track
+from paddle_pgonas.config import load_config
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.files import write_json
+from paddle_pgonas.submission import read_candidates, write_scores
+
+HOME = REPOSITORY / "benchmarks" / "mini_track1"
+CANDIDATES = read_candidates(HOME / "candidates.json", MINI)
+DOCUMENT = "\n".join(f"# {name}\n<!-- begin {name} -->\nold\n<!-- end {name} -->" for name in ("truth", "methods", "differences"))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Results that were made up: the truth is cost and noise, the sandwich knows it exactly, the baseline its opposite."""
+    shutil.copy(HOME / "candidates.json", tmp_path)
+    rng = np.random.default_rng(0)
+    macs = np.array([cost.macs(entry.arch) for entry in CANDIDATES]) / 1e7
+    for seed in range(2):
+        write_scores(tmp_path / "results" / f"truth-seed{seed}.json", CANDIDATES, list(macs + rng.normal(0, 0.01, len(macs))))
+    for method, sign in (("baseline", -1), ("sandwich_relu", 1)):
+        for seed in range(2):
+            rows = {e.name: {"top1": sign * m, "loss": -sign * m} for e, m in zip(CANDIDATES, macs, strict=True)}
+            result = {"method": method, "seed": seed, "scores": dict.fromkeys(track.BN, rows), "epochs": [{"lr": 0.1}]}
+            write_json(tmp_path / "results" / f"{method}-seed{seed}.json", result)
+    return tmp_path
+
+
+def test_the_candidates_are_spread_and_every_method_has_a_configuration() -> None:
+    archs = [entry.arch for entry in CANDIDATES]
+    assert len(archs) >= 48 and archs[0] == MINI.smallest and archs[-1] == MINI.largest
+    for method in track.METHODS:
+        config = load_config(REPOSITORY / "configs" / "mini_track1" / f"{method}.yaml")
+        assert (config.train.strategy in ("uniform", "progressive")) == (method in track.TAUGHT)
+        assert config.train.epochs == load_config(REPOSITORY / "configs" / "mini_track1" / "truth.yaml").train.epochs
+
+
+def test_tables_tell_agreement_noise_and_differences(home: Path) -> None:
+    tables = track.tables(track.read_track(home))
+    baseline, sandwich = (line for line in tables["methods"].splitlines() if line.startswith(("| official", "| sandwich")))
+    flops = next(line for line in tables["methods"].splitlines() if line.startswith("| flops alone"))
+    assert sandwich.split("|")[3] == flops.split("|")[3]  # the sandwich's scores are the cost itself
+    tau = float(sandwich.split("|")[3].split()[0])
+    assert 0.8 < tau < 1 and float(baseline.split("|")[3].split()[0]) == -tau
+    [difference] = [line for line in tables["differences"].splitlines() if line.startswith("| sandwich, ReLU")]
+    assert float(difference.split("|")[3].split()[0]) == pytest.approx(2 * tau, abs=2e-3)
+    assert "noise ceiling" in tables["truth"]
+
+
+def test_the_report_fills_tables_and_draws_pictures_and_nothing_else_changes(home: Path, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "mini_track1.md").write_text(DOCUMENT)
+    track.write_report(home, docs)
+    text = (docs / "mini_track1.md").read_text()
+    assert "old" not in text and text.startswith("# truth\n<!-- begin truth -->\n|")
+    track.write_report(home, docs)
+    assert (docs / "mini_track1.md").read_text() == text
+    assert sorted(path.name for path in (docs / "mini_track1").iterdir()) == ["curves.svg", "ranks.svg", "tau.svg"]
+    (docs / "mini_track1.md").write_text("no places")
+    with pytest.raises(UserError, match="begin truth"):
+        track.write_report(home, docs)
+
+
+def test_truth_grows_by_what_was_trained_and_keeps_no_place_of_the_machine(home: Path, tmp_path: Path) -> None:
+    (home / "results" / "truth-seed0.json").unlink()
+    assert len(track.missing_truth(home, 0)) == len(CANDIDATES)
+    config = {"seed": 0, "output_dir": "/here", "data": {"root": "/there", "cache_dir": None}, "train": {"teacher": None}}
+    for number, entry in enumerate(CANDIDATES[:3]):
+        one = {"acc": number / 10, "seconds": 1.5, "versions": {}, "config": config | {"seed": number % 2}}
+        write_json(tmp_path / "work" / "standalone" / "key" / f"{entry.arch}.json", one)
+    track.collect_truth(home, tmp_path / "work", 0)
+    assert [entry.name for entry in track.missing_truth(home, 0)] == [
+        e.name for e in CANDIDATES if e.name not in ("arch1", "arch3")
+    ]
+    record = (home / "results" / "truth-seed0.record.json").read_text()
+    assert json.loads(record)["seconds"] == {"arch1": 1.5, "arch3": 1.5}
+    assert "here" not in record
+
+
+def test_results_for_other_candidates_are_refused(home: Path) -> None:
+    path = home / "results" / "baseline-seed0.json"
+    result = json.loads(path.read_text())
+    for rows in result["scores"].values():
+        rows.pop("arch1")
+    path.write_text(json.dumps(result))
+    with pytest.raises(UserError, match="other candidates"):
+        track.read_track(home)
