@@ -24,8 +24,9 @@ DOCUMENT = "\n".join(f"# {name}\n<!-- begin {name} -->\nold\n<!-- end {name} -->
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """Results that were made up: the truth is cost and noise, the sandwich knows it exactly, the baseline its opposite."""
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Results that were made up: the truth is cost and noise, the sandwich knows the cost exactly, the baseline its opposite."""
+    monkeypatch.setattr(track, "RESAMPLES", 50)
     shutil.copy(HOME / "candidates.json", tmp_path)
     rng = np.random.default_rng(0)
     macs = np.array([cost.macs(entry.arch) for entry in CANDIDATES]) / 1e7
