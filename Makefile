@@ -33,7 +33,7 @@ demo: setup
 	@echo "submission: $(DEMO)/submission.json"
 
 test: setup
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto
 
 lint: setup
 	$(PY) -m ruff check .
