@@ -272,7 +272,8 @@ def test_alpha_divergence_survives_logits_a_thousand_apart() -> None:
 
 @pytest.mark.parametrize("name", ["kl", "alpha"])
 def test_each_distillation_trains(tmp_path: Path, name: str) -> None:
-    plain, other = train(config(tmp_path / "a")), train(config(tmp_path / "b", distillation=name, temperature=2.0))
+    plain = train(config(tmp_path / "a", label_epochs=0))
+    other = train(config(tmp_path / "b", label_epochs=0, distillation=name, temperature=2.0))
     assert not equal(weights(plain), weights(other))
 
 
@@ -356,8 +357,8 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.Capt
 
 def test_resuming_another_configuration_names_the_key(tmp_path: Path) -> None:
     train(config(tmp_path, max_steps=1))
-    with pytest.raises(UserError, match=r"train\.lr_per_256=0\.1, now it is 0\.2"):
-        train(config(tmp_path, max_steps=2, lr_per_256=0.2), resume=True)
+    with pytest.raises(UserError, match=r"train\.lr_per_256=0\.2, now it is 0\.3"):
+        train(config(tmp_path, max_steps=2, lr_per_256=0.3), resume=True)
 
 
 def test_a_diverged_loss_stops_the_run(tmp_path: Path) -> None:
