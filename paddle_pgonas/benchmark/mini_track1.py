@@ -145,13 +145,15 @@ def read_track(home: Path) -> Track:
     """Read candidates and results.
 
     Raises:
-        UserError: no truth yet, or a result that names other candidates.
+        UserError: no whole truth yet, or a result that names other candidates.
     """
     candidates = read_candidates(home / "candidates.json", MINI)
     names, archs = [entry.name for entry in candidates], [entry.arch for entry in candidates]
     truth = []
     for path in sorted((home / "results").glob("truth-seed*.json")):
         known = read_scores(path, MINI)
+        if lacking := sum(arch.code not in known for arch in archs):
+            raise UserError(f"{path}: lacks {lacking} subnets; go on with: mini_track1.py run --root DIR --only truth")
         truth.append([known[arch.code] for arch in archs])
     if not truth:
         raise UserError(f"{home / 'results'}: no truth-seed*.json yet; make it with: mini_track1.py run --root DIR --only truth")
