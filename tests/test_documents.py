@@ -9,6 +9,7 @@ would take longer than a test may gets the changes of SHORTER, or is only parsed
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import importlib
 import json
@@ -259,6 +260,31 @@ def is_object(dotted: str) -> bool:
             found = getattr(found, part, None)
         return True
     return False
+
+
+def templates() -> Iterator[tuple[int, str]]:
+    """Every text in the source that has words: how many characters it gives, and the pattern that it makes of its values."""
+    for path in (path for folder in ("paddle_pgonas", "tools") for path in (REPOSITORY / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            texts = [part.value if isinstance(part, ast.Constant) else None for part in parts]
+            texts = [text if isinstance(text, str) else "\0" for text in texts]
+            whole = "".join(texts).strip("\0 .:,;()")
+            yield len(whole.replace("\0", "")), re.escape(whole).replace(re.escape("\0"), ".+")
+
+
+def test_messages_in_troubleshooting_are_those_of_the_code() -> None:
+    text = (REPOSITORY / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^\*\*`([^`]+)`", text, re.M)
+    ours = [message for message in messages if not re.match(r"\w+Error", message)]  # the others are Paddle's and Python's
+    assert len(ours) > 20 and len(messages) - len(ours) == 4
+    known = [(length, re.compile(pattern)) for length, pattern in templates() if length >= 8]
+    for message in ours:
+        if message.endswith("..."):
+            assert any(pattern.search(message) for _, pattern in known), message
+            continue
+        found = [(length, match) for length, pattern in known if (match := pattern.search(message))]
+        assert any(length > 0.2 * len(message) and len(match[0]) > 0.45 * len(message) for length, match in found), message
 
 
 def options_of(parser: argparse.ArgumentParser) -> dict[str, Any]:
