@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
 
 from paddle_pgonas.arch import MINI
-from paddle_pgonas.benchmark import priors, scoring, search, training
+from paddle_pgonas.benchmark import data, priors, scoring, search, training
 from paddle_pgonas.cost import macs
+from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.functional import conv2d
 from paddle_pgonas.searching.evolution import Task
 from paddle_pgonas.zen import zen_score
@@ -52,3 +55,21 @@ def test_search_benchmark_gives_both_searches_the_same_budget() -> None:
     assert figures["scored"] == figures["scored_random"]
     assert 0 < figures["mean_area"]["random"] <= 1
     assert len(figures["best"]["nsga2"]) == 2
+
+
+def test_data_benchmark_compares_equal_batches_on_the_digits() -> None:
+    figures = data.measure(images=100, rounds=1)
+    assert figures["same_pixels"]
+    assert set(figures["speedup"]) == {"scoring", "training"}
+    assert min(figures["images_per_second"].values()) > 0
+
+
+def test_data_benchmark_takes_a_folder_and_names_what_is_no_image(image_folder: Path) -> None:
+    with pytest.raises(UserError, match="without"):
+        data.measure(str(image_folder), rounds=1)
+    for split, name in (("train", "bright"), ("val", "dark")):
+        (image_folder / split / name / "0.png").unlink()
+    figures = data.measure(str(image_folder), rounds=1)
+    assert (figures["side"], figures["images"]) == (224, {"scoring": 7, "training": 11})
+    assert figures["same_pixels"]
+    assert figures["speedup"]["scoring"] > 1  # 224 pixels take longer to decode than to copy

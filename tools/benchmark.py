@@ -2,6 +2,7 @@
 
 prior   microseconds per prior, and how closed-form Zen-score ranks against Monte Carlo (5 minutes)
 train   a PGONAS step of ResNet48 at 64 pixels, batch 4 and 32: straightforward, ours, and the bare passes (5 minutes)
+data    images per second from the decoded cache against decoding every image again: digits, or --root DIR at 224 pixels
 score   256 neighbouring Track 1 subnets at 64 pixels, subnet by subnet against shared prefixes (6 minutes)
 search  NSGA-II against random search with as many scored subnets: Zen-score on Track 1, a supernet on digits (6 minutes)
 """
@@ -13,16 +14,26 @@ from paddle_pgonas import cli
 
 def main() -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument("what", choices=["prior", "score", "train", "search"])
+    parser.add_argument("what", choices=["prior", "score", "train", "search", "data"])
     parser.add_argument("--json", metavar="FILE", help="write the figures for programs")
+    parser.add_argument("--root", metavar="DIR", help="with data: images as DIR/train/<class>/* and DIR/val/<class>/*")
     arguments = parser.parse_args()
+    if arguments.root and arguments.what != "data":
+        parser.error("--root goes with data")
 
     import json
+    from functools import partial
 
-    from paddle_pgonas.benchmark import priors, scoring, search, training
+    from paddle_pgonas.benchmark import data, priors, scoring, search, training
     from paddle_pgonas.files import write_json
 
-    ways = {"prior": priors.measure, "score": scoring.measure, "train": training.measure, "search": search.measure}
+    ways = {
+        "prior": priors.measure,
+        "score": scoring.measure,
+        "train": training.measure,
+        "search": search.measure,
+        "data": partial(data.measure, arguments.root),
+    }
     figures = ways[arguments.what]()
     print(json.dumps(figures, indent=2))
     if arguments.json:

@@ -1,0 +1,337 @@
+"""What README.md, docs/ and the heads of the configurations say is so: commands, options, keys, defaults, files, links, names.
+
+A command is a line of a code block, or of a configuration's comments, that begins with ``python``, ``make`` or another program.
+Words in capitals (IMAGENET, DIR, CODE) and the challenge's two files stand for what only the reader has: such commands are
+parsed by their tool and their configuration is resolved. All others are run, in the document's order, in an empty folder; what
+would take longer than a test may gets the changes of SHORTER, or is only parsed for the reason that stands in NOT_RUN.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import importlib
+import json
+import re
+import runpy
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+
+from paddle_pgonas import cli
+from paddle_pgonas.config import Config, load_config
+
+GENERATED = {"api.md", "mini_track1.md"}  # written by programs that have tests of their own
+WRITTEN = [REPOSITORY / "README.md", *(path for path in sorted((REPOSITORY / "docs").glob("*.md")) if path.name not in GENERATED)]
+PAGES = [*WRITTEN, *(REPOSITORY / "docs" / name for name in sorted(GENERATED) if (REPOSITORY / "docs" / name).exists())]
+CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
+TOOLS = {path.stem: path for path in sorted((REPOSITORY / "tools").glob("*.py")) if not path.name.startswith("_")}
+
+PLACEHOLDER = re.compile(r"\b(?-i:[A-Z][A-Z_]{2,})\b|resnet48\.pdparams|CVPR_2022_NAS_Track1_test\.json")
+SHORTER = {
+    "train_supernet": ["-o", "train.max_steps=2", "train.watch_images=20", "train.watch_subnets=0"],
+    "write_submission": ["-o", "data.val_limit=50"],
+    "train_standalone": ["-o", "train.epochs=1", "train.max_steps=1", "data.val_limit=50"],
+    "search": ["--population", "4", "--generations", "2", "-o", "data.val_limit=20"],
+}
+NOT_RUN = {
+    "benchmark prior": "5 minutes",
+    "benchmark score": "6 minutes",
+    "benchmark train": "5 minutes",
+    "benchmark search": "6 minutes",
+}
+LAUNCHER = {"--devices", "--nproc_per_node", "--nnodes", "--master", "--log_dir"}
+OTHER_PROGRAMS = {"make", "pip", "visualdl", "python -m pytest"}
+
+
+class Parsed(Exception):
+    """Raised in place of a tool's work, with what its parser made of the command line."""
+
+    def __init__(self, parser: argparse.ArgumentParser, arguments: argparse.Namespace | None) -> None:
+        self.parser, self.arguments = parser, arguments
+
+
+def blocks(path: Path) -> Iterator[tuple[str, str]]:
+    """(language, text) of a page's code blocks: fenced, or indented by four columns behind an empty line."""
+    text = path.read_text(encoding="utf-8")
+    for fence in re.finditer(r"^```(\w*)\n(.*?)^```", text, re.M | re.S):
+        yield fence[1], fence[2]
+    bare = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    for indented in re.finditer(r"(?:(?<=\n\n)|\A)((?: {4,}.*\n)+)", bare):
+        yield "", indented[1]
+
+
+def commands(path: Path) -> list[str]:
+    """The commands of a page or of a configuration's comments, without continuations and trailing remarks."""
+    if path.suffix == ".yaml":
+        lines = [line[1:] for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#   ")]
+        text = "\n".join(lines)
+    else:
+        text = "\n".join(block for language, block in blocks(path) if language in ("", "bash", "sh"))
+    lines = re.sub(r"\\\n\s*", "", text).splitlines()
+    return [line.strip() for line in lines if re.match(r"\s*(python|make|pip|visualdl) ", line)]
+
+
+def program_of(command: str) -> tuple[str, list[str]]:
+    """The program (a tool's name, or one of OTHER_PROGRAMS) and its arguments."""
+    words = shlex.split(command, comments=True)
+    if words[:3] == ["python", "-m", "paddle.distributed.launch"]:
+        start = next(i for i, word in enumerate(words) if word.startswith("tools/"))
+        assert {word for word in words[3:start] if word.startswith("-")} <= LAUNCHER, command
+        words = ["python", *words[start:]]
+    if words[0] == "python" and words[1].startswith("tools/"):
+        name = Path(words[1]).stem
+        assert words[1] == f"tools/{name}.py" and name in TOOLS, f"there is no {words[1]}"
+        return name, words[2:]
+    program = " ".join(words[:3]) if words[0] == "python" else words[0]
+    assert program in OTHER_PROGRAMS, command
+    return program, words[1:]
+
+
+def parse(monkeypatch: pytest.MonkeyPatch, name: str, arguments: list[str]) -> Parsed:
+    """What a tool's own parser makes of the arguments; a mistake is an error of the test."""
+
+    def stop(parser: argparse.ArgumentParser, *rest: Any, **options: Any) -> argparse.Namespace:
+        raise Parsed(parser, None if arguments is ALL_OPTIONS else real(parser, *rest, **options))
+
+    real = argparse.ArgumentParser.parse_args
+    with monkeypatch.context() as patch:
+        patch.setattr(cli.Parser, "parse_args", stop)
+        patch.setattr(sys, "argv", [str(TOOLS[name]), *arguments])
+        patch.syspath_prepend(str(TOOLS[name].parent))
+        with pytest.raises(Parsed) as parsed:
+            runpy.run_path(str(TOOLS[name]), run_name="__main__")
+    return parsed.value
+
+
+ALL_OPTIONS: list[str] = []
+
+
+@pytest.mark.parametrize("path", [*WRITTEN, *CONFIGS], ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_every_command_is_one_that_its_tool_takes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    for command in commands(path):
+        name, arguments = program_of(command)
+        if name == "make":
+            assert f"\n{arguments[0]}:" in (REPOSITORY / "Makefile").read_text(), command
+        if name not in TOOLS:
+            continue
+        parsed = parse(monkeypatch, name, arguments).arguments
+        config = getattr(parsed, "config", None)
+        if config and not PLACEHOLDER.search(config):
+            load_config(config, parsed.override)
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.name)
+def test_commands_that_need_nothing_run(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("tools", "configs"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    monkeypatch.chdir(tmp_path)
+    for command in commands(path):
+        name, arguments = program_of(command)
+        needs_more = PLACEHOLDER.search(command) or any(word.startswith("runs/pgonas") for word in arguments)
+        if name not in TOOLS or needs_more or f"{name} {arguments[0]}" in NOT_RUN or "launch" in command:
+            continue
+        script = tmp_path / "tools" / f"{name}.py"
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as exit_:
+            patch.setattr(sys, "argv", [str(script), *arguments, *SHORTER.get(name, [])])
+            patch.syspath_prepend(str(script.parent))
+            runpy.run_path(str(script), run_name="__main__")
+        assert not exit_.value.code, command
+        outputs = [arguments[i + 1] for i, word in enumerate(arguments) if word in ("--output", "--json")]
+        assert all((tmp_path / output).exists() for output in outputs), command
+
+
+def test_there_are_commands_to_test() -> None:
+    """The tests above would pass on pages without commands."""
+    without = {path.name for path in CONFIGS if not commands(path)}
+    assert without == {"common.yaml", "supernet.yaml"}  # bases, not runs
+    assert len(commands(REPOSITORY / "README.md")) >= 12
+    runnable = [command for command in commands(REPOSITORY / "docs" / "tools.md") if "runs/walk" in command]
+    assert {program_of(command)[0] for command in runnable} == set(TOOLS) - {"export_subnet", "benchmark", "mini_track1"}
+
+
+def test_python_blocks_run_or_name_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    import paddle_pgonas as pg
+
+    for path in WRITTEN:
+        for language, text in blocks(path):
+            if language != "python":
+                continue
+            code = compile(text, str(path), "exec")
+            for name in re.findall(r"\bpg\.(\w+)", text):
+                assert getattr(pg, name) is not None
+            if "pg.train" not in text:  # training takes minutes; docs/example.py has a test of its own
+                exec(code, {})
+    hours = [float(number) for number in re.findall(r"([\d.]+) h to", capsys.readouterr().out)]
+    table = re.findall(r"^\| ImageNet[^|]*\| (\d+) h \|", (REPOSITORY / "README.md").read_text(), re.M)
+    assert hours == pytest.approx([float(number) for number in table], rel=0.05)
+
+
+def plain(path: Path) -> str:
+    """A page without its fenced and indented blocks."""
+    return re.sub(r"^ {4,}.*$", "", re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S), flags=re.M)
+
+
+def anchors(path: Path) -> set[str]:
+    """What a page's headings are called in links."""
+    headings = re.findall(r"^#+ (.*)$", plain(path), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", plain(path)):
+        if re.match(r"https?:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        linked = (path.parent / name).resolve() if name else path
+        if linked.name == "mini_track1.md" and not list((REPOSITORY / "benchmarks" / "mini_track1").glob("results/*.json")):
+            continue  # `tools/mini_track1.py report` writes it when there are results
+        assert linked.exists(), f"{path.name}: {target}"
+        assert not anchor or anchor in anchors(linked), f"{path.name}: {target}"
+
+
+def quoted(path: Path) -> set[str]:
+    """What a page sets in code type within its text."""
+    return set(re.findall(r"`([^`\n]+)`", plain(path)))
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.name)
+def test_files_named_in_the_text_are_there(path: Path) -> None:
+    for name in quoted(path):
+        if re.fullmatch(r"[\w.*-]+(/[\w.*-]+)*(\.(py|yaml|md|txt|toml)|/)", name) and not name.startswith("runs/"):
+            places = (REPOSITORY, REPOSITORY / "paddle_pgonas", REPOSITORY / "tools", path.parent)
+            if name in ("config.yaml", "visualdl/", "checkpoints/"):  # in a run's folder
+                continue
+            assert any(list(place.glob(name.rstrip("/"))) for place in places), f"{path.name}: {name}"
+
+
+def test_every_configuration_is_mentioned() -> None:
+    mentioned = {
+        found for page in WRITTEN for name in quoted(page) if name.startswith("configs/") for found in REPOSITORY.glob(name)
+    }
+    assert set(CONFIGS) <= mentioned
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.name)
+def test_keys_and_functions_named_in_the_text_exist(path: Path) -> None:
+    sections = {field.name for field in dataclasses.fields(Config)}
+    for name in quoted(path):
+        match = re.fullmatch(r"((?:\w+\.)+\w+)(?:(?:=|: )(\S+))?", name)
+        if not match or match[1].split(".")[0] not in sections | {page.stem for page in (REPOSITORY / "paddle_pgonas").iterdir()}:
+            continue
+        dotted, value = match[1], match[2]
+        if dotted.endswith((".py", ".md", ".json", ".yaml")):
+            continue
+        if value is not None and not re.fullmatch(r"[A-Z]+", value):
+            load_config(REPOSITORY / "configs" / "track1" / "sandwich.yaml", [f"{dotted}={value}"])
+        else:
+            assert is_key(dotted) or is_object(dotted), f"{path.name}: {name}"
+
+
+def is_key(dotted: str) -> bool:
+    value: Any = Config()
+    for part in dotted.split("."):
+        if not hasattr(value, part):
+            return False
+        value = getattr(value, part)
+    return True
+
+
+def is_object(dotted: str) -> bool:
+    """Whether ``module.name`` of the package can be looked up."""
+    parts = dotted.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(["paddle_pgonas", *parts[:length]]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[length:]:
+            if not hasattr(found, part) and part not in getattr(found, "__annotations__", {}):
+                return False
+            found = getattr(found, part, None)
+        return True
+    return False
+
+
+def templates() -> Iterator[tuple[int, str]]:
+    """Every text in the source that has words: how many characters it gives, and the pattern that it makes of its values."""
+    for path in (path for folder in ("paddle_pgonas", "tools") for path in (REPOSITORY / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            texts = [part.value if isinstance(part, ast.Constant) else None for part in parts]
+            texts = [text if isinstance(text, str) else "\0" for text in texts]
+            whole = "".join(texts).strip("\0 .:,;()")
+            yield len(whole.replace("\0", "")), re.escape(whole).replace(re.escape("\0"), ".+")
+
+
+def test_messages_in_troubleshooting_are_those_of_the_code() -> None:
+    text = (REPOSITORY / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^\*\*`([^`]+)`", text, re.M)
+    ours = [message for message in messages if not re.match(r"\w+Error", message)]  # the others are Paddle's and Python's
+    assert len(ours) > 20 and len(messages) - len(ours) == 4
+    known = [(length, re.compile(pattern)) for length, pattern in templates() if length >= 8]
+    for message in ours:
+        if message.endswith("..."):
+            assert any(pattern.search(message) for _, pattern in known), message
+            continue
+        found = [(length, match) for length, pattern in known if (match := pattern.search(message))]
+        assert any(length > 0.2 * len(message) and len(match[0]) > 0.45 * len(message) for length, match in found), message
+
+
+def options_of(parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """Option names and defaults, those of subcommands too."""
+    found = {option: action.default for action in parser._actions for option in action.option_strings}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for subparser in action.choices.values():
+                found |= options_of(subparser)
+    return found
+
+
+def test_options_named_in_the_text_exist_with_these_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    known: dict[str, set[str]] = {option: set() for option in LAUNCHER}
+    for name in TOOLS:
+        for option, default in options_of(parse(monkeypatch, name, ALL_OPTIONS).parser).items():
+            known.setdefault(option, set()).add(str(default))
+    for path in WRITTEN:
+        text = plain(path)
+        for option in re.findall(r"`[^`\n]*?(--[a-z][\w-]*)", text):
+            if not option.startswith(("--no-deps", "--logdir")):
+                assert option in known, f"{path.name}: {option}"
+        for option, default in re.findall(r"`(--[\w-]+)`, default (\w+)", text):
+            assert default in known[option], f"{path.name}: {option} {default}"
+    assert "--population" in known
+
+
+def test_the_table_of_keys_gives_the_defaults() -> None:
+    rows = re.findall(r"^\| `([\w.]+)` \| (\S+) \|", (REPOSITORY / "docs" / "tools.md").read_text(), re.M)
+    assert len(rows) > 20
+    for key, written in rows:
+        value: Any = Config()
+        for part in key.split("."):
+            value = getattr(value, part)
+        assert yaml.safe_load(written) == value, key
+
+
+@pytest.mark.parametrize("name", ["pgonas_prelu_flops", "pgonas_mish_zen"])
+def test_as_published_differs_in_the_keys_of_reproduce(name: str) -> None:
+    folder = REPOSITORY / "configs" / "track1"
+    sane, published = (json.loads(json.dumps(dataclasses.asdict(load_config(folder / f"{file}.yaml"))))
+                       for file in (name, f"as_published_{name}"))  # fmt: skip
+    differing = {
+        (f"{section}.{key}", published[section][key], sane[section][key])
+        for section in ("data", "model", "train", "score")
+        for key in sane[section]
+        if sane[section][key] != published[section][key]
+    }
+    text = (REPOSITORY / "docs" / "reproduce.md").read_text()
+    assert differing == set(re.findall(r"^\| `([\w.]+)` \| `(\w+)` \| `(\w+)` \|", text, re.M))
