@@ -75,6 +75,13 @@ def select_device(name: str) -> str:
     return f"gpu:{index}"
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is how Paddle or Python says that memory did not suffice."""
+    return isinstance(error, MemoryError) or any(
+        word in str(error) for word in ("ResourceExhausted", "out of memory", "Out of memory")
+    )
+
+
 def seed_weights(seed: int) -> None:
     """Seed Paddle's generator, which only the weights' initial values draw from.
 

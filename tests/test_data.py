@@ -152,6 +152,9 @@ def test_the_cache_is_built_once_and_rebuilt_when_damaged(image_folder: Path, tm
     path.write_bytes(path.read_bytes()[:-10] + b"0123456789")
     assert (decoded(Counting(image_folder, "val"), 18, 16, tmp_path).images == wanted).all()
     assert Counting.reads == 16
+    path.with_suffix(".json").write_text('{"crc32": 1')
+    assert (decoded(Counting(image_folder, "val"), 18, 16, tmp_path).images == wanted).all()
+    assert Counting.reads == 24
 
 
 def test_another_image_or_crop_is_another_cache(image_folder: Path, tmp_path: Path) -> None:

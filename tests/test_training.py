@@ -23,6 +23,7 @@ from paddle_pgonas.nn.supernet import Supernet, extract
 from paddle_pgonas.nn.weights import OPTIMIZER, read_arrays
 from paddle_pgonas.scoring.watch import Watcher
 from paddle_pgonas.submission import Candidate, write_scores
+from paddle_pgonas.training import trainer
 from paddle_pgonas.training.checkpoints import checkpoints
 from paddle_pgonas.training.losses import adaptive_alpha_divergence, kl_divergence, soft_cross_entropy
 from paddle_pgonas.training.samplers import draw_fair, draw_pair, draw_progressive
@@ -406,6 +407,15 @@ def test_a_clipped_gradient_keeps_its_direction(tmp_path: Path) -> None:
     clipped = flat(momentum_after(tmp_path / "clipped", strategy="sandwich", weight_decay=0.0, clip_grad_norm=0.5))
     assert np.linalg.norm(free) > 1
     np.testing.assert_allclose(clipped, free * 0.5 / np.linalg.norm(free), atol=1e-5)
+
+
+def test_out_of_memory_is_one_line_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*arguments: object) -> None:
+        raise MemoryError("(ResourceExhausted) Fail to alloc memory of 123 size")
+
+    monkeypatch.setattr(trainer, "make_strategy", lambda *arguments: exhausted)
+    with pytest.raises(UserError, match=r"out of memory with 32 images.*train\.accumulate"):
+        train(config(tmp_path))
 
 
 def test_mixed_precision_on_a_processor_is_refused(tmp_path: Path) -> None:

@@ -49,12 +49,21 @@ def decoded(source: ImageSource, resize: int, size: int, folder: str | Path) -> 
     key = hashlib.sha256(f"{source.fingerprint()} {resize} {size} v1".encode()).hexdigest()[:16]
     path = Path(folder) / f"decoded-{key}.npy"
     record_path = path.with_suffix(".json")
-    record = read_json(record_path, "cache record") if record_path.exists() and path.exists() else None
+    record = _read_record(record_path) if path.exists() else None
     if record is None or _checksum(path) != record["crc32"]:
         record = _build(source, resize, size, path)
         write_json(record_path, record)
     images = np.load(path, mmap_mode="r")[: len(record["kept"])]  # unreadable files left room at the end
     return DecodedImages(images, source.labels[record["kept"]], key)
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    """The cache's record; None if it is missing or damaged, as the cache can be built again."""
+    try:
+        record = read_json(path, "cache record") if path.exists() else None
+    except UserError:
+        return None
+    return record if isinstance(record, dict) and {"crc32", "kept"} <= set(record) else None
 
 
 def _build(source: ImageSource, resize: int, size: int, path: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from paddle_pgonas.data.sources import open_source
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.supernet import Supernet
+from paddle_pgonas.runtime import out_of_memory
 from paddle_pgonas.scoring.parts import Parts
 from paddle_pgonas.scoring.tree import Node, build_tree, scoring_order
 from paddle_pgonas.scoring.walker import Walker
@@ -144,7 +145,7 @@ class _Scorer:
             try:
                 return self._walk_images(archs, bar)
             except (MemoryError, RuntimeError, SystemError) as error:
-                if not _out_of_memory(error) or self.batch_size == 1:
+                if not out_of_memory(error) or self.batch_size == 1:
                     raise
                 if self.config.score.bn == "batch":
                     raise UserError(
@@ -164,7 +165,7 @@ class _Scorer:
         try:
             self.walker.calibrate(root, to_network(paddle.to_tensor(self.data.calibration), self.config.data))
         except (MemoryError, RuntimeError, SystemError) as error:
-            if _out_of_memory(error):
+            if out_of_memory(error):
                 raise UserError("out of memory in calibration; lower score.calibration_images") from None
             raise
 
@@ -207,9 +208,3 @@ def _measure(logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
 def _device_memory() -> int:
     """Bytes of the current GPU."""
     return int(paddle.device.cuda.get_device_properties().total_memory)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or any(
-        word in str(error) for word in ("ResourceExhausted", "out of memory", "Out of memory")
-    )

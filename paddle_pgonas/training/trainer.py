@@ -24,7 +24,7 @@ from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.supernet import Supernet, extract, reorder_channels
 from paddle_pgonas.nn.weights import Record, load_weights, save_weights
-from paddle_pgonas.runtime import seed_weights, select_device, versions
+from paddle_pgonas.runtime import out_of_memory, seed_weights, select_device, versions
 from paddle_pgonas.training.checkpoints import checkpoints, load_latest, save_checkpoint
 from paddle_pgonas.training.runlog import RunLog
 from paddle_pgonas.training.schedules import learning_rate, rank_lambda
@@ -190,8 +190,7 @@ class _Run:
             rng = random.Random(f"subnets {self.config.seed} {index}")
             progress = index / (settings.epochs * self.steps_per_epoch)
             step = Step(rng, rank_lambda(settings, epoch), progress, epoch >= settings.label_epochs, self._backward)
-            with paddle.amp.auto_cast(settings.amp != "off", dtype=AMP_TYPES.get(settings.amp, "float16")):
-                self.strategy(self.net, x[start : start + size], y[start : start + size], step)
+            self._passes(x[start : start + size], y[start : start + size], step)
         ranks.average_gradients(self.net.model.parameters())
         rate = learning_rate(settings, index, self.steps_per_epoch, total_batch)
         self.optimizer.set_lr(rate)
@@ -203,6 +202,20 @@ class _Run:
             self.correct_steps += 1
         if index % settings.log_every == 0 or index + 1 == self.total_steps:
             log.log(index, self._scalars(step, epoch, rate))
+
+    def _passes(self, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> None:
+        """The strategy's forwards and backwards on a part of the batch, in the configured precision."""
+        amp = self.config.train.amp
+        try:
+            with paddle.amp.auto_cast(amp != "off", dtype=AMP_TYPES.get(amp, "float16")):
+                self.strategy(self.net, x, y, step)
+        except (MemoryError, RuntimeError, SystemError) as error:
+            if out_of_memory(error):
+                raise UserError(
+                    f"out of memory with {len(y)} images at a time: raise train.accumulate, "
+                    "lower train.batch_size, or set train.amp=bf16; then --resume"
+                ) from None
+            raise
 
     def _backward(self, loss: paddle.Tensor) -> None:
         parts = self.config.train.accumulate
