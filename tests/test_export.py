@@ -15,7 +15,6 @@ from paddle import nn
 
 from paddle_pgonas.arch import MINI, TRACK1_THIN
 from paddle_pgonas.config import Config, load_config
-from paddle_pgonas.data.cache import validation_images
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.exporting import job
@@ -53,7 +52,7 @@ def test_the_inference_model_gives_the_scorers_metrics(tmp_path: Path, supernet:
     assert (tmp_path / "out" / "code.txt").read_text().strip() == ARCH.code
 
     # Independently of the export's own check: the model on all scoring images against the scorer's loss and top-1.
-    data = scoring_set(config, validation_images(config))
+    data = scoring_set(config)
     [[top1, _, _, loss]] = score(net, [ARCH], data, config)
     x = to_network(paddle.to_tensor(data.images), config.data).numpy()
     for network in (open_inference_model(tmp_path / "out"), lambda x: load_subnet(tmp_path / "out")(paddle.to_tensor(x)).numpy()):

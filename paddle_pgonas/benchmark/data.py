@@ -12,14 +12,13 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
-from paddle_pgonas.config import Data
+from paddle_pgonas.config import CONFIGS, Data, load_config
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.cache import DecodedImages, decoded
 from paddle_pgonas.data.sources import ImageSource, Part, Split, UnreadableImage, open_source
 from paddle_pgonas.data.transforms import center_crop
 from paddle_pgonas.errors import UserError
 
-DIGITS = Data(source="digits", image_size=8, resize=8, augment="shift")
 FOLDER = {"image_size": 224, "resize": 256, "augment": "shift_flip"}
 SCORING_BATCH, TRAINING_BATCH = 100, 64
 
@@ -51,7 +50,7 @@ def measure(root: str | None = None, images: int = 500, rounds: int = 3) -> dict
     Raises:
         UserError: no such folder, or a file in it that is no image.
     """
-    data = DIGITS if root is None else Data(root=root, **FOLDER)  # type: ignore[arg-type]
+    data = load_config(CONFIGS / "mini" / "digits.yaml").data if root is None else Data(root=root, **FOLDER)  # type: ignore[arg-type]
     try:
         with tempfile.TemporaryDirectory() as cache:
             return {"source": root or "digits", "side": data.image_size} | _measure(data, Path(cache), images, rounds)

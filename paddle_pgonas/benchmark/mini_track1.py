@@ -19,7 +19,7 @@ from paddle_pgonas.correlation import Estimate, kendall, pearson
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json, read_json_lines, write_json, write_text
 from paddle_pgonas.priors import PRIORS
-from paddle_pgonas.report.plots import ACCENT, INK, STYLE, svg
+from paddle_pgonas.report.plots import ACCENT, COLORS, INK, STYLE, svg
 from paddle_pgonas.submission import Candidate, read_candidates, read_scores, write_scores
 
 METHODS = {
@@ -54,8 +54,6 @@ PAIRS = (
     ("pgonas_zen", "baseline"),
 )
 """Which methods are compared, each with the one that it adds something to."""
-
-COLORS = (INK, ACCENT, "#4f772d", "#7b2d8b")
 
 
 def missing_truth(home: Path, seed: int) -> list[Candidate]:
@@ -285,47 +283,56 @@ def _markdown(head: list[str], rows: list[list[str]]) -> str:
 
 def write_pictures(track: Track, folder: Path) -> None:
     """``ranks.svg``: rank against rank per method. ``tau.svg``: tau with intervals. ``curves.svg``: weight and disorder."""
-    truth = track.truth.mean(0)
     with rc_context(STYLE):
-        columns = 4
-        rows = max(1, math.ceil(len(track.runs) / columns))
-        figure = Figure(figsize=(2.6 * columns, 2.8 * rows))
-        for number, method in enumerate(track.runs):
-            axes = figure.add_subplot(rows, columns, number + 1)
-            ranks = np.mean([rankdata(row) for row in track.scores(method, "calibrated")], axis=0)
-            axes.plot([1, len(truth)], [1, len(truth)], color="grey", linewidth=0.8)
-            axes.scatter(rankdata(truth), ranks, s=12, color=INK, linewidths=0)
-            axes.set_title(METHODS[method].replace(", ", ",\n", 1), fontsize=8)
-            axes.set_aspect("equal")
-        figure.supxlabel("rank by stand-alone accuracy", fontsize=10)
-        figure.supylabel("rank by supernet (mean over seeds)", fontsize=10)
-        figure.tight_layout()
-        write_text(folder / "ranks.svg", svg(figure))
+        figures = {"ranks": _ranks_figure(track), "tau": _tau_figure(track), "curves": _curves_figure(track)}
+    for name, figure in figures.items():
+        write_text(folder / f"{name}.svg", svg(figure))
 
-        figure = Figure(figsize=(7.5, 0.8 + 0.4 * len(track.runs)))
-        axes = figure.subplots()
-        for place, method in enumerate(reversed(track.runs)):
-            scores = track.scores(method, "calibrated")
-            tau = tau_with_interval(scores, truth)
-            axes.plot([tau.low, tau.high], [place, place], color=INK, linewidth=1.5)
-            axes.scatter(
-                [kendall(row, truth) for row in scores], [place] * len(scores), s=14, color=ACCENT, zorder=3, linewidths=0
-            )
-            axes.scatter([tau.value], [place], s=40, color=INK, zorder=2)
-        axes.set_yticks(range(len(track.runs)), [METHODS[method] for method in reversed(track.runs)])
-        axes.set_xlabel("Kendall tau with stand-alone accuracy: mean, 95 % interval over subnets, and each seed")
-        write_text(folder / "tau.svg", svg(figure))
 
-        figure = Figure(figsize=(8, 3))
-        left, right = figure.subplots(1, 2)
-        ranked = [method for method in track.runs if method.startswith("pgonas")]
-        for method, color in zip(ranked, COLORS, strict=False):
-            run = track.runs[method][0]["epochs"]
-            left.plot([epoch.get("rank_lambda", 0) for epoch in run], color=color, label=METHODS[method])
-            right.plot([epoch.get("pairs_out_of_order", np.nan) for epoch in run], color=color)
-        left.set(xlabel="epoch", ylabel="weight of the rank loss")
-        right.set(xlabel="epoch", ylabel="share of pairs out of order", ylim=(0, 1))
-        if ranked:
-            left.legend(frameon=False, fontsize=7)
-        figure.tight_layout()
-        write_text(folder / "curves.svg", svg(figure))
+def _ranks_figure(track: Track) -> Figure:
+    """One square per method: rank by the supernet, averaged over the seeds, against rank by stand-alone accuracy."""
+    columns, truth = 4, rankdata(track.truth.mean(0))
+    rows = max(1, math.ceil(len(track.runs) / columns))
+    figure = Figure(figsize=(2.6 * columns, 2.8 * rows), layout="constrained")
+    for number, method in enumerate(track.runs):
+        axes = figure.add_subplot(rows, columns, number + 1)
+        ranks = np.mean([rankdata(row) for row in track.scores(method, "calibrated")], axis=0)
+        axes.plot([1, len(truth)], [1, len(truth)], color="grey", linewidth=0.8)
+        axes.scatter(truth, ranks, s=12, color=INK, linewidths=0)
+        axes.set_title(METHODS[method].replace(", ", ",\n", 1), fontsize=8)
+        axes.set_aspect("equal")
+    figure.supxlabel("rank by stand-alone accuracy", fontsize=10)
+    figure.supylabel("rank by supernet (mean over seeds)", fontsize=10)
+    return figure
+
+
+def _tau_figure(track: Track) -> Figure:
+    """A line per method: its mean tau, the interval over the subnets, and every seed's tau."""
+    truth = track.truth.mean(0)
+    figure = Figure(figsize=(7.5, 0.8 + 0.4 * len(track.runs)), layout="constrained")
+    axes = figure.subplots()
+    for place, method in enumerate(reversed(track.runs)):
+        scores = track.scores(method, "calibrated")
+        tau, seeds = tau_with_interval(scores, truth), [kendall(row, truth) for row in scores]
+        axes.plot([tau.low, tau.high], [place, place], color=INK, linewidth=1.5)
+        axes.scatter([tau.value], [place], s=40, color=INK, zorder=2)
+        axes.scatter(seeds, [place] * len(seeds), s=14, color=ACCENT, zorder=3, linewidths=0)
+    axes.set_yticks(range(len(track.runs)), [METHODS[method] for method in reversed(track.runs)])
+    axes.set_xlabel("Kendall tau with stand-alone accuracy: mean, 95 % interval over subnets, and each seed")
+    return figure
+
+
+def _curves_figure(track: Track) -> Figure:
+    """Over the epochs of each PGONAS method's first seed: the weight of the rank loss, and the share of pairs out of order."""
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    ranked = [method for method in track.runs if method.startswith("pgonas")]
+    for method, color in zip(ranked, COLORS, strict=False):
+        epochs = track.runs[method][0]["epochs"]
+        left.plot([epoch.get("rank_lambda", 0) for epoch in epochs], color=color, label=METHODS[method])
+        right.plot([epoch.get("pairs_out_of_order", np.nan) for epoch in epochs], color=color)
+    left.set(xlabel="epoch", ylabel="weight of the rank loss")
+    right.set(xlabel="epoch", ylabel="share of pairs out of order", ylim=(0, 1))
+    if ranked:
+        left.legend(fontsize=7)
+    return figure

@@ -116,7 +116,7 @@ class Part:
 
 
 def open_source(data: Data, split: Split, num_classes: int) -> ImageSource:
-    """The configured images of a split.
+    """The configured images of a split: all, or ``train_limit`` or ``val_limit`` of them.
 
     Raises:
         UserError: no root, a missing folder, an empty class, more classes than the network tells apart, or a validation split
@@ -137,6 +137,5 @@ def open_source(data: Data, split: Split, num_classes: int) -> ImageSource:
                 raise UserError(f"data.root: class {strangers[0]} is in only one of train/ and val/ of {data.root}")
     if source.num_classes > num_classes:
         raise UserError(f"data.root has {source.num_classes} classes, model.num_classes only {num_classes}; raise the latter")
-    if split == "train" and data.train_limit is not None:
-        return Part(source, data.train_limit)
-    return source
+    limit = data.train_limit if split == "train" else data.val_limit
+    return source if limit is None else Part(source, limit)

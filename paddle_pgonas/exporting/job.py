@@ -16,8 +16,6 @@ from tqdm import tqdm
 from paddle_pgonas import cost
 from paddle_pgonas.arch import SPACES, Arch
 from paddle_pgonas.config import Config, save_config
-from paddle_pgonas.data.cache import cache_folder, decoded
-from paddle_pgonas.data.sources import Part, open_source
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.exporting.inference import (
@@ -165,8 +163,8 @@ def _open_images(config: Config, count: int) -> ScoringSet:
         side = config.data.image_size
         noise = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
         return ScoringSet(noise, np.zeros(0, np.int64), "noise")
-    source = Part(open_source(config.data, "val", config.model.num_classes), count)
-    return scoring_set(config, decoded(source, config.data.resize, config.data.image_size, cache_folder(config)))
+    limit = min(count, config.data.val_limit or count)
+    return scoring_set(dataclasses.replace(config, data=dataclasses.replace(config.data, val_limit=limit)))
 
 
 def _scorer(net: Supernet, arch: Arch, bn: str, calibration: paddle.Tensor | None) -> Network:

@@ -263,11 +263,10 @@ def _stem(kind: str, number: int, name: str) -> str:
 
 def pareto_scatter(
     points: Sequence[tuple[float, float]], front: Sequence[tuple[float, float]], limit: float | None, cost_name: str, score: str
-) -> str:
+) -> Figure:
     """All (cost, score) points of a search, the front as a staircase through the best of them, and the limit of the cost."""
     with rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 4.2))
-        axes = figure.subplots()
+        figure, axes = _axes((5.6, 4.2))
         cloud = np.array(points)
         _points(axes, cloud[:, 0], cloud[:, 1], INK)
         axes.step(*zip(*front, strict=True), where="post", color=ACCENT, linewidth=1.2, marker="o", markersize=3, label="front")
@@ -275,5 +274,5 @@ def pareto_scatter(
             axes.axvline(limit, color="grey", linewidth=0.8, linestyle="--", label="limit")
         axes.set_xlabel(cost_name)
         axes.set_ylabel(score, parse_math=False)
-        axes.legend(frameon=False, loc="lower right")
-        return svg(figure)
+        axes.legend(loc="lower right")
+    return figure

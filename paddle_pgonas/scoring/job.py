@@ -15,15 +15,13 @@ import paddle
 from paddle_pgonas import cost, ranks
 from paddle_pgonas.arch import Arch, Archs
 from paddle_pgonas.config import Config
-from paddle_pgonas.data.cache import validation_images
 from paddle_pgonas.data.sources import open_source
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import write_json, write_text
 from paddle_pgonas.nn.supernet import Supernet
-from paddle_pgonas.nn.weights import load_weights
 from paddle_pgonas.runtime import select_device, versions
-from paddle_pgonas.scoring.scorer import METRICS, ScoringSet, chunked, score, scoring_set
-from paddle_pgonas.scoring.session import metric_values
+from paddle_pgonas.scoring.scorer import METRICS, chunked
+from paddle_pgonas.scoring.session import Session, metric_values
 from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
 from paddle_pgonas.submission import Candidate, check_submission, read_archs, read_candidates, write_scores
 
@@ -48,14 +46,11 @@ def write_submission(
     """
     started = time.time()
     archs = archs or read_archs(path, config.search_space)
-    device = select_device(config.device)
-    net = Supernet(config.search_space, config.model.num_classes, config.model.activation)
-    trained = load_weights(net, weights)
-    data = open_scoring_set(config)
-    measured = score(net, archs, data, config, Path(config.output_dir) / "scores")
+    session = Session(config, weights)
+    measured = session.measure(archs, Path(config.output_dir) / "scores")
     if ranks.rank() != 0:
         return
-    candidates = read_candidates(path, archs.space)
+    candidates, images = read_candidates(path, archs.space), len(session.data.labels)
     if not np.array_equal(Archs(archs.space, (candidate.arch for candidate in candidates)).codes, archs.codes):
         raise UserError(f"{path}: the candidates changed while they were scored; give the command again to score what is new")
     acc = metric_values(measured, metric)
@@ -67,16 +62,16 @@ def write_submission(
         "acc": metric,
         "bn": config.score.bn,
         "weights": str(weights),
-        "trained_steps": trained.get("step"),
+        "trained_steps": session.trained.get("step"),
         "candidates": len(candidates),
-        "images": len(data.labels),
+        "images": images,
         "seconds": round(time.time() - started, 1),
-        "device": device,
+        "device": session.device,
         "versions": versions(),
         "config": dataclasses.asdict(config),
     }
     write_json(f"{stem}.record.json", record)
-    print(f"{len(candidates)} candidates, {len(data.labels)} images, {metric} {acc.min():.4f} to {acc.max():.4f}: {output}")
+    print(f"{len(candidates)} candidates, {images} images, {metric} {acc.min():.4f} to {acc.max():.4f}: {output}")
 
 
 def _write_metrics(path: str, candidates: Sequence[Candidate], measured: np.ndarray) -> None:
@@ -86,11 +81,6 @@ def _write_metrics(path: str, candidates: Sequence[Candidate], measured: np.ndar
         for entry, row in zip(candidates, measured, strict=True)
     )
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
-
-
-def open_scoring_set(config: Config) -> ScoringSet:
-    """The configured validation images, decoded, and calibration images if they are needed."""
-    return scoring_set(config, validation_images(config))
 
 
 def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None) -> None:
@@ -135,8 +125,7 @@ def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None) -> Non
 def _count_images(config: Config) -> int | None:
     if config.data.source == "folder" and config.data.root is None:
         return None
-    count = len(open_source(config.data, "val", config.model.num_classes).labels)
-    return min(count, config.data.val_limit or count)
+    return len(open_source(config.data, "val", config.model.num_classes).labels)
 
 
 def _measured_rate(config: Config, archs: Sequence[Arch]) -> float:

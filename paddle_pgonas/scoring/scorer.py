@@ -18,7 +18,7 @@ from paddle_pgonas import ranks
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
 from paddle_pgonas.data.batches import calibration_images
-from paddle_pgonas.data.cache import DecodedImages
+from paddle_pgonas.data.cache import validation_images
 from paddle_pgonas.data.sources import open_source
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
@@ -47,17 +47,14 @@ class ScoringSet:
     calibration: np.ndarray | None = None
 
 
-def scoring_set(config: Config, decoded: DecodedImages) -> ScoringSet:
-    """The configured part of the decoded validation images, and the calibration images if the BatchNorm mode needs them."""
-    images, labels = decoded.images, decoded.labels
-    if config.data.val_limit is not None and config.data.val_limit < len(labels):
-        chosen = np.linspace(0, len(labels) - 1, config.data.val_limit).round().astype(int)
-        images, labels = images[chosen], labels[chosen]
+def scoring_set(config: Config) -> ScoringSet:
+    """The configured validation images, and the calibration images if the BatchNorm mode needs them."""
+    images, labels, fingerprint = validation_images(config)
     calibration = None
     if config.score.bn == "calibrated":
         source = open_source(config.data, "train", config.model.num_classes)
         calibration = calibration_images(source, config.data, config.score.calibration_images)
-    return ScoringSet(images, labels, f"{decoded.fingerprint} {len(labels)}", calibration)
+    return ScoringSet(images, labels, fingerprint, calibration)
 
 
 def score(net: Supernet, archs: Sequence[Arch], data: ScoringSet, config: Config, folder: Path | None = None) -> np.ndarray:

@@ -9,7 +9,6 @@ import numpy as np
 
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
-from paddle_pgonas.data.cache import validation_images
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights
 from paddle_pgonas.runtime import select_device
@@ -25,15 +24,20 @@ class Session:
     """
 
     def __init__(self, config: Config, weights: str | Path) -> None:
-        select_device(config.device)
+        self.device = select_device(config.device)
         self.config = config
         self.net = Supernet(config.search_space, config.model.num_classes, config.model.activation)
-        load_weights(self.net, weights)
-        self.data = scorer.scoring_set(config, validation_images(config))
+        self.trained = load_weights(self.net, weights)
+        """The record of the weights."""
+        self.data = scorer.scoring_set(config)
 
-    def measure(self, archs: Sequence[Arch]) -> np.ndarray:
-        """``METRICS`` (top-1, top-5, probability, loss) of each architecture: float64 [len(archs), 4]."""
-        return scorer.score(self.net, archs, self.data, self.config)
+    def measure(self, archs: Sequence[Arch], folder: Path | None = None) -> np.ndarray:
+        """``METRICS`` (top-1, top-5, probability, loss) of each architecture: float64 [len(archs), 4].
+
+        Args:
+            folder: as in :func:`paddle_pgonas.scoring.scorer.score`.
+        """
+        return scorer.score(self.net, archs, self.data, self.config, folder)
 
     def identity(self) -> dict[str, object]:
         """Everything that the measured values depend on beside the architecture."""

@@ -12,8 +12,7 @@ from paddle_pgonas.config import Config
 from paddle_pgonas.correlation import kendall
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.priors import prior
-from paddle_pgonas.scoring.job import open_scoring_set
-from paddle_pgonas.scoring.scorer import score
+from paddle_pgonas.scoring.scorer import score, scoring_set
 from paddle_pgonas.submission import read_scores
 
 
@@ -27,7 +26,7 @@ class Watcher:
     def __init__(self, config: Config) -> None:
         settings, space = config.train, config.search_space
         self.config = dataclasses.replace(config, data=dataclasses.replace(config.data, val_limit=settings.watch_images))
-        self.data = open_scoring_set(self.config)
+        self.data = scoring_set(self.config)
         self.latest: dict[str, float] = {}
         """What was measured last."""
         self.named = {"smallest": space.smallest, "middle": space.middle, "largest": space.largest}

@@ -57,7 +57,7 @@ class Result:
 
     def write(self, output: str | Path) -> None:
         """Write the front in the candidate file's format, ``<output>.record.json`` with all costs, and ``<output>.svg``."""
-        from paddle_pgonas.report.plots import pareto_scatter
+        from paddle_pgonas.report.plots import pareto_scatter, svg
 
         chosen = self.front
         names = [f"front{number}" for number in range(1, len(chosen) + 1)]
@@ -77,7 +77,8 @@ class Result:
         axis = self.task.axis
         points = [(entry.costs[axis], entry.score) for entry in self.found]
         line = [(entry.costs[axis], entry.score) for entry in chosen]
-        write_text(f"{stem}.svg", pareto_scatter(points, line, self.task.limits.get(axis), COSTS[axis], self.scored_by))
+        picture = pareto_scatter(points, line, self.task.limits.get(axis), COSTS[axis], self.scored_by)
+        write_text(f"{stem}.svg", svg(picture))
 
 
 def search(
