@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from paddle_pgonas.benchmark import mini_track1 as track
 from paddle_pgonas.config import load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import write_json
-from paddle_pgonas.submission import read_candidates, write_scores
+from paddle_pgonas.submission import read_candidates, read_scores, write_scores
 
 HOME = REPOSITORY / "benchmarks" / "mini_track1"
 CANDIDATES = read_candidates(HOME / "candidates.json", MINI)
@@ -74,6 +76,19 @@ def test_the_report_fills_tables_and_draws_pictures_and_nothing_else_changes(hom
     (docs / "mini_track1.md").write_text("no places")
     with pytest.raises(UserError, match="begin truth"):
         track.write_report(home, docs)
+
+
+def test_the_truth_is_a_table_for_people_and_a_file_for_the_tools(home: Path) -> None:
+    found = track.read_track(home)
+    track.write_truth(found, home)
+    rows = list(csv.DictReader((home / "truth.csv").open()))
+    means = read_scores(home / "truth.json", MINI)
+    assert [row["name"] for row in rows] == [entry.name for entry in CANDIDATES]
+    for number, row in enumerate(rows):
+        seeds = found.truth[:, number]
+        assert [float(row["seed0"]), float(row["seed1"])] == pytest.approx(list(seeds), abs=1e-4)
+        assert means[row["arch"]] == pytest.approx(seeds.mean()) == pytest.approx(float(row["mean"]), abs=1e-4)
+        assert float(row["deviation"]) == pytest.approx(abs(seeds[0] - seeds[1]) / math.sqrt(2), abs=1e-4)
 
 
 def test_truth_grows_by_what_was_trained_and_keeps_no_place_of_the_machine(home: Path, tmp_path: Path) -> None:

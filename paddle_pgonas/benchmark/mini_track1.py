@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
+from paddle_pgonas import cost
 from paddle_pgonas.arch import MINI, Arch
 from paddle_pgonas.correlation import Estimate, kendall, pearson
 from paddle_pgonas.errors import UserError
@@ -39,6 +42,7 @@ TAUGHT = ("baseline", "progressive")
 
 BN = ("running", "calibrated")
 TRUTH_SEEDS = 2
+CLASSES = 10
 RESAMPLES = 1000
 
 PAIRS = (
@@ -127,11 +131,16 @@ def _per_epoch(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
 class Track:
     """Everything that the document is made from, arrays in the order of ``candidates.json``."""
 
-    archs: list[Arch]
+    candidates: list[Candidate]
     truth: np.ndarray
     """Stand-alone accuracy, [seeds, candidates]."""
     runs: dict[str, list[dict[str, Any]]]
     """Result files by method, in the order of METHODS and of the seeds."""
+
+    @property
+    def archs(self) -> list[Arch]:
+        """The candidates' architectures."""
+        return [entry.arch for entry in self.candidates]
 
     def scores(self, method: str, bn: str, metric: str = "top1") -> np.ndarray:
         """Scores of a method's runs, [seeds, candidates]; the loss with its sign turned, so that more is better."""
@@ -146,13 +155,12 @@ def read_track(home: Path) -> Track:
         UserError: no whole truth yet, or a result that names other candidates.
     """
     candidates = read_candidates(home / "candidates.json", MINI)
-    names, archs = [entry.name for entry in candidates], [entry.arch for entry in candidates]
-    truth = []
+    names, truth = [entry.name for entry in candidates], []
     for path in sorted((home / "results").glob("truth-seed*.json")):
         known = read_scores(path, MINI)
-        if lacking := sum(arch.code not in known for arch in archs):
+        if lacking := sum(entry.arch.code not in known for entry in candidates):
             raise UserError(f"{path}: lacks {lacking} subnets; go on with: mini_track1.py run --root DIR --only truth")
-        truth.append([known[arch.code] for arch in archs])
+        truth.append([known[entry.arch.code] for entry in candidates])
     if not truth:
         raise UserError(f"{home / 'results'}: no truth-seed*.json yet; make it with: mini_track1.py run --root DIR --only truth")
     runs: dict[str, list[dict[str, Any]]] = {}
@@ -162,7 +170,7 @@ def read_track(home: Path) -> Track:
             if any(list(scores) != names for scores in run["scores"].values()):
                 raise UserError(f"{path}: names other candidates than {home / 'candidates.json'}; remove it and run again")
             runs.setdefault(method, []).append(run)
-    return Track(archs, np.array(truth), runs)
+    return Track(candidates, np.array(truth), runs)
 
 
 def mean_tau(scores: np.ndarray, truth: np.ndarray) -> float:
@@ -193,8 +201,12 @@ def tau_difference(ours: np.ndarray, theirs: np.ndarray, truth: np.ndarray) -> E
 
 
 def write_report(home: Path, docs: Path) -> Path:
-    """Rebuild the tables in ``docs/mini_track1.md`` and its pictures from the result files; returns the document's path."""
+    """Rebuild the tables in ``docs/mini_track1.md``, its pictures and the truth's table from the result files.
+
+    Returns the document's path.
+    """
     track = read_track(home)
+    write_truth(track, home)
     document = docs / "mini_track1.md"
     text = document.read_text(encoding="utf-8")
     for name, table in tables(track).items():
@@ -202,6 +214,23 @@ def write_report(home: Path, docs: Path) -> Path:
     write_text(document, text)
     write_pictures(track, docs / "mini_track1")
     return document
+
+
+def write_truth(track: Track, home: Path) -> None:
+    """``truth.csv``: every subnet's cost, mean accuracy, spread and seeds. ``truth.json``: the means, as a truth file."""
+    mean, deviation = track.truth.mean(0), track.truth.std(0, ddof=1)
+    write_scores(home / "truth.json", track.candidates, mean.tolist())
+    seeds = [f"seed{seed}" for seed in range(len(track.truth))]
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["name", "arch", "depths", "macs", "params", "mean", "deviation", *seeds])
+    for number, entry in enumerate(track.candidates):
+        arch = entry.arch
+        described = [entry.name, arch, " ".join(map(str, arch.depths))]
+        costs = [cost.macs(arch, num_classes=CLASSES), cost.params(arch, CLASSES)]
+        accs = [mean[number], deviation[number], *track.truth[:, number]]
+        table.writerow([*described, *costs, *(f"{acc:.4f}" for acc in accs)])
+    write_text(home / "truth.csv", text.getvalue())
 
 
 def _fill(document: Path, text: str, name: str, table: str) -> str:
