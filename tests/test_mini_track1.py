@@ -14,7 +14,8 @@ from conftest import REPOSITORY
 
 from paddle_pgonas import cost
 from paddle_pgonas.arch import MINI
-from paddle_pgonas.benchmark import mini_track1 as track
+from paddle_pgonas.benchmark import mini_document as document
+from paddle_pgonas.benchmark import mini_results as track
 from paddle_pgonas.config import load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import write_json
@@ -28,7 +29,7 @@ DOCUMENT = "\n".join(f"# {name}\n<!-- begin {name} -->\nold\n<!-- end {name} -->
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Results that were made up: the truth is cost and noise, the sandwich knows the cost exactly, the baseline its opposite."""
-    monkeypatch.setattr(track, "RESAMPLES", 50)
+    monkeypatch.setattr(document, "RESAMPLES", 50)
     shutil.copy(HOME / "candidates.json", tmp_path)
     rng = np.random.default_rng(0)
     macs = np.array([cost.macs(entry.arch) for entry in CANDIDATES]) / 1e7
@@ -52,7 +53,7 @@ def test_the_candidates_are_spread_and_every_method_has_a_configuration() -> Non
 
 
 def test_tables_tell_agreement_noise_and_differences(home: Path) -> None:
-    tables = track.tables(track.read_track(home))
+    tables = document.tables(track.read_track(home))
     baseline, sandwich = (line for line in tables["methods"].splitlines() if line.startswith(("| official", "| sandwich")))
     flops = next(line for line in tables["methods"].splitlines() if line.startswith("| flops alone"))
     assert sandwich.split("|")[3] == flops.split("|")[3]  # the sandwich's scores are the cost itself
@@ -67,20 +68,20 @@ def test_the_report_fills_tables_and_draws_pictures_and_nothing_else_changes(hom
     docs = tmp_path / "docs"
     docs.mkdir()
     (docs / "mini_track1.md").write_text(DOCUMENT)
-    track.write_report(home, docs)
+    document.write_report(home, docs)
     text = (docs / "mini_track1.md").read_text()
     assert "old" not in text and text.startswith("# truth\n<!-- begin truth -->\n|")
-    track.write_report(home, docs)
+    document.write_report(home, docs)
     assert (docs / "mini_track1.md").read_text() == text
     assert sorted(path.name for path in (docs / "mini_track1").iterdir()) == ["curves.svg", "ranks.svg", "tau.svg"]
     (docs / "mini_track1.md").write_text("no places")
     with pytest.raises(UserError, match="begin truth"):
-        track.write_report(home, docs)
+        document.write_report(home, docs)
 
 
 def test_the_truth_is_a_table_for_people_and_a_file_for_the_tools(home: Path) -> None:
     found = track.read_track(home)
-    track.write_truth(found, home)
+    document.write_truth(found, home)
     rows = list(csv.DictReader((home / "truth.csv").open()))
     means = read_scores(home / "truth.json", MINI)
     assert [row["name"] for row in rows] == [entry.name for entry in CANDIDATES]

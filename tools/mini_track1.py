@@ -36,15 +36,15 @@ def main() -> None:
     commands.add_parser("report", help="rebuild tables and pictures from the results")
     arguments = parser.parse_args()
     if arguments.command == "report":
-        from paddle_pgonas.benchmark import mini_track1 as track
+        from paddle_pgonas.benchmark.mini_document import write_report
 
-        print(f"written: {track.write_report(HOME, REPOSITORY / 'docs')}")
+        print(f"written: {write_report(HOME, REPOSITORY / 'docs')}")
     else:
         run_all(arguments.root, arguments.only, arguments.seeds, arguments.runs, arguments.processes)
 
 
 def run_all(root: str, only: list[str] | None, seeds: int, runs: Path, processes: int) -> None:
-    from paddle_pgonas.benchmark import mini_track1 as track
+    from paddle_pgonas.benchmark import mini_results as track
 
     known = ["truth", *track.METHODS]
     for name in only or []:
@@ -74,7 +74,7 @@ def tool(log: Path, name: str, *arguments: object) -> None:
 
 def train_truth(runs: Path, options: list[str], seed: int) -> str:
     """Train the subnets that the committed truth of this seed lacks, and add them to it."""
-    from paddle_pgonas.benchmark import mini_track1 as track
+    from paddle_pgonas.benchmark import mini_results as track
 
     result, working = HOME / "results" / f"truth-seed{seed}.json", runs / "truth"
     missing = track.missing_truth(HOME, seed)
@@ -96,7 +96,7 @@ def train_teacher(runs: Path, options: list[str]) -> None:
 
 
 def train_method(runs: Path, options: list[str], method: str, seed: int) -> str:
-    from paddle_pgonas.benchmark import mini_track1 as track
+    from paddle_pgonas.benchmark import mini_results as track
 
     result = HOME / "results" / f"{method}-seed{seed}.json"
     if not result.exists():

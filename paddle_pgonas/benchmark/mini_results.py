@@ -1,0 +1,146 @@
+"""The mini track's results: what its runs leave, condensed, and read again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from paddle_pgonas.arch import MINI, Arch
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.files import read_json, read_json_lines, write_json
+from paddle_pgonas.submission import Candidate, read_candidates, read_scores, write_scores
+
+METHODS = {
+    "baseline": "official baseline (uniform, teacher)",
+    "progressive": "progressive shrinking (teacher)",
+    "sandwich_relu": "sandwich, ReLU",
+    "sandwich_prelu": "sandwich, PReLU",
+    "sandwich_mish": "sandwich, Mish",
+    "pgonas_flops_constant": "PGONAS, FLOPs, constant weight, PReLU",
+    "pgonas_flops_warmup": "PGONAS, FLOPs, rising weight, PReLU",
+    "pgonas_zen": "PGONAS, Zen-score, constant weight, Mish",
+}
+"""Configuration name (configs/mini_track1/<name>.yaml) to what the tables call it, in their order."""
+
+TAUGHT = ("baseline", "progressive")
+"""Methods that distil from the stand-alone largest network."""
+
+BN = ("running", "calibrated")
+TRUTH_SEEDS = 2
+
+
+def missing_truth(home: Path, seed: int) -> list[Candidate]:
+    """The candidates that a seed's truth file lacks; all of them if there is no file yet."""
+    path = home / "results" / f"truth-seed{seed}.json"
+    known = read_scores(path, MINI) if path.exists() else {}
+    return [entry for entry in read_candidates(home / "candidates.json", MINI) if entry.arch.code not in known]
+
+
+def collect_truth(home: Path, working: Path, seed: int) -> None:
+    """Add what stand-alone training left in its working folder to a seed's truth file and its record."""
+    path = home / "results" / f"truth-seed{seed}.json"
+    record_path = path.with_suffix(".record.json")
+    acc = read_scores(path, MINI) if path.exists() else {}
+    record = read_json(record_path, "record") if record_path.exists() else {"seconds": {}}
+    candidates = read_candidates(home / "candidates.json", MINI)
+    for entry in candidates:
+        for found in working.glob(f"standalone/*/{entry.arch.code}.json"):
+            one = read_json(found, "result")
+            if one["config"]["seed"] == seed:
+                acc[entry.arch.code] = one["acc"]
+                record["seconds"][entry.name] = one["seconds"]
+                record |= {"config": _portable(one["config"]), "versions": one["versions"]}
+    done = [entry for entry in candidates if entry.arch.code in acc]
+    write_scores(path, done, [acc[entry.arch.code] for entry in done])
+    write_json(record_path, record)
+
+
+def collect(folder: Path, method: str, seed: int, result: Path) -> None:
+    """Condense a run's folder into one result file: scores, curves per epoch, and what they were made from."""
+    record = read_json(folder / f"{BN[0]}.record.json", "record")
+    lines = read_json_lines(folder / "metrics.jsonl")
+    write_json(
+        result,
+        {
+            "method": method,
+            "seed": seed,
+            "scores": {bn: read_json(folder / f"{bn}.metrics.json", "metrics") for bn in BN},
+            "epochs": _per_epoch(lines),
+            "train_seconds": round(sum(line.get("seconds", 0) for line in lines)),
+            "versions": record["versions"],
+            "config": _portable(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))),
+        },
+    )
+
+
+def _portable(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's configuration without the places of files on the machine that ran it."""
+    sections = {name: dict(value) if isinstance(value, dict) else value for name, value in config.items() if name != "output_dir"}
+    for place in ("root", "cache_dir"):
+        del sections["data"][place]
+    if sections["train"]["teacher"]:
+        sections["train"]["teacher"] = Path(sections["train"]["teacher"]).name
+    return sections
+
+
+def _per_epoch(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """Means of every logged scalar over each epoch, and the held-out accuracies behind it."""
+    epochs: dict[int, dict[str, list[float]]] = {}
+    current = 0
+    for line in lines:
+        current = int(line.get("epoch", current))
+        into = epochs.setdefault(current, {})
+        for name, value in line.items():
+            if name not in ("step", "seconds", "images_per_second"):
+                into.setdefault(name, []).append(value)
+    return [{name: float(np.mean(values)) for name, values in into.items()} for into in epochs.values()]
+
+
+@dataclass(frozen=True)
+class Track:
+    """Everything that the document is made from, arrays in the order of ``candidates.json``."""
+
+    candidates: list[Candidate]
+    truth: np.ndarray
+    """Stand-alone accuracy, [seeds, candidates]."""
+    runs: dict[str, list[dict[str, Any]]]
+    """Result files by method, in the order of METHODS and of the seeds."""
+
+    @property
+    def archs(self) -> list[Arch]:
+        """The candidates' architectures."""
+        return [entry.arch for entry in self.candidates]
+
+    def scores(self, method: str, bn: str, metric: str = "top1") -> np.ndarray:
+        """Scores of a method's runs, [seeds, candidates]; the loss with its sign turned, so that more is better."""
+        sign = -1 if metric == "loss" else 1
+        return np.array([[sign * row[metric] for row in run["scores"][bn].values()] for run in self.runs[method]])
+
+
+def read_track(home: Path) -> Track:
+    """Read candidates and results.
+
+    Raises:
+        UserError: no whole truth yet, or a result that names other candidates.
+    """
+    candidates = read_candidates(home / "candidates.json", MINI)
+    names, truth = [entry.name for entry in candidates], []
+    for path in sorted((home / "results").glob("truth-seed*.json")):
+        known = read_scores(path, MINI)
+        if lacking := sum(entry.arch.code not in known for entry in candidates):
+            raise UserError(f"{path}: lacks {lacking} subnets; go on with: mini_track1.py run --root DIR --only truth")
+        truth.append([known[entry.arch.code] for entry in candidates])
+    if not truth:
+        raise UserError(f"{home / 'results'}: no truth-seed*.json yet; make it with: mini_track1.py run --root DIR --only truth")
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for method in METHODS:
+        for path in sorted((home / "results").glob(f"{method}-seed*.json")):
+            run = read_json(path, "result")
+            if any(list(scores) != names for scores in run["scores"].values()):
+                raise UserError(f"{path}: names other candidates than {home / 'candidates.json'}; remove it and run again")
+            runs.setdefault(method, []).append(run)
+    return Track(candidates, np.array(truth), runs)
