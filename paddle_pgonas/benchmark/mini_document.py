@@ -36,6 +36,10 @@ PAIRS = (
     ("pgonas_zen", "sandwich_mish"),
     ("pgonas_flops_warmup", "baseline"),
     ("pgonas_zen", "baseline"),
+    ("sandwich_labels", "sandwich_prelu"),
+    ("pgonas_flops_better", "sandwich_labels"),
+    ("pgonas_flops_better", "pgonas_flops_constant"),
+    ("pgonas_flops_better", "baseline"),
 )
 """Which methods are compared, each with the one that it adds something to."""
 
