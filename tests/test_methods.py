@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,6 @@ from paddle_pgonas.training.losses import adaptive_alpha_divergence, kl_divergen
 from paddle_pgonas.training.samplers import draw_fair, draw_pair, draw_progressive
 from paddle_pgonas.training.schedules import RANK_LAMBDAS, learning_rate, rank_lambda
 from paddle_pgonas.training.strategies import Step, make_strategy
-
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,7 @@ def _tau_figure(track: Track) -> Figure:
         axes.scatter([tau.value], [place], s=40, color=INK, zorder=2)
         axes.scatter(seeds, [place] * len(seeds), s=14, color=ACCENT, zorder=3, linewidths=0)
     axes.set_yticks(range(len(track.runs)), [METHODS[method] for method in reversed(track.runs)])
-    axes.set_xlabel("Kendall tau with stand-alone accuracy: mean, 95 % interval over subnets, and each seed")
+    figure.supxlabel("Kendall tau with stand-alone accuracy: mean, 95 % interval over subnets, and each seed", fontsize=10)
     return figure
 
 
@@ -234,5 +234,5 @@ def _curves_figure(track: Track) -> Figure:
     left.set(xlabel="epoch", ylabel="weight of the rank loss")
     right.set(xlabel="epoch", ylabel="share of pairs out of order", ylim=(0, 1))
     if ranked:
-        left.legend(fontsize=7)
+        figure.legend(loc="outside upper center", ncols=2, fontsize=8)
     return figure

@@ -24,7 +24,7 @@ METHODS = {
     "pgonas_flops_warmup": "PGONAS, FLOPs, rising weight, PReLU",
     "pgonas_zen": "PGONAS, Zen-score, constant weight, Mish",
     "sandwich_labels": "sandwich, labels throughout, PReLU",
-    "pgonas_flops_better": "PGONAS, FLOPs, better side only, labels throughout, PReLU",
+    "pgonas_flops_better": "PGONAS, FLOPs, better side, labels, PReLU",
 }
 """Configuration name (configs/mini_track1/<name>.yaml) to what the tables call it, in their order."""
 

@@ -163,8 +163,7 @@ def _open_images(config: Config, count: int) -> ScoringSet:
         side = config.data.image_size
         noise = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
         return ScoringSet(noise, np.zeros(0, np.int64), "noise")
-    limit = min(count, config.data.val_limit or count)
-    return scoring_set(dataclasses.replace(config, data=dataclasses.replace(config.data, val_limit=limit)))
+    return scoring_set(dataclasses.replace(config, data=dataclasses.replace(config.data, val_limit=count)))
 
 
 def _scorer(net: Supernet, arch: Arch, bn: str, calibration: paddle.Tensor | None) -> Network:

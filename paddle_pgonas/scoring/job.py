@@ -50,7 +50,8 @@ def write_submission(
     measured = session.measure(archs, Path(config.output_dir) / "scores")
     if ranks.rank() != 0:
         return
-    candidates, images = read_candidates(path, archs.space), len(session.data.labels)
+    images = len(session.data.labels)
+    candidates = read_candidates(path, archs.space)
     if not np.array_equal(Archs(archs.space, (candidate.arch for candidate in candidates)).codes, archs.codes):
         raise UserError(f"{path}: the candidates changed while they were scored; give the command again to score what is new")
     acc = metric_values(measured, metric)
