@@ -121,7 +121,7 @@ class Train:
     rank_lambda: Literal["warmup", "constant", "sine", "multi_stage"] = "warmup"
     """``pgonas``: the weight of the rank loss over the epochs."""
     stretch_lambda: bool = False
-    """Map the run's length onto the published 70 epochs when the weight is looked up, for shorter or longer runs."""
+    """Go through the published 70 epochs' weights by seventieths of the run, for shorter or longer runs."""
     rank_weight: float = 1.0
     """Factor on the rank loss's weight (1 as published)."""
     log_every: int = 10

@@ -34,13 +34,13 @@ from paddle_pgonas.training.strategies import Step, make_strategy
 )
 def test_rank_loss_weight_follows_the_paper(name: str, values: dict[int, float]) -> None:
     for epoch, value in values.items():
-        assert rank_lambda(Train(rank_lambda=name), epoch) == pytest.approx(value, abs=1e-9)
+        assert rank_lambda(Train(rank_lambda=name), 3 * epoch + 2, 3) == pytest.approx(value, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", list(RANK_LAMBDAS))
 def test_a_stretched_weight_goes_through_the_same_values(name: str) -> None:
-    long, short = Train(rank_lambda=name), Train(rank_lambda=name, epochs=7, stretch_lambda=True)
-    assert [rank_lambda(short, epoch) for epoch in range(7)] == [rank_lambda(long, 10 * epoch) for epoch in range(7)]
+    long, short = Train(rank_lambda=name), Train(rank_lambda=name, epochs=3, stretch_lambda=True)
+    assert [rank_lambda(short, step, 70) for step in range(210)] == [rank_lambda(long, step, 3) for step in range(210)]
 
 
 def test_published_learning_rate_on_imagenet_mini_never_leaves_the_warm_up() -> None:

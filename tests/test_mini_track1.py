@@ -49,7 +49,8 @@ def test_the_candidates_are_spread_and_every_method_has_a_configuration() -> Non
     for method in track.METHODS:
         config = load_config(REPOSITORY / "configs" / "mini_track1" / f"{method}.yaml")
         assert (config.train.strategy in ("uniform", "progressive")) == (method in track.TAUGHT)
-        assert config.train.epochs == load_config(REPOSITORY / "configs" / "mini_track1" / "truth.yaml").train.epochs
+        shared = load_config(REPOSITORY / "configs" / "mini_track1" / "supernet.yaml")
+        assert (config.train.epochs, config.train.batch_size, config.data) == (shared.train.epochs, 64, shared.data)
 
 
 def test_tables_tell_agreement_noise_and_differences(home: Path) -> None:

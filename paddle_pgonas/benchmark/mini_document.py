@@ -33,7 +33,7 @@ PAIRS = (
     ("pgonas_flops_constant", "sandwich_prelu"),
     ("pgonas_flops_warmup", "sandwich_prelu"),
     ("pgonas_flops_warmup", "pgonas_flops_constant"),
-    ("pgonas_zen", "sandwich_mish"),
+    ("pgonas_zen", "sandwich_prelu"),
     ("pgonas_flops_warmup", "baseline"),
     ("pgonas_zen", "baseline"),
     ("sandwich_labels", "sandwich_prelu"),

@@ -22,7 +22,7 @@ METHODS = {
     "sandwich_mish": "sandwich, Mish",
     "pgonas_flops_constant": "PGONAS, FLOPs, constant weight, PReLU",
     "pgonas_flops_warmup": "PGONAS, FLOPs, rising weight, PReLU",
-    "pgonas_zen": "PGONAS, Zen-score, constant weight, Mish",
+    "pgonas_zen": "PGONAS, Zen-score, constant weight, PReLU",
     "sandwich_labels": "sandwich, labels throughout, PReLU",
     "pgonas_flops_better": "PGONAS, FLOPs, better side, labels, PReLU",
 }

@@ -46,7 +46,11 @@ RANK_LAMBDAS = {
 }
 
 
-def rank_lambda(train: Train, epoch: int) -> float:
-    """Weight of the rank loss in an epoch (from 0), never negative: one of the paper's schedules times ``rank_weight``."""
-    position = epoch * PUBLISHED_EPOCHS / train.epochs if train.stretch_lambda else epoch
-    return train.rank_weight * max(0.0, RANK_LAMBDAS[train.rank_lambda](position))
+def rank_lambda(train: Train, step: int, steps_per_epoch: int) -> float:
+    """Weight of the rank loss at a step (from 0), never negative: one of the paper's schedules times ``rank_weight``.
+
+    The schedules go by whole epochs; stretched, by seventieths of the run, so that a run of few epochs takes every value too.
+    """
+    total = train.epochs * steps_per_epoch
+    epoch = step * PUBLISHED_EPOCHS // total if train.stretch_lambda else step // steps_per_epoch
+    return train.rank_weight * max(0.0, RANK_LAMBDAS[train.rank_lambda](epoch))

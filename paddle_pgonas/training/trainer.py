@@ -189,7 +189,8 @@ class _Run:
         for start in range(0, settings.batch_size, size):
             rng = random.Random(f"subnets {self.config.seed} {index}")
             progress = index / (settings.epochs * self.steps_per_epoch)
-            step = Step(rng, rank_lambda(settings, epoch), progress, epoch >= settings.label_epochs, self._backward)
+            weight = rank_lambda(settings, index, self.steps_per_epoch)
+            step = Step(rng, weight, progress, epoch >= settings.label_epochs, self._backward)
             self._passes(x[start : start + size], y[start : start + size], step)
         ranks.average_gradients(self.net.model.parameters())
         rate = learning_rate(settings, index, self.steps_per_epoch, total_batch)
