@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,8 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 from paddle_pgonas import cost
-from paddle_pgonas.benchmark.mini_results import BN, METHODS, Track, read_track
+from paddle_pgonas.benchmark.mini_results import METHODS, Track, read_track
+from paddle_pgonas.benchmark.mini_statistics import attainable_tau, estimate, resampled_tau, similar
 from paddle_pgonas.correlation import Estimate, kendall, pearson
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import write_text
@@ -22,8 +22,9 @@ from paddle_pgonas.priors import PRIORS
 from paddle_pgonas.report.plots import ACCENT, COLORS, INK, STYLE, svg
 from paddle_pgonas.submission import write_scores
 
-RESAMPLES = 1000
 CLASSES = 10
+SIMILAR = 1.5
+"""Two subnets are of similar cost if their multiply-accumulates are within this factor."""
 
 PAIRS = (
     ("sandwich_relu", "baseline"),
@@ -42,33 +43,6 @@ PAIRS = (
     ("pgonas_flops_better", "baseline"),
 )
 """Which methods are compared, each with the one that it adds something to."""
-
-
-def mean_tau(scores: np.ndarray, truth: np.ndarray) -> float:
-    """Kendall tau with the truth, averaged over the runs: scores [runs, n], truth [n]."""
-    return float(np.mean([kendall(row, truth) for row in scores]))
-
-
-def bootstrap(statistic: Callable[[np.ndarray], float], count: int) -> tuple[float, float]:
-    """95 % percentile interval of a statistic of candidate positions, resampling the candidates."""
-    rng = np.random.default_rng(0)
-    values = [statistic(rng.integers(0, count, count)) for _ in range(RESAMPLES)]
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def tau_with_interval(scores: np.ndarray, truth: np.ndarray) -> Estimate:
-    """:func:`mean_tau` with its interval over the candidates."""
-    return Estimate(mean_tau(scores, truth), *bootstrap(lambda at: mean_tau(scores[:, at], truth[at]), len(truth)))
-
-
-def tau_difference(ours: np.ndarray, theirs: np.ndarray, truth: np.ndarray) -> Estimate:
-    """How much more :func:`mean_tau` one method has than another, on the same resampled candidates."""
-
-    def difference(at: np.ndarray) -> float:
-        return mean_tau(ours[:, at], truth[at]) - mean_tau(theirs[:, at], truth[at])
-
-    return Estimate(difference(np.arange(len(truth))), *bootstrap(difference, len(truth)))
 
 
 def write_report(home: Path, docs: Path) -> Path:
@@ -113,7 +87,24 @@ def _fill(document: Path, text: str, name: str, table: str) -> str:
 
 def tables(track: Track) -> dict[str, str]:
     """The document's tables as Markdown, by name."""
-    return {"truth": _truth_table(track), "methods": _methods_table(track), "differences": _differences_table(track)}
+    return {
+        "truth": _truth_table(track),
+        "methods": _methods_table(track),
+        "rules": _rules_table(track),
+        "differences": _differences_table(track),
+    }
+
+
+def _macs(track: Track) -> np.ndarray:
+    return np.array([cost.macs(arch, num_classes=CLASSES) for arch in track.archs])
+
+
+def _stream(method: str) -> int:
+    return list(METHODS).index(method)
+
+
+def _tau(track: Track, method: str, bn: str = "calibrated", metric: str = "top1") -> np.ndarray:
+    return resampled_tau(track.scores(method, bn, metric), track.truth.mean(0), _stream(method))
 
 
 def _truth_table(track: Track) -> str:
@@ -122,53 +113,71 @@ def _truth_table(track: Track) -> str:
     rows.append(["spread between subnets (standard deviation)", f"{100 * mean.std():.2f} points"])
     if len(track.truth) > 1:
         noise = float(np.sqrt(track.truth.var(0, ddof=1).mean()))
-        rows.append(["spread between seeds of one subnet (standard deviation)", f"{100 * noise:.2f} points"])
-        ceiling = tau_with_interval(track.truth[:1], track.truth[1])
-        rows.append(["noise ceiling: Kendall tau between two seeds", _interval(ceiling)])
+        close = resampled_tau(track.truth[:1], track.truth[1], pairs=similar(_macs(track), SIMILAR))
+        rows += [
+            ["spread between seeds of one subnet (standard deviation)", f"{100 * noise:.2f} points"],
+            ["noise: Kendall tau between two seeds", _interval(estimate(resampled_tau(track.truth[:1], track.truth[1])))],
+            [f"the same, pairs within {SIMILAR} times each other's cost", _interval(estimate(close))],
+            ["noise ceiling: tau of the exact accuracies with this truth (simulated)", f"{attainable_tau(track.truth):.3f}"],
+        ]
     return _markdown(["truth", f"{len(track.archs)} subnets, {len(track.truth)} seeds"], rows)
 
 
 def _methods_table(track: Track) -> str:
     truth = track.truth.mean(0)
     rows = []
-    for method in track.runs:
-        taus = {bn: tau_with_interval(track.scores(method, bn), truth) for bn in BN}
-        by_loss = mean_tau(track.scores(method, "calibrated", "loss"), truth)
-        seeds = [kendall(row, truth) for row in track.scores(method, "calibrated")]
-        linear = np.mean([pearson(row, truth) for row in track.scores(method, "calibrated")])
-        reached = track.scores(method, "calibrated").mean(0)
+    for method, runs in track.runs.items():
+        scores = track.scores(method, "calibrated")
+        reached = scores.mean(0)
         rows.append([
             METHODS[method],
-            " ".join(f"{tau:.2f}" for tau in seeds),
-            _interval(taus["calibrated"]),
-            f"{taus['running'].value:.3f}",
-            f"{by_loss:.3f}",
-            f"{100 * linear:.1f}",
+            " ".join(f"{kendall(row, truth):.2f}" for row in scores),
+            _interval(estimate(_tau(track, method))),
+            f"{_tau(track, method, 'running')[0]:.3f}",
+            f"{100 * np.mean([pearson(row, truth) for row in scores]):.1f}",
             f"{100 * reached[0]:.1f} / {100 * reached[-1]:.1f}",
+            f"{np.mean([run['train_seconds'] for run in runs]) / 60:.0f}",
         ])  # fmt: skip
     for name in ("flops", "params", "zen"):
-        values = np.array([[PRIORS[name](arch) for arch in track.archs]], dtype=float)
-        alone = [f"{name} alone", "", _interval(tau_with_interval(values, truth)), "", ""]
-        rows.append([*alone, f"{100 * pearson(values[0], truth):.1f}", ""])
+        values = np.array([PRIORS[name](arch) for arch in track.archs], dtype=float)
+        alone = _interval(estimate(resampled_tau(values[None], truth)))
+        rows.append([f"{name} alone", "", alone, "", f"{100 * pearson(values, truth):.1f}", "", ""])
     head = [
         "scores from",
         "tau per seed",
         "tau, calibrated [95 %]",
         "tau, running",
-        "tau by loss",
         "Pearson x 100",
         "smallest / largest, %",
+        "minutes",
     ]
     return _markdown(head, rows)
 
 
+def _rules_table(track: Track) -> str:
+    """What is read off the same supernets: top-1, loss, the loss's ranks averaged with FLOPs'; also where cost cannot tell."""
+    truth, macs = track.truth.mean(0), _macs(track)
+    close = similar(macs, SIMILAR)
+    rows = []
+    for method in track.runs:
+        top1, loss = (track.scores(method, "calibrated", metric) for metric in ("top1", "loss"))
+        blend = np.array([rankdata(row) + rankdata(macs) for row in loss])
+        whole = [resampled_tau(scores, truth, _stream(method)) for scores in (top1, loss, blend)]
+        near = [resampled_tau(scores, truth, _stream(method), close) for scores in (top1, loss, blend)]
+        rows.append([METHODS[method], *(f"{tau[0]:.3f}" for tau in whole), *(f"{tau[0]:.3f}" for tau in near)])
+    alone = [resampled_tau(macs[None], truth, pairs=pairs)[0] for pairs in (None, close)]
+    rows.append(["flops alone", "", "", f"{alone[0]:.3f}", "", "", f"{alone[1]:.3f}"])
+    head = ["tau", "top-1", "loss", "loss and FLOPs", "similar cost: top-1", "loss", "loss and FLOPs"]
+    return _markdown(head, rows)
+
+
 def _differences_table(track: Track) -> str:
-    truth, rows = track.truth.mean(0), []
+    rows = []
     for method, other in PAIRS:
         if method in track.runs and other in track.runs:
-            found = tau_difference(track.scores(method, "calibrated"), track.scores(other, "calibrated"), truth)
-            rows.append([METHODS[method], METHODS[other], _interval(found, signed=True)])
-    return _markdown(["method", "against", "difference in tau [95 %]"], rows)
+            found = [_tau(track, method, metric=metric) - _tau(track, other, metric=metric) for metric in ("top1", "loss")]
+            rows.append([METHODS[method], METHODS[other], *(_interval(estimate(taus), signed=True) for taus in found)])
+    return _markdown(["method", "against", "difference in tau, by top-1 [95 %]", "by loss [95 %]"], rows)
 
 
 def _interval(estimate: Estimate, signed: bool = False) -> str:
@@ -212,8 +221,7 @@ def _tau_figure(track: Track) -> Figure:
     figure = Figure(figsize=(7.5, 0.8 + 0.4 * len(track.runs)), layout="constrained")
     axes = figure.subplots()
     for place, method in enumerate(reversed(track.runs)):
-        scores = track.scores(method, "calibrated")
-        tau, seeds = tau_with_interval(scores, truth), [kendall(row, truth) for row in scores]
+        tau, seeds = estimate(_tau(track, method)), [kendall(row, truth) for row in track.scores(method, "calibrated")]
         axes.plot([tau.low, tau.high], [place, place], color=INK, linewidth=1.5)
         axes.scatter([tau.value], [place], s=40, color=INK, zorder=2)
         axes.scatter(seeds, [place] * len(seeds), s=14, color=ACCENT, zorder=3, linewidths=0)
@@ -223,16 +231,19 @@ def _tau_figure(track: Track) -> Figure:
 
 
 def _curves_figure(track: Track) -> Figure:
-    """Over the epochs of each PGONAS method's first seed: the weight of the rank loss, and the share of pairs out of order."""
-    figure = Figure(figsize=(8, 3), layout="constrained")
+    """Over the training of each PGONAS method, first seed: the weight of the rank loss, and the share of pairs out of order."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     ranked = [method for method in track.runs if method.startswith("pgonas")]
     for method, color in zip(ranked, COLORS, strict=False):
-        epochs = track.runs[method][0]["epochs"]
-        left.plot([epoch.get("rank_lambda", 0) for epoch in epochs], color=color, label=METHODS[method])
-        right.plot([epoch.get("pairs_out_of_order", np.nan) for epoch in epochs], color=color)
-    left.set(xlabel="epoch", ylabel="weight of the rank loss")
-    right.set(xlabel="epoch", ylabel="share of pairs out of order", ylim=(0, 1))
+        curve = track.runs[method][0]["curve"]
+        for axes, name in ((left, "rank_lambda"), (right, "pairs_out_of_order")):
+            points = [point for point in curve if name in point]
+            axes.plot(
+                [point["progress"] for point in points], [point[name] for point in points], color=color, label=METHODS[method]
+            )
+    left.set(xlabel="share of the training", ylabel="weight of the rank loss")
+    right.set(xlabel="share of the training", ylabel="share of pairs out of order", ylim=(0, 1))
     if ranked:
-        figure.legend(loc="outside upper center", ncols=2, fontsize=8)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8)
     return figure

@@ -33,6 +33,7 @@ TAUGHT = ("baseline", "progressive")
 
 BN = ("running", "calibrated")
 TRUTH_SEEDS = 2
+CURVE_POINTS = 30
 
 
 def missing_truth(home: Path, seed: int) -> list[Candidate]:
@@ -62,7 +63,7 @@ def collect_truth(home: Path, working: Path, seed: int) -> None:
 
 
 def collect(folder: Path, method: str, seed: int, result: Path) -> None:
-    """Condense a run's folder into one result file: scores, curves per epoch, and what they were made from."""
+    """Condense a run's folder into one result file: scores, curves, and what they were made from."""
     record = read_json(folder / f"{BN[0]}.record.json", "record")
     lines = read_json_lines(folder / "metrics.jsonl")
     write_json(
@@ -71,7 +72,7 @@ def collect(folder: Path, method: str, seed: int, result: Path) -> None:
             "method": method,
             "seed": seed,
             "scores": {bn: read_json(folder / f"{bn}.metrics.json", "metrics") for bn in BN},
-            "epochs": _per_epoch(lines),
+            "curve": _curve(lines),
             "train_seconds": round(sum(line.get("seconds", 0) for line in lines)),
             "versions": record["versions"],
             "config": _portable(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))),
@@ -89,17 +90,16 @@ def _portable(config: dict[str, Any]) -> dict[str, Any]:
     return sections
 
 
-def _per_epoch(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """Means of every logged scalar over each epoch, and the held-out accuracies behind it."""
-    epochs: dict[int, dict[str, list[float]]] = {}
-    current = 0
+def _curve(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """Means of every logged scalar over each thirtieth of a run, by the run's share that is over at the middle of it."""
+    total = max(line["step"] for line in lines) + 1
+    parts: list[dict[str, list[float]]] = [{} for _ in range(CURVE_POINTS)]
     for line in lines:
-        current = int(line.get("epoch", current))
-        into = epochs.setdefault(current, {})
         for name, value in line.items():
             if name not in ("step", "seconds", "images_per_second"):
-                into.setdefault(name, []).append(value)
-    return [{name: float(np.mean(values)) for name, values in into.items()} for into in epochs.values()]
+                parts[line["step"] * CURVE_POINTS // total].setdefault(name, []).append(value)
+    means = [{name: float(np.mean(values)) for name, values in part.items()} for part in parts]
+    return [{"progress": (number + 0.5) / CURVE_POINTS, **part} for number, part in enumerate(means)]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,74 @@
+"""Kendall tau over few subnets and fewer runs, with intervals that resample both."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from paddle_pgonas.correlation import Estimate
+
+RESAMPLES = 2000
+
+
+def draws(count: int) -> np.ndarray:
+    """How often each of ``count`` subnets is drawn, [1 + RESAMPLES, count]: once each in the first row, then with replacement."""
+    rng = np.random.default_rng(0)
+    return np.concatenate([np.ones((1, count), dtype=int), rng.multinomial(count, np.full(count, 1 / count), RESAMPLES)])
+
+
+def resampled_tau(scores: np.ndarray, truth: np.ndarray, stream: int = 0, pairs: np.ndarray | None = None) -> np.ndarray:
+    """Kendall tau-b with the truth, averaged over the runs: as it is, then in every resample of subnets and of runs.
+
+    Args:
+        scores: [runs, n], more is better.
+        truth: [n].
+        stream: which runs are drawn depends on it, which subnets does not. Two methods compared need two streams.
+        pairs: bool [n, n], symmetric: only these pairs of subnets count; all by default.
+
+    Returns:
+        [1 + RESAMPLES]; NaN where a resample leaves nothing to order.
+    """
+    times = draws(len(truth))
+    truth_signs = _signs(truth) if pairs is None else _signs(truth) * pairs
+
+    def weigh(signs: np.ndarray) -> np.ndarray:
+        return ((times @ signs) * times).sum(1)
+
+    taus = []
+    for run in scores:
+        run_signs = _signs(run) if pairs is None else _signs(run) * pairs
+        with np.errstate(invalid="ignore"):
+            taus.append(weigh(run_signs * truth_signs) / np.sqrt(weigh(run_signs**2) * weigh(truth_signs**2)))
+    runs = len(scores)
+    drawn = np.random.default_rng([1, stream]).multinomial(runs, np.full(runs, 1 / runs), len(times))
+    drawn[0] = 1
+    return np.einsum("rd,dr->d", np.array(taus), drawn) / runs
+
+
+def _signs(values: np.ndarray) -> np.ndarray:
+    return np.sign(values[:, None] - values[None, :])
+
+
+def estimate(resampled: np.ndarray) -> Estimate:
+    """The value and the 95 % percentile interval of what :func:`resampled_tau` returns, or of a difference of two of them."""
+    low, high = np.nanpercentile(resampled[1:], [2.5, 97.5])
+    return Estimate(float(resampled[0]), float(low), float(high))
+
+
+def similar(costs: np.ndarray, factor: float) -> np.ndarray:
+    """Which pairs of subnets have costs within this factor of each other, [n, n]; no subnet pairs with itself."""
+    near = np.abs(np.log(costs[:, None] / costs[None, :])) < np.log(factor)
+    return near & ~np.eye(len(costs), dtype=bool)
+
+
+def attainable_tau(truth: np.ndarray) -> float:
+    """Kendall tau that error-free scores would have with a truth as noisy as this one, [seeds, n]; simulated.
+
+    The subnets' means stand for their exact accuracies, and means over as many seeds are drawn around them anew.
+    """
+    seeds, count = truth.shape
+    exact = truth.mean(0)
+    noise = np.sqrt(truth.var(0, ddof=1).mean() / seeds)
+    noisy = exact + np.random.default_rng(0).normal(0, noise, (RESAMPLES, count))
+    signs = _signs(exact)
+    upper = np.triu_indices(count, 1)
+    return float(np.mean([(np.sign(row[upper[0]] - row[upper[1]]) * signs[upper]).mean() for row in noisy]))
