@@ -131,7 +131,7 @@ def test_the_truth_is_a_table_for_people_and_a_file_for_the_tools(home: Path) ->
 def test_truth_grows_by_what_was_trained_and_keeps_no_place_of_the_machine(home: Path, tmp_path: Path) -> None:
     (home / "results" / "truth-seed0.json").unlink()
     assert len(track.missing_truth(home, 0)) == len(CANDIDATES)
-    config = {"seed": 0, "output_dir": "/here", "data": {"root": "/there", "cache_dir": None}, "train": {"teacher": None}}
+    config = {"seed": 0, "output_dir": "/here", "data": {"root": "/there", "cache_dir": None}, "model": {"pretrained": None}, "train": {"teacher": None}}
     for number, entry in enumerate(CANDIDATES[:3]):
         one = {"acc": number / 10, "seconds": 1.5, "versions": {}, "config": config | {"seed": number % 2}}
         write_json(tmp_path / "work" / "standalone" / "key" / f"{entry.arch}.json", one)
@@ -152,3 +152,15 @@ def test_results_for_other_candidates_are_refused(home: Path) -> None:
     path.write_text(json.dumps(result))
     with pytest.raises(UserError, match="other candidates"):
         track.read_track(home)
+
+
+def test_the_document_says_what_the_committed_results_say() -> None:
+    """All that ``tools/mini_track1.py report`` writes but the pictures, whose bytes go with the version of matplotlib."""
+    found = track.read_track(HOME)
+    text = (REPOSITORY / "docs" / "mini_track1.md").read_text(encoding="utf-8")
+    for name, table in document.tables(found).items():
+        assert f"<!-- begin {name} -->\n{table}\n<!-- end {name} -->" in text
+    assert document.truth_csv(found) == (HOME / "truth.csv").read_text(encoding="utf-8")
+    assert list(found.runs) == list(track.METHODS)
+    for picture in ("ranks", "tau", "curves"):
+        assert f"(mini_track1/{picture}.svg)" in text and (REPOSITORY / "docs" / "mini_track1" / f"{picture}.svg").exists()

@@ -1,6 +1,6 @@
 """The mini track: a small Track 1 on small colour images, with its own stand-alone truth and all methods side by side.
 
-run     trains the truth, the teacher and every method's supernets, scores the candidates and keeps the results in
+run     trains the truth, the largest network and every method's supernets, scores the candidates and keeps the results in
         benchmarks/mini_track1. What is there is not done again; a killed run goes on where it was.
 report  rebuilds the tables and pictures of docs/mini_track1.md from the committed results, in seconds.
 """
@@ -54,8 +54,8 @@ def run_all(root: str, only: list[str] | None, seeds: int, runs: Path, processes
     options = [f"data.root={root}", f"data.cache_dir={runs / 'cache'}"]
     jobs = [partial(train_truth, runs, options, seed) for seed in range(track.TRUTH_SEEDS) if "truth" in wanted]
     methods = [name for name in track.METHODS if name in wanted]
-    if any(name in track.TAUGHT for name in methods):
-        train_teacher(runs, options)
+    if any(name in track.TAUGHT or name not in track.RANDOM for name in methods):
+        train_largest(runs, options)
     jobs += [partial(train_method, runs, options, name, seed) for seed in range(seeds) for name in methods]
     with ThreadPoolExecutor(processes) as pool:
         for result in pool.map(lambda job: job(), jobs):
@@ -87,12 +87,13 @@ def train_truth(runs: Path, options: list[str], seed: int) -> str:
     return str(result)
 
 
-def train_teacher(runs: Path, options: list[str]) -> None:
-    weights = runs / "teacher.safetensors"
+def train_largest(runs: Path, options: list[str]) -> None:
+    """The stand-alone largest network that supernets start from and the baseline distils from."""
+    weights = runs / "largest.safetensors"
     if not weights.exists():
-        print("training the baseline's teacher: the largest subnet, stand-alone", flush=True)
+        print("training the largest subnet, stand-alone", flush=True)
         config = ["-c", CONFIGS / "truth.yaml", "-o", *options, f"output_dir={runs / 'truth'}"]
-        tool(runs / "logs" / "teacher.log", "train_standalone", *config, "--arch", MINI.largest, "--weights", weights)
+        tool(runs / "logs" / "largest.log", "train_standalone", *config, "--arch", MINI.largest, "--weights", weights)
 
 
 def train_method(runs: Path, options: list[str], method: str, seed: int) -> str:
@@ -102,8 +103,11 @@ def train_method(runs: Path, options: list[str], method: str, seed: int) -> str:
     if not result.exists():
         folder, log = runs / method / f"seed{seed}", runs / "logs" / f"{method}-seed{seed}.log"
         config = ["-c", CONFIGS / f"{method}.yaml", "-o", *options, f"seed={seed}", f"output_dir={folder}"]
+        largest = runs / "largest.safetensors"
         if method in track.TAUGHT:
-            config.append(f"train.teacher={runs / 'teacher.safetensors'}")
+            config.append(f"train.teacher={largest}")
+        if method not in track.RANDOM:
+            config.append(f"model.pretrained={largest}")
         weights = folder / "supernet.safetensors"
         if not weights.exists():
             tool(log, "train_supernet", *config, "--resume")

@@ -23,13 +23,17 @@ METHODS = {
     "pgonas_flops_constant": "PGONAS, FLOPs, constant weight, PReLU",
     "pgonas_flops_warmup": "PGONAS, FLOPs, rising weight, PReLU",
     "pgonas_zen": "PGONAS, Zen-score, constant weight, PReLU",
-    "sandwich_labels": "sandwich, labels throughout, PReLU",
-    "pgonas_flops_better": "PGONAS, FLOPs, better side, labels, PReLU",
+    "pgonas_flops_better": "PGONAS, FLOPs, rising weight, better side, PReLU",
+    "random_baseline": "from random weights: baseline",
+    "random_sandwich": "from random weights: sandwich, PReLU",
+    "random_pgonas": "from random weights: PGONAS, FLOPs, rising weight, PReLU",
 }
 """Configuration name (configs/mini_track1/<name>.yaml) to what the tables call it, in their order."""
 
-TAUGHT = ("baseline", "progressive")
-"""Methods that distil from the stand-alone largest network."""
+TAUGHT = ("baseline", "progressive", "random_baseline")
+"""Methods that distil from the stand-alone largest network all through."""
+RANDOM = ("random_baseline", "random_sandwich", "random_pgonas")
+"""Methods that start from random weights; the others start from the stand-alone largest network."""
 
 BN = ("running", "calibrated")
 TRUTH_SEEDS = 2
@@ -85,8 +89,9 @@ def _portable(config: dict[str, Any]) -> dict[str, Any]:
     sections = {name: dict(value) if isinstance(value, dict) else value for name, value in config.items() if name != "output_dir"}
     for place in ("root", "cache_dir"):
         del sections["data"][place]
-    if sections["train"]["teacher"]:
-        sections["train"]["teacher"] = Path(sections["train"]["teacher"]).name
+    for section, file in (("train", "teacher"), ("model", "pretrained")):
+        if sections[section][file]:
+            sections[section][file] = Path(sections[section][file]).name
     return sections
 
 
