@@ -116,6 +116,8 @@ class Train:
     """``pgonas``: how many pairs of random subnets per step."""
     pair_distance: int = 0
     """``pgonas``: redraw the second subnet until the codes differ in at least so many digits (33 with Zen-score)."""
+    pair_ratio: float = 1.0
+    """``pgonas``: redraw the pair until one prior is at least so many times the other (1 takes any pair, as published)."""
     rank_gradient: Literal["second", "both", "better"] = "second"
     """``pgonas``: the side of a pair that learns: the one drawn second (as published), both, or the one with the better prior."""
     rank_lambda: Literal["warmup", "constant", "sine", "multi_stage"] = "warmup"
@@ -190,6 +192,7 @@ AT_LEAST: dict[str, float] = {
     "train.random_subnets": 0,
     "train.pairs": 1,
     "train.pair_distance": 0,
+    "train.pair_ratio": 1,
     "train.log_every": 1,
     "train.checkpoint_every": 1,
     "train.keep_checkpoints": 1,

@@ -17,8 +17,9 @@ from paddle_pgonas.arch import MINI, TRACK1, Arch
 from paddle_pgonas.config import Train
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.supernet import Supernet, extract
+from paddle_pgonas.priors import PRIORS
 from paddle_pgonas.training.losses import adaptive_alpha_divergence, kl_divergence, soft_cross_entropy
-from paddle_pgonas.training.samplers import draw_fair, draw_pair, draw_progressive
+from paddle_pgonas.training.samplers import draw_fair, draw_ordered_pair, draw_pair, draw_progressive
 from paddle_pgonas.training.schedules import RANK_LAMBDAS, learning_rate, rank_lambda
 from paddle_pgonas.training.strategies import Step, make_strategy
 
@@ -74,6 +75,15 @@ def test_pairs_keep_their_distance() -> None:
     assert all(first.distance(second) >= 33 for first, second in (draw_pair(TRACK1, rng, 33) for _ in range(50)))
     with pytest.raises(UserError, match=r"train\.pair_distance"):
         draw_pair(MINI, rng, 26)  # more digits than can differ
+
+
+def test_pairs_are_redrawn_until_their_priors_are_apart() -> None:
+    rng, flops = random.Random(0), PRIORS["flops"]
+    pairs = [draw_ordered_pair(MINI, rng, 5, flops, 2.0) for _ in range(50)]
+    assert all(max(map(flops, pair)) >= 2 * min(map(flops, pair)) and pair[0].distance(pair[1]) >= 5 for pair in pairs)
+    assert draw_ordered_pair(MINI, random.Random(1), 0, flops, 1.0) == draw_pair(MINI, random.Random(1), 0)
+    with pytest.raises(UserError, match=r"train\.pair_ratio"):
+        draw_ordered_pair(MINI, rng, 0, flops, 20)  # more than from the smallest to the largest
 
 
 def batch() -> tuple[paddle.Tensor, paddle.Tensor]:

@@ -131,7 +131,8 @@ def test_the_truth_is_a_table_for_people_and_a_file_for_the_tools(home: Path) ->
 def test_truth_grows_by_what_was_trained_and_keeps_no_place_of_the_machine(home: Path, tmp_path: Path) -> None:
     (home / "results" / "truth-seed0.json").unlink()
     assert len(track.missing_truth(home, 0)) == len(CANDIDATES)
-    config = {"seed": 0, "output_dir": "/here", "data": {"root": "/there", "cache_dir": None}, "model": {"pretrained": None}, "train": {"teacher": None}}
+    config = {"seed": 0, "output_dir": "/here", "data": {"root": "/there", "cache_dir": None}}
+    config |= {"model": {"pretrained": None}, "train": {"teacher": None}}
     for number, entry in enumerate(CANDIDATES[:3]):
         one = {"acc": number / 10, "seconds": 1.5, "versions": {}, "config": config | {"seed": number % 2}}
         write_json(tmp_path / "work" / "standalone" / "key" / f"{entry.arch}.json", one)

@@ -194,6 +194,7 @@ def test_a_bad_candidate_file_is_one_line_and_leaves_nothing(tool: Tool, tmp_pat
         (["model.pretrained=nowhere.pdparams"], "nowhere.pdparams: no such weight file"),
         (["train.strategy=uniform", "train.teacher=nowhere"], "nowhere"),
         (["train.pair_distance=26", "train.rank_lambda=constant"], "train.pair_distance"),
+        (["train.pair_ratio=0.5"], "train.pair_ratio must be at least 1"),
         (["novalue"], "key=value"),
     ],
 )

@@ -24,6 +24,7 @@ METHODS = {
     "pgonas_flops_warmup": "PGONAS, FLOPs, rising weight, PReLU",
     "pgonas_zen": "PGONAS, Zen-score, constant weight, PReLU",
     "pgonas_flops_better": "PGONAS, FLOPs, rising weight, better side, PReLU",
+    "pgonas_flops_ordered": "PGONAS, FLOPs, rising weight, better side, pairs twice apart, PReLU",
     "random_baseline": "from random weights: baseline",
     "random_sandwich": "from random weights: sandwich, PReLU",
     "random_pgonas": "from random weights: PGONAS, FLOPs, rising weight, PReLU",

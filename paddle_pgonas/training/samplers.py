@@ -7,6 +7,7 @@ import random
 
 from paddle_pgonas.arch import Arch, SearchSpace
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.priors import Prior
 
 DEPTH_PHASES, WIDTH_PHASES = 3, 6
 
@@ -60,3 +61,20 @@ def draw_pair(space: SearchSpace, rng: random.Random, distance: int) -> tuple[Ar
         if first.distance(second) >= distance:
             return first, second
     raise UserError(f"train.pair_distance: random codes of space {space.name} hardly ever differ in {distance} digits; lower it")
+
+
+def draw_ordered_pair(space: SearchSpace, rng: random.Random, distance: int, prior: Prior, ratio: float) -> tuple[Arch, Arch]:
+    """A pair as :func:`draw_pair` gives it, redrawn until the larger prior is at least ``ratio`` times the smaller.
+
+    Not the paper's: random subnets are mostly near the average in cost, and of two that cost nearly the same the prior hardly
+    tells which is better.
+
+    Raises:
+        UserError: ten thousand draws did not find one.
+    """
+    for _ in range(10_000):
+        first, second = draw_pair(space, rng, distance)
+        low, high = sorted((prior(first), prior(second)))
+        if high >= ratio * low:
+            return first, second
+    raise UserError(f"train.pair_ratio: random subnets of space {space.name} hardly ever have priors {ratio} times apart")

@@ -20,7 +20,7 @@ from paddle_pgonas.config import Train
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.priors import Prior, prior
 from paddle_pgonas.training.losses import Distillation, cross_entropy, make_distillation, rank_hinge
-from paddle_pgonas.training.samplers import draw_fair, draw_pair, draw_progressive
+from paddle_pgonas.training.samplers import draw_fair, draw_ordered_pair, draw_progressive
 
 
 @dataclass
@@ -143,6 +143,7 @@ class Pgonas:
     prior: Prior
     pairs: int
     pair_distance: int = 0
+    pair_ratio: float = 1.0
     gradient: str = "second"
 
     def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> None:
@@ -151,7 +152,8 @@ class Pgonas:
         if step.rank_lambda == 0:  # the pairs could not change a weight
             return
         for _ in range(self.pairs):
-            self.rank(net, x, y, step, *draw_pair(net.space, step.rng, self.pair_distance))
+            pair = draw_ordered_pair(net.space, step.rng, self.pair_distance, self.prior, self.pair_ratio)
+            self.rank(net, x, y, step, *pair)
 
     def rank(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step, first: Arch, second: Arch) -> None:
         """``lambda * max(0, L(better prior) - L(worse prior))`` of one pair.
@@ -188,4 +190,4 @@ def make_strategy(train: Train, teacher: nn.Layer | None) -> Strategy:
     sandwich = (FairSandwich if train.strategy == "fair_sandwich" else Sandwich)(train.random_subnets, distil)
     if train.strategy != "pgonas":
         return sandwich
-    return Pgonas(sandwich, prior(train.prior), train.pairs, train.pair_distance, train.rank_gradient)
+    return Pgonas(sandwich, prior(train.prior), train.pairs, train.pair_distance, train.pair_ratio, train.rank_gradient)
