@@ -25,9 +25,7 @@ from paddle_pgonas.submission import read_candidates, read_scores, write_scores
 
 HOME = REPOSITORY / "benchmarks" / "mini_track1"
 CANDIDATES = read_candidates(HOME / "candidates.json", MINI)
-DOCUMENT = "\n".join(
-    f"# {name}\n<!-- begin {name} -->\nold\n<!-- end {name} -->" for name in ("truth", "methods", "rules", "differences")
-)
+DOCUMENT = "\n".join(f"# {name}\n<!-- begin {name} -->\nold\n<!-- end {name} -->" for name in document.TABLES)
 
 
 @pytest.fixture
@@ -39,6 +37,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     macs = np.array([cost.macs(entry.arch) for entry in CANDIDATES]) / 1e7
     for seed in range(2):
         write_scores(tmp_path / "results" / f"truth-seed{seed}.json", CANDIDATES, list(macs + rng.normal(0, 0.01, len(macs))))
+        write_json(tmp_path / "results" / f"truth-seed{seed}.record.json", {"seconds": {}})
     for method, sign in (("baseline", -1), ("sandwich_relu", 1)):
         for seed in range(2):
             rows = {e.name: {"top1": sign * m, "loss": -sign * m} for e, m in zip(CANDIDATES, macs, strict=True)}
@@ -54,8 +53,12 @@ def test_the_candidates_are_spread_and_every_method_has_a_configuration() -> Non
     for method in track.METHODS:
         config = load_config(REPOSITORY / "configs" / "mini_track1" / f"{method}.yaml")
         assert (config.train.strategy in ("uniform", "progressive")) == (method in track.TAUGHT)
-        shared = load_config(REPOSITORY / "configs" / "mini_track1" / "supernet.yaml")
-        assert (config.train.epochs, config.train.batch_size, config.data) == (shared.train.epochs, 64, shared.data)
+        shared = load_config(
+            REPOSITORY / "configs" / "mini_track1" / f"{'random' if method in track.RANDOM else 'supernet'}.yaml"
+        )
+        equal = ("epochs", "batch_size", "lr_per_256", "label_epochs", "stretch_lambda")
+        assert [getattr(config.train, key) for key in equal] == [getattr(shared.train, key) for key in equal]
+        assert config.data == shared.data
 
 
 def test_tables_tell_agreement_noise_and_differences(home: Path) -> None:
@@ -97,6 +100,8 @@ def test_only_pairs_of_similar_cost_count_where_asked() -> None:
 def test_the_noise_of_a_truth_bounds_the_attainable_tau() -> None:
     exact = np.linspace(0, 1, 30)
     assert mini_statistics.attainable_tau(np.stack([exact, exact])) == 1
+    pairs = np.triu(np.ones((30, 30), bool), 1)
+    assert mini_statistics.agreement(exact, exact, pairs) == 1 and mini_statistics.agreement(-exact, exact, pairs) == 0
     assert 0.5 < mini_statistics.attainable_tau(np.stack([exact - 0.05, exact + 0.05])) < 0.97
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from paddle_pgonas import cost
 from paddle_pgonas.arch import MINI, Arch
+from paddle_pgonas.benchmark.mini_statistics import resampled_tau
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json, read_json_lines, write_json
 from paddle_pgonas.submission import Candidate, read_candidates, read_scores, write_scores
@@ -38,6 +40,7 @@ RANDOM = ("random_baseline", "random_sandwich", "random_pgonas")
 
 BN = ("running", "calibrated")
 TRUTH_SEEDS = 2
+CLASSES = 10
 CURVE_POINTS = 30
 
 
@@ -123,10 +126,24 @@ class Track:
         """The candidates' architectures."""
         return [entry.arch for entry in self.candidates]
 
+    @property
+    def mean_truth(self) -> np.ndarray:
+        """Stand-alone accuracy, the mean over its seeds, [candidates]."""
+        return self.truth.mean(0)
+
+    @property
+    def macs(self) -> np.ndarray:
+        """Multiply-accumulates, [candidates]."""
+        return np.array([cost.macs(arch, num_classes=CLASSES) for arch in self.archs])
+
     def scores(self, method: str, bn: str, metric: str = "top1") -> np.ndarray:
         """Scores of a method's runs, [seeds, candidates]; the loss with its sign turned, so that more is better."""
         sign = -1 if metric == "loss" else 1
         return np.array([[sign * row[metric] for row in run["scores"][bn].values()] for run in self.runs[method]])
+
+    def tau(self, method: str, bn: str = "calibrated", metric: str = "top1", pairs: np.ndarray | None = None) -> np.ndarray:
+        """Kendall tau of a method's runs with the truth, see :func:`resampled_tau`."""
+        return resampled_tau(self.scores(method, bn, metric), self.mean_truth, list(METHODS).index(method), pairs)
 
 
 def read_track(home: Path) -> Track:
@@ -137,7 +154,7 @@ def read_track(home: Path) -> Track:
     """
     candidates = read_candidates(home / "candidates.json", MINI)
     names, truth = [entry.name for entry in candidates], []
-    for path in sorted((home / "results").glob("truth-seed*.json")):
+    for path in sorted(set((home / "results").glob("truth-seed*.json")) - set((home / "results").glob("*.record.json"))):
         known = read_scores(path, MINI)
         if lacking := sum(entry.arch.code not in known for entry in candidates):
             raise UserError(f"{path}: lacks {lacking} subnets; go on with: mini_track1.py run --root DIR --only truth")

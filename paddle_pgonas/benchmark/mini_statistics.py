@@ -54,10 +54,19 @@ def estimate(resampled: np.ndarray) -> Estimate:
     return Estimate(float(resampled[0]), float(low), float(high))
 
 
+def cost_ratios(costs: np.ndarray) -> np.ndarray:
+    """How many times the cheaper's cost the dearer of two subnets costs, [n, n]."""
+    return np.maximum(costs[:, None] / costs[None, :], costs[None, :] / costs[:, None])
+
+
 def similar(costs: np.ndarray, factor: float) -> np.ndarray:
     """Which pairs of subnets have costs within this factor of each other, [n, n]; no subnet pairs with itself."""
-    near = np.abs(np.log(costs[:, None] / costs[None, :])) < np.log(factor)
-    return near & ~np.eye(len(costs), dtype=bool)
+    return (cost_ratios(costs) < factor) & ~np.eye(len(costs), dtype=bool)
+
+
+def agreement(values: np.ndarray, truth: np.ndarray, pairs: np.ndarray) -> float:
+    """Share of these pairs, bool [n, n], that values and truth order alike; ties count half."""
+    return float((1 + (_signs(values) * _signs(truth))[pairs].mean()) / 2)
 
 
 def attainable_tau(truth: np.ndarray) -> float:

@@ -1,0 +1,87 @@
+"""The mini track's pictures."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from scipy.stats import rankdata
+
+from paddle_pgonas.benchmark.mini_results import METHODS, Track
+from paddle_pgonas.benchmark.mini_statistics import attainable_tau, estimate
+from paddle_pgonas.correlation import kendall
+from paddle_pgonas.files import write_text
+from paddle_pgonas.report.plots import ACCENT, COLORS, INK, STYLE, svg
+
+
+def write_pictures(track: Track, folder: Path) -> None:
+    """``ranks.svg``: rank against rank per method. ``tau.svg``: tau with intervals. ``curves.svg``: weight and disorder."""
+    with rc_context(STYLE):
+        figures = {"ranks": _ranks_figure(track), "tau": _tau_figure(track), "curves": _curves_figure(track)}
+    for name, figure in figures.items():
+        write_text(folder / f"{name}.svg", svg(figure))
+
+
+def _ranks_figure(track: Track) -> Figure:
+    """One square per method: rank by the supernet, averaged over the seeds, against rank by stand-alone accuracy."""
+    columns, truth = 4, rankdata(track.mean_truth)
+    rows = max(1, math.ceil(len(track.runs) / columns))
+    figure = Figure(figsize=(2.6 * columns, 2.8 * rows), layout="constrained")
+    for number, method in enumerate(track.runs):
+        axes = figure.add_subplot(rows, columns, number + 1)
+        ranks = np.mean([rankdata(row) for row in track.scores(method, "calibrated")], axis=0)
+        axes.plot([1, len(truth)], [1, len(truth)], color="grey", linewidth=0.8)
+        axes.scatter(truth, ranks, s=12, color=INK, linewidths=0)
+        axes.set_title(textwrap.fill(METHODS[method], 30), fontsize=8)
+        axes.set_aspect("equal")
+    figure.supxlabel("rank by stand-alone accuracy", fontsize=10)
+    figure.supylabel("rank by supernet (mean over seeds)", fontsize=10)
+    return figure
+
+
+def _tau_figure(track: Track) -> Figure:
+    """A line per method: its mean tau, the interval over the subnets, and every seed's tau."""
+    truth = track.mean_truth
+    figure = Figure(figsize=(7.5, 0.8 + 0.4 * len(track.runs)), layout="constrained")
+    axes = figure.subplots()
+    for place, method in enumerate(reversed(track.runs)):
+        tau, seeds = estimate(track.tau(method)), [kendall(row, truth) for row in track.scores(method, "calibrated")]
+        axes.plot([tau.low, tau.high], [place, place], color=INK, linewidth=1.5)
+        axes.scatter([tau.value], [place], s=40, color=INK, zorder=2)
+        axes.scatter(seeds, [place] * len(seeds), s=14, color=ACCENT, zorder=3, linewidths=0)
+    for value, name, line in (
+        (kendall(track.macs, truth), "FLOPs alone", "--"),
+        (attainable_tau(track.truth), "noise ceiling", ":"),
+    ):
+        axes.axvline(value, color="grey", linestyle=line, label=name)
+    figure.legend(loc="outside upper right", ncols=2, fontsize=8)
+    axes.set_yticks(range(len(track.runs)), [METHODS[method] for method in reversed(track.runs)])
+    figure.supxlabel("Kendall tau with stand-alone accuracy: mean, 95 % interval over subnets, and each seed", fontsize=10)
+    return figure
+
+
+def _curves_figure(track: Track) -> Figure:
+    """Over the training of each PGONAS method, mean of its runs: the weight of the rank loss, the share of pairs out of order."""
+    figure = Figure(figsize=(8, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    ranked = [method for method in track.runs if "pgonas" in method]
+    for method, color in zip(ranked, COLORS, strict=False):
+        for axes, name in ((left, "rank_lambda"), (right, "pairs_out_of_order")):
+            axes.plot(*_mean_curve([run["curve"] for run in track.runs[method]], name), color=color, label=METHODS[method])
+    left.set(xlabel="share of the training", ylabel="weight of the rank loss")
+    right.set(xlabel="share of the training", ylabel="share of pairs out of order", ylim=(0, 1))
+    if ranked:
+        figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=1, fontsize=8)
+    return figure
+
+
+def _mean_curve(curves: list[list[dict[str, float]]], name: str) -> tuple[list[float], list[float]]:
+    """Progress and mean of a scalar over the runs, by tenths of the training."""
+    found: dict[int, list[float]] = {}
+    for point in (point for curve in curves for point in curve if name in point):
+        found.setdefault(int(point["progress"] * 10), []).append(point[name])
+    return [(part + 0.5) / 10 for part in sorted(found)], [float(np.mean(found[part])) for part in sorted(found)]
