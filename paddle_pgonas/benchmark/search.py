@@ -16,7 +16,9 @@ from paddle_pgonas.searching.evolution import Found, Task, evolve, front, random
 from paddle_pgonas.searching.job import make_costs, supernet_scores
 
 DIGITS = Data("digits", image_size=8, resize=8, augment="shift", workers=0, mean=(0.3,) * 3, std=(0.37,) * 3)
-RECIPE = Train(epochs=12, batch_size=64, lr_per_256=0.1, weight_decay=1e-4, warmup_epochs=2, stretch_lambda=True)
+RECIPE = Train(
+    epochs=12, batch_size=64, lr_per_256=0.1, weight_decay=1e-4, warmup_epochs=2, stretch_lambda=True, rank_gradient="better"
+)
 
 
 def measure(seeds: int = 5) -> dict[str, Any]:
