@@ -178,14 +178,16 @@ def _pairs_table(track: Track) -> str:
     drawn = np.array([cost.macs(MINI.sample(rng), num_classes=CLASSES) for _ in range(1000)])
     ratios, drawn_ratios = cost_ratios(track.macs), cost_ratios(drawn)[np.triu_indices(len(drawn), 1)]
     zen = np.array([PRIORS["zen"](arch) for arch in track.archs])
-    rows = []
+    rows, shares, right = [], [], []
     for low, high in zip(BANDS, (*BANDS[1:], math.inf), strict=True):
         inside = (low <= ratios) & (ratios < high) & ~np.eye(len(ratios), dtype=bool)
-        share = ((low <= drawn_ratios) & (drawn_ratios < high)).mean()
-        found = [agreement(values, track.mean_truth, inside) for values in (track.macs, zen)]
+        shares.append(((low <= drawn_ratios) & (drawn_ratios < high)).mean())
         seeds = agreement(track.truth[0], track.truth[-1], inside)
+        right.append([*(agreement(values, track.mean_truth, inside) for values in (track.macs, zen)), seeds])
         name = f"{low} to {high} times" if math.isfinite(high) else f"{low} times and more"
-        rows.append([name, f"{100 * share:.0f} %", str(inside.sum() // 2), *(f"{100 * x:.0f} %" for x in (*found, seeds))])
+        rows.append([name, f"{100 * shares[-1]:.0f} %", str(inside.sum() // 2), *(f"{100 * x:.0f} %" for x in right[-1])])
+    as_drawn = np.array(shares) @ np.array(right)
+    rows.append(["all, weighted as random pairs are", "", "", *(f"{100 * x:.0f} %" for x in as_drawn)])
     head = ["the dearer costs", "of random pairs", "pairs of candidates", "FLOPs right", "Zen-score right", "two seeds agree"]
     return _markdown(head, rows)
 
