@@ -168,5 +168,10 @@ def test_the_document_says_what_the_committed_results_say() -> None:
         assert f"<!-- begin {name} -->\n{table}\n<!-- end {name} -->" in text
     assert document.truth_csv(found) == (HOME / "truth.csv").read_text(encoding="utf-8")
     assert list(found.runs) == list(track.METHODS)
+    named = {"official baseline": "baseline", "sandwich": "sandwich_prelu", "PGONAS with FLOPs": "pgonas_flops_warmup"}
+    for name, method in (named | {"with Zen-score": "pgonas_zen"}).items():
+        assert f"{name} {found.tau(method)[0]:.3f}".replace(" 0.", " .") in " ".join(
+            (REPOSITORY / "README.md").read_text().split()
+        )
     for picture in ("ranks", "tau", "curves"):
         assert f"(mini_track1/{picture}.svg)" in text and (REPOSITORY / "docs" / "mini_track1" / f"{picture}.svg").exists()
