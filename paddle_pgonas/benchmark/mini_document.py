@@ -30,6 +30,7 @@ BANDS = (1, 1.2, 1.5, 2)
 PAIRS = (
     ("sandwich_relu", "baseline"),
     ("progressive", "baseline"),
+    ("progressive", "pgonas_flops_warmup"),
     ("sandwich_prelu", "sandwich_relu"),
     ("sandwich_mish", "sandwich_relu"),
     ("pgonas_flops_constant", "sandwich_prelu"),
