@@ -153,8 +153,8 @@ def _rules_table(track: Track) -> str:
     rows = []
     for method in track.runs:
         row = [METHODS[method]]
+        blend = np.array([rankdata(run) + rankdata(macs) for run in track.scores(method, "calibrated", "loss")])
         for pairs in (None, close):
-            blend = np.array([rankdata(run) + rankdata(macs) for run in track.scores(method, "calibrated", "loss")])
             taus = [track.tau(method, metric="top1", pairs=pairs), track.tau(method, metric="loss", pairs=pairs)]
             row += [f"{tau[0]:.3f}" for tau in (*taus, resampled_tau(blend, truth, pairs=pairs))]
         rows.append(row)
