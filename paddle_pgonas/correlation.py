@@ -103,7 +103,7 @@ class Agreement:
         }
 
 
-def agreement(x: Values, y: Values, k: int | None = None, seed: int = 0) -> Agreement:
+def correlate(x: Values, y: Values, k: int | None = None, seed: int = 0) -> Agreement:
     """All statistics of the pairs ``(x[i], y[i])``, and of :func:`resamples_for` resamples of these pairs.
 
     The draws depend on the seed and on the order of ``x`` alone, so files given with the same ``x`` share them.

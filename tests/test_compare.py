@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from paddle_pgonas.arch import MINI, TRACK1, SearchSpace
-from paddle_pgonas.correlation import STATISTICS, agreement
+from paddle_pgonas.correlation import STATISTICS, correlate
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.report.comparison import Comparison, compare, table
 
@@ -44,7 +44,7 @@ def test_files_are_correlated_with_the_truth_on_what_it_names(comparison: Compar
     assert [arch.code for arch in close.archs] == CODES[:10]
     assert list(close.reference) == TRUTH[:10]
     assert list(close.scores) == CLOSE[:10]
-    assert close.estimates == agreement(close.reference, close.scores, comparison.k).estimates()
+    assert close.estimates == correlate(close.reference, close.scores, comparison.k).estimates()
     assert lacking.estimates["pearson"].value == pytest.approx(1)
 
 
@@ -90,7 +90,7 @@ def test_the_figures_for_programs_hold_every_row_under_the_documented_keys(compa
 
 def test_differences_to_the_first_file_are_paired_and_of_the_architectures_that_both_have(comparison: Comparison) -> None:
     first, second = comparison.rows
-    close, lacking = agreement(first.reference[2:], first.scores[2:], 1), agreement(second.reference, second.scores, 1)
+    close, lacking = correlate(first.reference[2:], first.scores[2:], 1), correlate(second.reference, second.scores, 1)
     assert first.difference is None
     assert second.difference == lacking.minus(close)
     assert second.difference["kendall"].value == pytest.approx(1 - close.values["kendall"])

@@ -13,7 +13,7 @@ from scipy import stats
 
 from paddle_pgonas.correlation import (
     STATISTICS,
-    agreement,
+    correlate,
     default_k,
     kendall,
     kendall_top,
@@ -73,7 +73,7 @@ def test_rank_correlations_see_order_only(statistic: Callable[[np.ndarray, np.nd
 def test_every_statistic_of_an_agreement_is_that_of_its_pairs_in_any_order() -> None:
     x, y = noisy_line()
     shuffled = np.random.default_rng(2).permutation(len(x))
-    for values in (agreement(x, y, k=5).values, agreement(x[shuffled], y[shuffled], k=5).values):
+    for values in (correlate(x, y, k=5).values, correlate(x[shuffled], y[shuffled], k=5).values):
         wanted = (pearson(x, y), kendall(x, y), spearman(x, y), kendall_top(x, y), precision_at_k(x, y, 5))
         assert values == pytest.approx(dict(zip(STATISTICS, wanted, strict=True)), abs=1e-12)
 
@@ -113,7 +113,7 @@ def test_the_default_k_is_100_and_a_tenth_of_small_sets() -> None:
 
 def test_intervals_contain_a_clear_value_and_say_how_sure_it_is() -> None:
     x, y = noisy_line(400)
-    estimates = agreement(x, y).estimates()
+    estimates = correlate(x, y).estimates()
     assert tuple(estimates) == STATISTICS
     for value, low, high in estimates.values():
         assert 0 < low < value < high <= 1
@@ -122,16 +122,16 @@ def test_intervals_contain_a_clear_value_and_say_how_sure_it_is() -> None:
 def test_intervals_are_as_wide_as_theory_says() -> None:
     """The standard error of a correlation r of n normal pairs is (1 - r^2) / sqrt(n), of a tau about 2/3 of sqrt(1/n)."""
     x, noise = np.random.default_rng(5).standard_normal((2, 900))
-    estimates = agreement(x, 0.6 * x + 0.8 * noise).estimates()
+    estimates = correlate(x, 0.6 * x + 0.8 * noise).estimates()
     value, low, high = estimates["pearson"]
     assert high - low == pytest.approx(2 * 1.96 * (1 - value**2) / 30, rel=0.15)
-    estimates = agreement(x, noise).estimates()
+    estimates = correlate(x, noise).estimates()
     assert estimates["kendall"].high - estimates["kendall"].low == pytest.approx(2 * 1.96 * 2 / 3 / 30, rel=0.15)
 
 
 def test_the_seed_decides_the_interval_and_not_the_value() -> None:
     x, y = noisy_line()
-    first, again, other = (agreement(x, y, seed=seed).estimates()["pearson"] for seed in (0, 0, 1))
+    first, again, other = (correlate(x, y, seed=seed).estimates()["pearson"] for seed in (0, 0, 1))
     assert first == again
     assert first.value == other.value
     assert (first.low, first.high) != (other.low, other.high)
@@ -141,8 +141,8 @@ def test_a_paired_difference_is_surer_than_the_two_intervals() -> None:
     rng = np.random.default_rng(3)
     x = rng.standard_normal(300)
     y = x + rng.standard_normal(300)
-    better = agreement(x, y + 0.2 * (x - y))
-    worse = agreement(x, y)
+    better = correlate(x, y + 0.2 * (x - y))
+    worse = correlate(x, y)
     for name in ("pearson", "kendall", "spearman"):
         difference = worse.minus(better)[name]
         assert difference.value == worse.values[name] - better.values[name]
@@ -156,13 +156,13 @@ def test_a_paired_difference_is_surer_than_the_two_intervals() -> None:
 def test_constant_values_have_no_correlation(swap: bool) -> None:
     constant, varying = np.full(5, 0.1), np.arange(5.0)
     pair = (constant, varying) if not swap else (varying, constant)
-    estimates = agreement(*pair).estimates()
+    estimates = correlate(*pair).estimates()
     assert estimates.pop("precision_at_k").value == pytest.approx(0.2)
     assert all(isnan(number) for estimate in estimates.values() for number in estimate)
 
 
 def test_resamples_without_a_correlation_are_left_out() -> None:
-    value, low, high = agreement(np.array([1.0, 2.0]), np.array([3.0, 5.0])).estimates()["kendall"]
+    value, low, high = correlate(np.array([1.0, 2.0]), np.array([3.0, 5.0])).estimates()["kendall"]
     assert value == low == high == pytest.approx(1)  # half of the resamples draw one pair twice
 
 
@@ -173,13 +173,13 @@ def test_resamples_without_a_correlation_are_left_out() -> None:
 )
 def test_what_is_not_two_equal_vectors_is_refused(x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="two equally long vectors"):
-        agreement(np.zeros(x_shape), np.zeros(y_shape))
+        correlate(np.zeros(x_shape), np.zeros(y_shape))
 
 
 @pytest.mark.parametrize("k", [0, 6])
 def test_a_k_beyond_the_values_is_refused(k: int) -> None:
     with pytest.raises(ValueError, match="k must be 1 to 5"):
-        agreement(np.arange(5.0), np.arange(5.0), k)
+        correlate(np.arange(5.0), np.arange(5.0), k)
 
 
 def test_resamples_are_many_for_small_sets_and_affordable_for_the_challenge() -> None:

@@ -19,7 +19,7 @@ from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.exporting import job
 from paddle_pgonas.exporting.inference import open_inference_model
-from paddle_pgonas.exporting.job import agreement, export, load_subnet
+from paddle_pgonas.exporting.job import export, load_subnet, parity
 from paddle_pgonas.nn.elastic import calibrate
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract
@@ -68,7 +68,7 @@ def test_the_two_statistics_are_not_the_same(tmp_path: Path, supernet: tuple[Sup
         export(demo(tmp_path, f"score.bn={bn}"), supernet[1], ARCH, tmp_path / bn, images=4)
     x = np.random.RandomState(0).standard_normal((4, 3, 8, 8)).astype("float32")
     calibrated, running = (open_inference_model(tmp_path / bn)(x) for bn in ("calibrated", "running"))
-    assert agreement(calibrated, running).difference > 0.01
+    assert parity(calibrated, running).difference > 0.01
 
 
 def test_weights_keep_the_challenges_names(tmp_path: Path, supernet: tuple[Supernet, Path]) -> None:

@@ -14,13 +14,12 @@ from conftest import REPOSITORY
 
 from paddle_pgonas import cost
 from paddle_pgonas.arch import MINI
-from paddle_pgonas.benchmark import mini_document as document
-from paddle_pgonas.benchmark import mini_results as track
-from paddle_pgonas.benchmark import mini_statistics
 from paddle_pgonas.config import load_config
 from paddle_pgonas.correlation import kendall
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import write_json
+from paddle_pgonas.mini_track import document, statistics
+from paddle_pgonas.mini_track import results as track
 from paddle_pgonas.submission import read_candidates, read_scores, write_scores
 
 HOME = REPOSITORY / "benchmarks" / "mini_track1"
@@ -31,7 +30,7 @@ DOCUMENT = "\n".join(f"# {name}\n<!-- begin {name} -->\nold\n<!-- end {name} -->
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Results that were made up: the truth is cost and noise, the sandwich knows the cost exactly, the baseline its opposite."""
-    monkeypatch.setattr(mini_statistics, "RESAMPLES", 50)
+    monkeypatch.setattr(statistics, "RESAMPLES", 50)
     shutil.copy(HOME / "candidates.json", tmp_path)
     rng = np.random.default_rng(0)
     macs = np.array([cost.macs(entry.arch) for entry in CANDIDATES]) / 1e7
@@ -75,15 +74,15 @@ def test_tables_tell_agreement_noise_and_differences(home: Path) -> None:
 
 
 def test_resampled_tau_is_the_tau_of_each_resample_averaged_over_the_drawn_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mini_statistics, "RESAMPLES", 20)
+    monkeypatch.setattr(statistics, "RESAMPLES", 20)
     rng = np.random.default_rng(3)
     truth = rng.normal(size=15).round(1)
     one, two = (truth + rng.normal(size=15)).round(1), (truth + rng.normal(size=15)).round(1)
-    subnets = [np.repeat(np.arange(15), times) for times in mini_statistics.draws(15)]
-    taus = [mini_statistics.resampled_tau(run[None], truth) for run in (one, two)]
+    subnets = [np.repeat(np.arange(15), times) for times in statistics.draws(15)]
+    taus = [statistics.resampled_tau(run[None], truth) for run in (one, two)]
     for run, found in zip((one, two), taus, strict=True):
         assert found == pytest.approx([kendall(truth[at], run[at]) for at in subnets])
-    both = mini_statistics.resampled_tau(np.stack([one, two]), truth)
+    both = statistics.resampled_tau(np.stack([one, two]), truth)
     assert both[0] == pytest.approx((taus[0][0] + taus[1][0]) / 2)
     means = [np.array([(a * taus[0][i] + (2 - a) * taus[1][i]) / 2 for a in range(3)]) for i in range(1, 21)]
     assert all(np.isclose(value, of, atol=1e-12).any() for value, of in zip(both[1:], means, strict=True))
@@ -92,17 +91,17 @@ def test_resampled_tau_is_the_tau_of_each_resample_averaged_over_the_drawn_runs(
 
 def test_only_pairs_of_similar_cost_count_where_asked() -> None:
     costs, truth, scores = np.array([1, 1.2, 10, 11.0]), np.array([1, 2, 3, 4]), np.array([2, 1, 3, 4.0])
-    pairs = mini_statistics.similar(costs, 1.5)
+    pairs = statistics.similar(costs, 1.5)
     assert pairs.sum() == 4 and pairs[0, 1] and pairs[3, 2]
-    assert mini_statistics.resampled_tau(scores[None], truth, pairs=pairs)[0] == 0  # one in order, one not
+    assert statistics.resampled_tau(scores[None], truth, pairs=pairs)[0] == 0  # one in order, one not
 
 
 def test_the_noise_of_a_truth_bounds_the_attainable_tau() -> None:
     exact = np.linspace(0, 1, 30)
-    assert mini_statistics.attainable_tau(np.stack([exact, exact])) == 1
+    assert statistics.attainable_tau(np.stack([exact, exact])) == 1
     pairs = np.triu(np.ones((30, 30), bool), 1)
-    assert mini_statistics.agreement(exact, exact, pairs) == 1 and mini_statistics.agreement(-exact, exact, pairs) == 0
-    assert 0.5 < mini_statistics.attainable_tau(np.stack([exact - 0.05, exact + 0.05])) < 0.97
+    assert statistics.share_ordered_alike(exact, exact, pairs) == 1 and statistics.share_ordered_alike(-exact, exact, pairs) == 0
+    assert 0.5 < statistics.attainable_tau(np.stack([exact - 0.05, exact + 0.05])) < 0.97
 
 
 def test_the_report_fills_tables_and_draws_pictures_and_nothing_else_changes(home: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def main() -> None:
     commands.add_parser("report", help="rebuild tables and pictures from the results")
     arguments = parser.parse_args()
     if arguments.command == "report":
-        from paddle_pgonas.benchmark.mini_document import write_report
+        from paddle_pgonas.mini_track.document import write_report
 
         print(f"written: {write_report(HOME, REPOSITORY / 'docs')}")
     else:
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def run_all(root: str, only: list[str] | None, seeds: int, runs: Path, processes: int) -> None:
-    from paddle_pgonas.benchmark import mini_results as track
+    from paddle_pgonas.mini_track import results as track
 
     known = ["truth", *track.METHODS]
     for name in only or []:
@@ -74,7 +74,7 @@ def tool(log: Path, name: str, *arguments: object) -> None:
 
 def train_truth(runs: Path, options: list[str], seed: int) -> str:
     """Train the subnets that the committed truth of this seed lacks, and add them to it."""
-    from paddle_pgonas.benchmark import mini_results as track
+    from paddle_pgonas.mini_track import results as track
 
     result, working = HOME / "results" / f"truth-seed{seed}.json", runs / "truth"
     missing = track.missing_truth(HOME, seed)
@@ -97,7 +97,7 @@ def train_largest(runs: Path, options: list[str]) -> None:
 
 
 def train_method(runs: Path, options: list[str], method: str, seed: int) -> str:
-    from paddle_pgonas.benchmark import mini_results as track
+    from paddle_pgonas.mini_track import results as track
 
     result = HOME / "results" / f"{method}-seed{seed}.json"
     if not result.exists():

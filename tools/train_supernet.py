@@ -17,13 +17,13 @@ def main() -> None:
     arguments = parser.parse_args()
     config = cli.config_of(arguments)
 
-    from paddle_pgonas import ranks
+    from paddle_pgonas import distributed
     from paddle_pgonas.scoring.watch import Watcher
     from paddle_pgonas.training.trainer import train
 
-    watcher = Watcher(config) if config.train.watch_images and ranks.rank() == 0 else None
+    watcher = Watcher(config) if config.train.watch_images and distributed.rank() == 0 else None
     weights = train(config, arguments.resume, watcher)
-    if ranks.rank() == 0:
+    if distributed.rank() == 0:
         print(f"weights: {weights}")
     if watcher is not None and watcher.latest:
         print(watcher.summary())

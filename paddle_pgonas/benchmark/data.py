@@ -15,7 +15,7 @@ from tqdm import tqdm
 from paddle_pgonas.config import CONFIGS, Data, load_config
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.cache import DecodedImages, decoded
-from paddle_pgonas.data.sources import ImageSource, Part, Split, UnreadableImage, open_source
+from paddle_pgonas.data.sources import ImageSource, Split, Subset, UnreadableImage, open_source
 from paddle_pgonas.data.transforms import center_crop
 from paddle_pgonas.errors import UserError
 
@@ -100,7 +100,7 @@ def _measure(data: Data, cache: Path, count: int, rounds: int) -> dict[str, Any]
 
 def _open(data: Data, split: Split, count: int) -> ImageSource:
     source = open_source(data, split, num_classes=2**31)
-    return Part(source, count)
+    return Subset(source, count)
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:

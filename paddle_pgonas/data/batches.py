@@ -12,7 +12,7 @@ import paddle
 
 from paddle_pgonas.config import Data
 from paddle_pgonas.data.cache import decoded
-from paddle_pgonas.data.sources import ImageSource, Part, UnreadableImage
+from paddle_pgonas.data.sources import ImageSource, Subset, UnreadableImage
 from paddle_pgonas.data.transforms import center_crop, draw_shifts, random_resized_crop, shift
 from paddle_pgonas.errors import UserError
 
@@ -85,10 +85,10 @@ class EpochBatches(paddle.io.Dataset):
 def calibration_images(source: ImageSource, data: Data, count: int) -> np.ndarray:
     """Evaluation crops of ``count`` training images taken evenly from the list: uint8 [N, S, S, 3]."""
     found: list[np.ndarray] = []
-    part = Part(source, count)
-    for index in range(len(part.labels)):
+    chosen = Subset(source, count)
+    for index in range(len(chosen.labels)):
         try:
-            found.append(center_crop(part.read(index), data.resize, data.image_size))
+            found.append(center_crop(chosen.read(index), data.resize, data.image_size))
         except UnreadableImage as error:
             _warn_once(str(error))
     if not found:

@@ -97,7 +97,7 @@ class Digits:
         return hashlib.sha256(self.images.tobytes() + self.labels.tobytes()).hexdigest()
 
 
-class Part:
+class Subset:
     """Some images of a source, taken evenly from its list."""
 
     def __init__(self, source: ImageSource, count: int) -> None:
@@ -138,4 +138,4 @@ def open_source(data: Data, split: Split, num_classes: int) -> ImageSource:
     if source.num_classes > num_classes:
         raise UserError(f"data.root has {source.num_classes} classes, model.num_classes only {num_classes}; raise the latter")
     limit = data.train_limit if split == "train" else data.val_limit
-    return source if limit is None else Part(source, limit)
+    return source if limit is None else Subset(source, limit)

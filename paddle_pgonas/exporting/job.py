@@ -203,8 +203,8 @@ def _compare(ways: dict[str, Network], data: ScoringSet, config: Config) -> dict
             logits[name].append(way(x))
     whole = {name: np.concatenate(parts) for name, parts in logits.items()}
     pairs = [(name, "scorer") for name in ways if name != "scorer"] + [("paddle.inference", "dygraph")]
-    parity = {f"{name} / {other}": agreement(whole[name], whole[other]) for name, other in pairs}
-    for name, found in parity.items():
+    differences = {f"{name} / {other}": parity(whole[name], whole[other]) for name, other in pairs}
+    for name, found in differences.items():
         if not found.difference <= TOLERANCE:
             raise UserError(
                 f"the logits of {name} differ by {found.difference:.1e} of the largest (at most {TOLERANCE:.0e} is rounding); "
@@ -215,12 +215,12 @@ def _compare(ways: dict[str, Network], data: ScoringSet, config: Config) -> dict
     return {
         "images": len(data.images),
         "images_are": "validation" if len(labels) else "noise",
-        "parity": {name: found._asdict() for name, found in parity.items()},
+        "parity": {name: found._asdict() for name, found in differences.items()},
         "top1": top1,
     }
 
 
-def agreement(logits: np.ndarray, others: np.ndarray) -> Parity:
+def parity(logits: np.ndarray, others: np.ndarray) -> Parity:
     """Compare two arrays of logits [N, classes] of the same images."""
     difference = float(np.abs(logits - others).max() / np.abs(others).max())
     return Parity(difference, float((logits.argmax(1) == others.argmax(1)).mean()))

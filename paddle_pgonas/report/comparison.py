@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from paddle_pgonas.arch import Arch, SearchSpace
-from paddle_pgonas.correlation import LEVEL, STATISTICS, Agreement, Estimate, agreement, default_k, resamples_for
+from paddle_pgonas.correlation import LEVEL, STATISTICS, Agreement, Estimate, correlate, default_k, resamples_for
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.faults import EXAMPLES
 from paddle_pgonas.submission import Candidate, detect_space, read_scored
@@ -121,7 +121,7 @@ Scores = dict[str, Candidate]
 
 def _rows(wanted: Scores, found: list[tuple[str, list[str], Scores]], k: int) -> list[Row]:
     def agree(scores: Scores, codes: list[str]) -> Agreement:
-        return agreement(_accs(wanted, codes), _accs(scores, codes), k)
+        return correlate(_accs(wanted, codes), _accs(scores, codes), k)
 
     rows: list[Row] = []
     _, first_codes, first_scores = found[0]

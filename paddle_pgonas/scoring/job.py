@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from paddle_pgonas import cost, ranks
+from paddle_pgonas import cost, distributed
 from paddle_pgonas.arch import Arch, Archs
 from paddle_pgonas.config import Config
 from paddle_pgonas.data.sources import open_source
@@ -48,7 +48,7 @@ def write_submission(
     archs = archs or read_archs(path, config.search_space)
     session = Session(config, weights)
     measured = session.measure(archs, Path(config.output_dir) / "scores")
-    if ranks.rank() != 0:
+    if distributed.rank() != 0:
         return
     images = len(session.data.labels)
     candidates = read_candidates(path, archs.space)

@@ -14,7 +14,7 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
-from paddle_pgonas import ranks
+from paddle_pgonas import distributed
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
 from paddle_pgonas.data.batches import calibration_images
@@ -24,7 +24,7 @@ from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.runtime import out_of_memory
-from paddle_pgonas.scoring.parts import Parts
+from paddle_pgonas.scoring.chunks import ChunkFiles
 from paddle_pgonas.scoring.tree import Node, build_tree, scoring_order
 from paddle_pgonas.scoring.walker import Walker
 
@@ -69,20 +69,20 @@ def score(net: Supernet, archs: Sequence[Arch], data: ScoringSet, config: Config
     """
     order = scoring_order(archs)
     chunks = chunked(order)
-    parts = None if folder is None else Parts(folder, archs, identity(net, data, config))
-    if parts is not None:
-        print(f"{parts.count()} of {len(chunks)} chunks of these weights, images and options are already in {parts.folder}")
+    kept = None if folder is None else ChunkFiles(folder, archs, identity(net, data, config))
+    if kept is not None:
+        print(f"{kept.count()} of {len(chunks)} chunks of these weights, images and options are already in {kept.folder}")
     scorer = _Scorer(net, data, config)
     sums = np.full((len(archs), len(METRICS)), np.nan)
     images = len(data.labels)
     with tqdm(total=len(archs) * images, desc="scoring", unit="evaluation", unit_scale=True, delay=2, dynamic_ncols=True) as bar:
         for number in _my_order(len(chunks)):
             chunk = chunks[number]
-            found = None if parts is None else parts.load(number, len(chunk), len(METRICS))
+            found = None if kept is None else kept.load(number, len(chunk), len(METRICS))
             if found is None:
                 found = scorer.chunk([archs[position] for position in chunk], bar)
-                if parts is not None:
-                    parts.save(number, found)
+                if kept is not None:
+                    kept.save(number, found)
             sums[chunk] = found
             bar.n = int(np.isfinite(sums[:, 0]).sum()) * images  # counts chunks found on disk, and each computed one once
             bar.refresh()
@@ -97,7 +97,7 @@ def chunked(order: Sequence[T]) -> list[Sequence[T]]:
 
 def _my_order(chunks: int) -> list[int]:
     """This process's own share of the chunks first, then everyone else's from their ends, as they may still be missing."""
-    rank, world = ranks.rank(), ranks.world()
+    rank, world = distributed.rank(), distributed.world()
     bounds = [chunks * r // world for r in range(world + 1)]
     own = list(range(bounds[rank], bounds[rank + 1]))
     for step in range(1, world):

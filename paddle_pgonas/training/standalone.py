@@ -15,7 +15,7 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
-from paddle_pgonas import ranks
+from paddle_pgonas import distributed
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
 from paddle_pgonas.data.cache import DecodedImages, validation_images
@@ -91,7 +91,7 @@ def make_truth(config: Config, candidates: Sequence[Candidate], output: str | Pa
     turns; each writes the results that are there, the last one all of them.
     """
     folder = Path(config.output_dir) / "standalone" / _recipe_key(config)
-    for candidate in candidates[ranks.rank() :: ranks.world()]:
+    for candidate in candidates[distributed.rank() :: distributed.world()]:
         path = folder / f"{candidate.arch}.json"
         if path.exists():
             continue

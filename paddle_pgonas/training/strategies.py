@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import paddle
 from paddle import nn
 
-from paddle_pgonas import ranks
+from paddle_pgonas import distributed
 from paddle_pgonas.arch import Arch, SearchSpace
 from paddle_pgonas.config import Train
 from paddle_pgonas.nn.supernet import Supernet
@@ -168,7 +168,7 @@ class Pgonas:
         loss_first = self._loss(net, first, x, y, self.gradient == "both" or (self.gradient == "better" and not second_is_better))
         loss_second = self._loss(net, second, x, y, self.gradient != "better" or second_is_better)
         better, worse = (loss_second, loss_first) if second_is_better else (loss_first, loss_second)
-        hinge = rank_hinge(*ranks.mean(paddle.stack([better.detach(), worse.detach()])))
+        hinge = rank_hinge(*distributed.mean(paddle.stack([better.detach(), worse.detach()])))
         step.pairs += 1
         step.losses["rank"] = hinge
         if float(hinge) > 0:  # in order: the gradient is exactly zero

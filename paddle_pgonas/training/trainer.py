@@ -15,7 +15,7 @@ from typing import Any
 
 import paddle
 
-from paddle_pgonas import ranks
+from paddle_pgonas import distributed
 from paddle_pgonas.config import Config, Train, save_config
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.cache import cache_folder
@@ -76,10 +76,10 @@ def open_batches(config: Config, rank: int = 0, world: int = 1) -> EpochBatches:
 
 def _open_shared_batches(config: Config) -> EpochBatches:
     """This process's part of the batches; the first process decodes what is to be decoded while the others wait."""
-    if ranks.rank() == 0:
-        batches = open_batches(config, 0, ranks.world())
-    ranks.barrier()
-    return batches if ranks.rank() == 0 else open_batches(config, ranks.rank(), ranks.world())
+    if distributed.rank() == 0:
+        batches = open_batches(config, 0, distributed.world())
+    distributed.barrier()
+    return batches if distributed.rank() == 0 else open_batches(config, distributed.rank(), distributed.world())
 
 
 def make_optimizer(settings: Train, parameters: list[paddle.Tensor]) -> paddle.optimizer.Optimizer:
@@ -104,15 +104,15 @@ def train(config: Config, resume: bool = False, watch: Watch | None = None) -> P
             last good checkpoint is named.
     """
     select_device(config.device)
-    ranks.join()
+    distributed.join()
     folder = Path(config.output_dir)
     kept = folder / "checkpoints"
     if checkpoints(kept) and not resume:
         raise UserError(f"{folder} already holds a run; add --resume to go on with it, or choose another output_dir")
-    ranks.barrier()
+    distributed.barrier()
     run = _Run(config)
     step = run.restore(kept) if resume else 0
-    first = ranks.rank() == 0
+    first = distributed.rank() == 0
     if first:
         save_config(config, folder / "config.yaml")
     with RunLog(folder, run.total_steps, step, silent=not first) as log, _stop_requests() as requests:
@@ -121,7 +121,7 @@ def train(config: Config, resume: bool = False, watch: Watch | None = None) -> P
                 run.step(step, x, y, log)
                 step += 1
                 log.advance()
-                stop = ranks.any_of(bool(requests))
+                stop = distributed.any_of(bool(requests))
                 at_epoch_end = step % (run.steps_per_epoch * config.train.checkpoint_every) == 0
                 if at_epoch_end or stop or step == run.total_steps:
                     run.check_health(step)
@@ -131,7 +131,7 @@ def train(config: Config, resume: bool = False, watch: Watch | None = None) -> P
                             log.log(step - 1, watch(run.net))
                             run.net.train()
                             run.restart_clock()
-                    ranks.barrier()
+                    distributed.barrier()
                 if stop:
                     raise UserError(f"stopped after step {step}; the same command with --resume goes on from there")
         except Collapse as error:
@@ -183,7 +183,7 @@ class _Run:
     def step(self, index: int, x: paddle.Tensor, y: paddle.Tensor, log: RunLog) -> None:
         """One optimizer step on one batch; the subnets come from (seed, step) alone, so all processes draw the same."""
         settings = self.config.train
-        epoch, total_batch = index // self.steps_per_epoch, settings.batch_size * ranks.world()
+        epoch, total_batch = index // self.steps_per_epoch, settings.batch_size * distributed.world()
         self.optimizer.clear_grad()
         size = settings.batch_size // settings.accumulate
         for start in range(0, settings.batch_size, size):
@@ -192,7 +192,7 @@ class _Run:
             weight = rank_lambda(settings, index, self.steps_per_epoch)
             step = Step(rng, weight, progress, epoch >= settings.label_epochs, self._backward)
             self._passes(x[start : start + size], y[start : start + size], step)
-        ranks.average_gradients(self.net.model.parameters())
+        distributed.average_gradients(self.net.model.parameters())
         rate = learning_rate(settings, index, self.steps_per_epoch, total_batch)
         self.optimizer.set_lr(rate)
         self.scaler.step(self.optimizer)
@@ -266,7 +266,7 @@ class _Run:
             "activation": model.activation,
             "num_classes": model.num_classes,
             "step": step,
-            "processes": ranks.world(),
+            "processes": distributed.world(),
             "loss_scale": self.scaler.state_dict(),
             "config": dataclasses.asdict(self.config),
             "versions": versions(),
@@ -281,8 +281,10 @@ class _Run:
         for key in sorted(set(now) | set(then)):
             if key not in FREE_ON_RESUME and _plain(now.get(key)) != _plain(then.get(key)):
                 raise UserError(f"--resume: the run was started with {key}={then.get(key)}, now it is {now.get(key)}")
-        if record["processes"] != ranks.world():
-            raise UserError(f"--resume: the run was started with {record['processes']} processes, now there are {ranks.world()}")
+        if record["processes"] != distributed.world():
+            raise UserError(
+                f"--resume: the run was started with {record['processes']} processes, now there are {distributed.world()}"
+            )
         if record["loss_scale"]:
             self.scaler.load_state_dict(record["loss_scale"])
         return int(record["step"])

@@ -21,7 +21,7 @@ from paddle_pgonas.arch import Arch
 from paddle_pgonas.files import atomic_path
 
 
-class Parts:
+class ChunkFiles:
     """The chunk files of one run.
 
     Args:

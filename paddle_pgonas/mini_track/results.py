@@ -11,9 +11,9 @@ import yaml
 
 from paddle_pgonas import cost
 from paddle_pgonas.arch import MINI, Arch
-from paddle_pgonas.benchmark.mini_statistics import resampled_tau
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json, read_json_lines, write_json
+from paddle_pgonas.mini_track.statistics import resampled_tau
 from paddle_pgonas.submission import Candidate, read_candidates, read_scores, write_scores
 
 METHODS = {

@@ -13,12 +13,12 @@ from scipy.stats import rankdata, spearmanr
 
 from paddle_pgonas import cost
 from paddle_pgonas.arch import MINI
-from paddle_pgonas.benchmark.mini_pictures import write_pictures
-from paddle_pgonas.benchmark.mini_results import CLASSES, METHODS, Track, read_track
-from paddle_pgonas.benchmark.mini_statistics import agreement, attainable_tau, cost_ratios, estimate, resampled_tau, similar
 from paddle_pgonas.correlation import Estimate, kendall, pearson
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import write_text
+from paddle_pgonas.mini_track.pictures import write_pictures
+from paddle_pgonas.mini_track.results import CLASSES, METHODS, Track, read_track
+from paddle_pgonas.mini_track.statistics import attainable_tau, cost_ratios, estimate, resampled_tau, share_ordered_alike, similar
 from paddle_pgonas.priors import PRIORS
 from paddle_pgonas.submission import write_scores
 
@@ -183,8 +183,8 @@ def _pairs_table(track: Track) -> str:
     for low, high in zip(BANDS, (*BANDS[1:], math.inf), strict=True):
         inside = (low <= ratios) & (ratios < high) & ~np.eye(len(ratios), dtype=bool)
         shares.append(((low <= drawn_ratios) & (drawn_ratios < high)).mean())
-        seeds = agreement(track.truth[0], track.truth[-1], inside)
-        right.append([*(agreement(values, track.mean_truth, inside) for values in (track.macs, zen)), seeds])
+        seeds = share_ordered_alike(track.truth[0], track.truth[-1], inside)
+        right.append([*(share_ordered_alike(values, track.mean_truth, inside) for values in (track.macs, zen)), seeds])
         name = f"{low} to {high} times" if math.isfinite(high) else f"{low} times and more"
         rows.append([name, f"{100 * shares[-1]:.0f} %", str(inside.sum() // 2), *(f"{100 * x:.0f} %" for x in right[-1])])
     as_drawn = np.array(shares) @ np.array(right)

@@ -64,7 +64,7 @@ def similar(costs: np.ndarray, factor: float) -> np.ndarray:
     return (cost_ratios(costs) < factor) & ~np.eye(len(costs), dtype=bool)
 
 
-def agreement(values: np.ndarray, truth: np.ndarray, pairs: np.ndarray) -> float:
+def share_ordered_alike(values: np.ndarray, truth: np.ndarray, pairs: np.ndarray) -> float:
     """Share of these pairs, bool [n, n], that values and truth order alike; ties count half."""
     return float((1 + (_signs(values) * _signs(truth))[pairs].mean()) / 2)
 

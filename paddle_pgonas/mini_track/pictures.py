@@ -11,10 +11,10 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
-from paddle_pgonas.benchmark.mini_results import METHODS, Track
-from paddle_pgonas.benchmark.mini_statistics import attainable_tau, estimate
 from paddle_pgonas.correlation import kendall
 from paddle_pgonas.files import write_text
+from paddle_pgonas.mini_track.results import METHODS, Track
+from paddle_pgonas.mini_track.statistics import attainable_tau, estimate
 from paddle_pgonas.report.plots import ACCENT, COLORS, INK, STYLE, svg
 
 
