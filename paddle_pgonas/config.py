@@ -149,6 +149,9 @@ class Score:
     batch_size: int = 100
     calibration_images: int = 256
     """``calibrated``: how many training images, taken evenly from the list."""
+    calibration_batch: int | None = None
+    """``calibrated``: average the statistics over batches of so many images; null takes all images as one batch. Either way the
+    result does not depend on ``batch_size``, which bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +205,7 @@ AT_LEAST: dict[str, float] = {
     "train.watch_subnets": 0,
     "score.batch_size": 1,
     "score.calibration_images": 1,
+    "score.calibration_batch": 1,
 }
 
 

@@ -128,7 +128,7 @@ def test_calibration_takes_the_images_own_statistics_and_nothing_else(supernet: 
     subnet = extract(supernet[0], ARCH)
     before = {name: tensor.numpy().copy() for name, tensor in subnet.state_dict().items()}
     x = paddle.to_tensor(np.random.RandomState(0).standard_normal((9, 3, 8, 8)).astype("float32"))
-    calibrate(subnet, x)
+    calibrate(subnet, [x])
     stem = subnet.blocks["0"]
     np.testing.assert_allclose(stem.bn._mean.numpy(), stem.conv(x).numpy().mean((0, 2, 3)), rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(stem.bn._variance.numpy(), stem.conv(x).numpy().var((0, 2, 3)), rtol=1e-3)

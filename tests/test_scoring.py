@@ -17,6 +17,7 @@ from paddle_pgonas.arch import MINI, TRACK1, Arch, SearchSpace
 from paddle_pgonas.config import Config, load_config
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.nn.elastic import calibrate
 from paddle_pgonas.nn.supernet import Supernet, extract
 from paddle_pgonas.scoring import scorer
 from paddle_pgonas.scoring.scorer import METRICS, ScoringSet, score
@@ -57,7 +58,7 @@ def test_shared_prefixes_give_the_logits_of_extracted_subnets(bn: str) -> None:
     calibration, x = images(16, 16, seed=1), images(8, 16)
     walker, [root] = Walker(net, bn), build_tree(archs)
     if bn == "calibrated":
-        walker.calibrate(root, calibration)
+        walker.calibrate(root, [[calibration]])
     before = {name: tensor.numpy().copy() for name, tensor in net.weights().items()}
     found: dict[int, np.ndarray] = {}
     walker.walk(root, x, lambda node, logits: found.update({position: logits.numpy() for position in node.candidates}))
@@ -66,6 +67,21 @@ def test_shared_prefixes_give_the_logits_of_extracted_subnets(bn: str) -> None:
         wanted = alone(net, arch, bn, calibration, x)
         assert np.abs(found[position] - wanted).max() < 1e-5 * np.abs(wanted).max()
     assert all((before[name] == tensor.numpy()).all() for name, tensor in net.weights().items())
+
+
+@pytest.mark.parametrize("micro_batch", [5, 16])
+def test_calibration_in_batches_is_the_average_of_their_statistics_however_they_are_cut(micro_batch: int) -> None:
+    net, archs = golden_net(), some_archs(MINI, 10)
+    batches, x = [images(16, 16, seed=1), images(16, 16, seed=2), images(9, 16, seed=3)], images(8, 16)
+    walker, [root] = Walker(net, "calibrated"), build_tree(archs)
+    walker.calibrate(root, ([x[start : start + micro_batch] for start in range(0, len(x), micro_batch)] for x in batches))
+    logits: dict[int, np.ndarray] = {}
+    walker.walk(root, x, lambda node, values: logits.update({position: values.numpy() for position in node.candidates}))
+    for position, arch in enumerate(archs):
+        subnet = extract(net, arch)
+        calibrate(subnet, batches)
+        wanted = subnet(x).numpy()
+        assert np.abs(logits[position] - wanted).max() < 1e-5 * np.abs(wanted).max()
 
 
 def test_track1_prefixes_give_the_logits_of_extracted_subnets() -> None:

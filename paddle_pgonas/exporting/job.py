@@ -33,7 +33,7 @@ from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract
 from paddle_pgonas.nn.weights import load_weights, read_arrays, save_weights
 from paddle_pgonas.runtime import select_device, versions
-from paddle_pgonas.scoring.scorer import ScoringSet, scoring_set
+from paddle_pgonas.scoring.scorer import ScoringSet, calibration_batches, scoring_set
 from paddle_pgonas.scoring.tree import build_tree
 from paddle_pgonas.scoring.walker import Walker
 
@@ -75,10 +75,10 @@ def export(
     trained = load_weights(net, weights)
     net.eval()
     data = _open_images(config, images)
-    calibration = None if data.calibration is None else to_network(paddle.to_tensor(data.calibration), config.data)
+    calibration = [] if data.calibration is None else list(calibration_batches(data, config, len(data.calibration)))
     subnet = extract(net, arch)
-    if calibration is not None:
-        calibrate(subnet, calibration)
+    if calibration:
+        calibrate(subnet, [batch for [batch] in calibration])
     folder = Path(output)
     with _folder_inside(folder) as part:
         save_inference_model(subnet, part, config.data.image_size)
@@ -166,10 +166,10 @@ def _open_images(config: Config, count: int) -> ScoringSet:
     return scoring_set(dataclasses.replace(config, data=dataclasses.replace(config.data, val_limit=count)))
 
 
-def _scorer(net: Supernet, arch: Arch, bn: str, calibration: paddle.Tensor | None) -> Network:
+def _scorer(net: Supernet, arch: Arch, bn: str, calibration: list[list[paddle.Tensor]]) -> Network:
     """The logits that scoring computes for this subnet."""
     walker, [root] = Walker(net, bn), build_tree([arch])
-    if calibration is not None:
+    if calibration:
         walker.calibrate(root, calibration)
 
     def run(x: np.ndarray) -> np.ndarray:

@@ -6,6 +6,8 @@ evaluation mode first, it never trains on batch statistics; called in training m
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
@@ -108,21 +110,24 @@ class _Total(PyLayer):
         return distributed.total(gradient.clone())
 
 
-def calibrate(net: nn.Layer, x: paddle.Tensor) -> None:
-    """Give every BatchNorm of a stand-alone network the statistics of these images, taken as one batch.
+def calibrate(net: nn.Layer, batches: Iterable[paddle.Tensor]) -> None:
+    """Give every BatchNorm of a stand-alone network the statistics of these images, averaged over the batches.
+
+    Each batch is normalised with its own statistics on the way (a cumulative moving average); one batch gives exact statistics.
 
     Args:
         net: changed in its running statistics only; left in evaluation mode.
-        x: normalised images [N, 3, S, S].
+        batches: normalised images [n, 3, S, S] each.
     """
     layers = [layer for layer in net.sublayers() if isinstance(layer, nn.BatchNorm2D)]
     momenta = [layer._momentum for layer in layers]
-    for layer in layers:
-        layer._momentum = 0.0  # the batch's own statistics take the place of the running ones
     net.train()
     try:
         with paddle.no_grad():
-            net(x)
+            for number, x in enumerate(batches):
+                for layer in layers:
+                    layer._momentum = number / (number + 1)
+                net(x)
     finally:
         net.eval()
         for layer, momentum in zip(layers, momenta, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -55,6 +55,17 @@ def scoring_set(config: Config) -> ScoringSet:
         source = open_source(config.data, "train", config.model.num_classes)
         calibration = calibration_images(source, config.data, config.score.calibration_images)
     return ScoringSet(images, labels, fingerprint, calibration)
+
+
+def calibration_batches(data: ScoringSet, config: Config, micro_batch: int) -> Iterator[list[paddle.Tensor]]:
+    """The calibration images, normalised, in batches of ``score.calibration_batch``, each in micro-batches of this size."""
+    assert data.calibration is not None
+    count = len(data.calibration)
+    size = config.score.calibration_batch or count
+    for start in range(0, count, size):
+        batch = data.calibration[start : start + size]
+        parts = (batch[first : first + micro_batch] for first in range(0, len(batch), micro_batch))
+        yield [to_network(paddle.to_tensor(part), config.data) for part in parts]
 
 
 def score(net: Supernet, archs: Sequence[Arch], data: ScoringSet, config: Config, folder: Path | None = None) -> np.ndarray:
@@ -119,6 +130,7 @@ def identity(net: Supernet, data: ScoringSet, config: Config) -> dict[str, objec
         "normalisation": [config.data.mean, config.data.std],
         "bn": mode,
         "calibration": None if data.calibration is None else hashlib.sha256(data.calibration.tobytes()).hexdigest(),
+        "calibration_batch": config.score.calibration_batch if mode == "calibrated" else None,
         "batch_size": config.score.batch_size if mode == "batch" else None,
         "chunk": CHUNK,  # where a walk begins decides how sums are rounded
         "metrics": METRICS,
@@ -157,14 +169,8 @@ class _Scorer:
         return paddle.to_tensor(np.ascontiguousarray(self.data.images[start:stop]))
 
     def _calibrate(self, root: Node) -> None:
-        """Each prefix's statistics over all calibration images at once: as a set they are one batch, so they are not split."""
-        assert self.data.calibration is not None
-        try:
-            self.walker.calibrate(root, to_network(paddle.to_tensor(self.data.calibration), self.config.data))
-        except (MemoryError, RuntimeError, SystemError) as error:
-            if out_of_memory(error):
-                raise UserError("out of memory in calibration; lower score.calibration_images") from None
-            raise
+        """Each prefix's statistics over the calibration images. An out-of-memory halves the micro-batches and goes on."""
+        self.walker.calibrate(root, calibration_batches(self.data, self.config, self.batch_size))
 
     def _walk_images(self, archs: Sequence[Arch], bar: tqdm) -> np.ndarray:
         [root] = build_tree(archs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import paddle
 import paddle.nn.functional as F
@@ -16,6 +16,8 @@ SLICE_BYTES = 2**28
 """Bound of the slices kept: enough for the layers of neighbouring paths, whatever the number of candidates."""
 
 Visit = Callable[[Node, paddle.Tensor], None]
+Maps = list[paddle.Tensor]
+"""Feature maps [n, C, H, W] of one batch: a single tensor when scoring, one per micro-batch when calibrating."""
 
 
 class Walker:
@@ -37,34 +39,42 @@ class Walker:
         self.bn = bn
         self.macs = 0
         """Multiply-accumulates of all convolutions and linear layers so far."""
-        self._calibrating = False
+        self._calibrating, self._batches_seen = False, 0
         self._slices = _SliceCache()
 
-    def calibrate(self, root: Node, x: paddle.Tensor) -> None:
-        """Leave in every node the statistics that its BatchNorm layers see on these images, taken as one batch.
+    def calibrate(self, root: Node, batches: Iterable[Sequence[paddle.Tensor]]) -> None:
+        """Leave in every node the statistics that its BatchNorm layers see on these images.
+
+        Several batches give the average of their statistics, each batch being normalised with its own on the way (a cumulative
+        moving average). Within a batch the statistics are exact however it is cut into micro-batches.
 
         Args:
-            x: normalised images [N, 3, S, S].
+            batches: each one a sequence of micro-batches of normalised images [n, 3, S, S].
         """
         self._calibrating = True
-        self.walk(root, x, None)
+        for number, micro_batches in enumerate(batches, start=1):
+            self._batches_seen = number
+            self._walk(root, list(micro_batches), None)
         self._calibrating = False
 
     def walk(self, root: Node, x: paddle.Tensor, visit: Visit | None) -> None:
-        """Call ``visit(node, logits [N, classes])`` at every node where candidates end."""
+        """Call ``visit(node, logits [N, classes])`` at every node where candidates end, for images x [N, 3, S, S]."""
+        self._walk(root, [x], visit)
+
+    def _walk(self, root: Node, maps: Maps, visit: Visit | None) -> None:
         width, (stride, pool) = stem_width(root), self.stem
         with paddle.no_grad():
-            x = self._conv("blocks.0.conv", x, 0, width, stride)
-            x = F.relu_(self._batch_norm("blocks.0.bn", x, root, 3))
+            maps = self._conv("blocks.0.conv", maps, 0, width, stride)
+            maps = [F.relu_(x) for x in self._batch_norm("blocks.0.bn", maps, root, 3)]
             if pool:
-                x = F.max_pool2d(x, 3, 2, 1)
-            self._descend(root, x, visit)
+                maps = [F.max_pool2d(x, 3, 2, 1) for x in maps]
+            self._descend(root, maps, visit)
 
-    def _descend(self, node: Node, x: paddle.Tensor, visit: Visit | None) -> None:
+    def _descend(self, node: Node, maps: Maps, visit: Visit | None) -> None:
         if node.candidates and visit is not None:
-            visit(node, self._logits(x))
+            visit(node, self._logits(maps[0]))
         for group in sibling_groups(node):
-            self._siblings(node, group, x, visit)
+            self._siblings(node, group, maps, visit)
 
     def _logits(self, x: paddle.Tensor) -> paddle.Tensor:
         width = x.shape[1]
@@ -72,36 +82,39 @@ class Walker:
         self.macs += x.shape[0] * width * weight.shape[1]
         return F.linear(x.mean([2, 3]), weight, self.weights[f"blocks.{self.head}.fc.bias"])
 
-    def _siblings(self, parent: Node, group: Node, x: paddle.Tensor, visit: Visit | None) -> None:
+    def _siblings(self, parent: Node, group: Node, maps: Maps, visit: Visit | None) -> None:
         """All children that are the same block of the network in different widths."""
         index, c_in, _, _, stride = next(iter(group.children))
         name = f"blocks.{index}"
-        x = _leading(x, c_in)
+        maps = _channels(maps, 0, c_in)
         mids = group.by_mid_width()
         c_out = max(block.c_out for block in group.children)
-        inner = self._conv(f"{name}.conv1", x, 0, mids[-1][0], stride)
-        inner = F.relu_(self._batch_norm(f"{name}.bn1", inner, parent, c_in))
-        shortcut = x
+        inner = self._conv(f"{name}.conv1", maps, 0, mids[-1][0], stride)
+        inner = [F.relu_(x) for x in self._batch_norm(f"{name}.bn1", inner, parent, c_in)]
+        shortcut = maps
         if stride > 1:
-            shortcut = self._conv(f"{name}.downsample.0", x, 0, c_out, stride)
+            shortcut = self._conv(f"{name}.downsample.0", maps, 0, c_out, stride)
             shortcut = self._batch_norm(f"{name}.downsample.1", shortcut, parent, c_in)
-        total, done = None, 0
+        total: Maps = []
+        done = 0
         for mid, children in mids:
-            part = inner if mid == inner.shape[1] and not done else inner[:, done:mid]
-            added = self._conv(f"{name}.conv2", part, done, c_out, 1)
-            total, done = added if total is None else total.add_(added), mid
+            added = self._conv(f"{name}.conv2", _channels(inner, done, mid), done, c_out, 1)
+            total = [x.add_(more) for x, more in zip(total, added, strict=True)] if total else added
+            done = mid
             for child in children:
                 assert child.block is not None
-                out = self._batch_norm(f"{name}.bn2", _leading(total, child.block.c_out), child, mid)
-                out = self.blocks[str(index)].act(out.add_(_leading(shortcut, child.block.c_out)))
-                self._descend(child, out, visit)
+                width = child.block.c_out
+                outs = self._batch_norm(f"{name}.bn2", _channels(total, 0, width), child, mid)
+                act, sums = self.blocks[str(index)].act, zip(outs, _channels(shortcut, 0, width), strict=True)
+                self._descend(child, [act(out.add_(x)) for out, x in sums], visit)
 
-    def _conv(self, name: str, x: paddle.Tensor, start: int, c_out: int, stride: int) -> paddle.Tensor:
+    def _conv(self, name: str, maps: Maps, start: int, c_out: int, stride: int) -> Maps:
         """Convolution of the input channels from ``start`` on with the first ``c_out`` filters."""
-        weight = self._slice(f"{name}.weight", start, start + x.shape[1], c_out)
-        out = conv2d(x, weight, stride)
-        self.macs += out.size * x.shape[1] * weight.shape[2] ** 2
-        return out
+        c_in = maps[0].shape[1]
+        weight = self._slice(f"{name}.weight", start, start + c_in, c_out)
+        outs = [conv2d(x, weight, stride) for x in maps]
+        self.macs += sum(out.size for out in outs) * c_in * weight.shape[2] ** 2
+        return outs
 
     def _slice(self, name: str, start: int, stop: int, c_out: int | None) -> paddle.Tensor:
         """Input channels ``start:stop`` of a weight; [out, in, kh, kw] with ``c_out``, [in, out] without."""
@@ -111,23 +124,24 @@ class Walker:
             return whole
         return self._slices.get((name, start, stop, c_out), lambda: whole[parts])
 
-    def _batch_norm(self, name: str, x: paddle.Tensor, node: Node, c_in: int) -> paddle.Tensor:
+    def _batch_norm(self, name: str, maps: Maps, node: Node, c_in: int) -> Maps:
         """BatchNorm over leading channels with the statistics of this walker's mode.
 
         ``node`` keeps calibrated statistics; ``c_in``, the width that the convolution before read, tells its groups apart.
         """
-        width = x.shape[1]
+        width, key = maps[0].shape[1], (name, c_in)
         parts = [self._vector(f"{name}.{part}", width) for part in ("_mean", "_variance", "weight", "bias")]
         if self.bn == "batch" or self._calibrating:
-            # Momentum 0 makes the kernel put the batch's own statistics where the running ones would go.
-            mean, variance = parts[0].clone(), parts[1].clone()
-            out = F.batch_norm(x, mean, variance, *parts[2:], training=True, momentum=0.0)
+            outs, mean, variance = _normalised_over_batch(maps, *parts[2:])
             if self._calibrating:
-                node.statistics[name, c_in] = (mean, variance)
-            return out
+                average, share = node.statistics.get(key), 1 / self._batches_seen
+                if average is not None and self._batches_seen > 1:
+                    mean, variance = average[0].lerp(mean, share), average[1].lerp(variance, share)
+                node.statistics[key] = (mean, variance)
+            return outs
         if self.bn == "calibrated":
-            parts[:2] = node.statistics[name, c_in]
-        return F.batch_norm(x, *parts, training=False)
+            parts[:2] = node.statistics[key]
+        return [F.batch_norm(x, *parts, training=False) for x in maps]
 
     def _vector(self, name: str, width: int) -> paddle.Tensor:
         return self._slices.get((name, width), lambda: self.weights[name].detach()[:width].clone())
@@ -155,5 +169,18 @@ class _SliceCache:
         return found
 
 
-def _leading(x: paddle.Tensor, width: int) -> paddle.Tensor:
-    return x if x.shape[1] == width else x[:, :width]
+def _channels(maps: Maps, start: int, stop: int) -> Maps:
+    return maps if [start, stop] == [0, maps[0].shape[1]] else [x[:, start:stop] for x in maps]
+
+
+def _normalised_over_batch(maps: Maps, weight: paddle.Tensor, bias: paddle.Tensor) -> tuple[Maps, paddle.Tensor, paddle.Tensor]:
+    """BatchNorm of a batch with its own statistics, and these: mean and (biased) variance [C]."""
+    if len(maps) == 1:
+        # Momentum 0 makes the kernel put the batch's own statistics where the running ones would go.
+        mean, variance = paddle.zeros_like(weight), paddle.ones_like(weight)
+        out = F.batch_norm(maps[0], mean, variance, weight, bias, training=True, momentum=0.0)
+        return [out], mean, variance
+    count, shape = sum(x.size for x in maps) / weight.size, [1, -1, 1, 1]
+    mean = paddle.add_n([x.sum([0, 2, 3]) for x in maps]) / count
+    variance = paddle.add_n([(x - mean.reshape(shape)).square().sum([0, 2, 3]) for x in maps]) / count
+    return [F.batch_norm(x, mean, variance, weight, bias, training=False) for x in maps], mean, variance

@@ -53,6 +53,7 @@ FREE_ON_RESUME = {
     "score.bn",
     "score.batch_size",
     "score.calibration_images",
+    "score.calibration_batch",
 }
 
 
