@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
+from paddle.vision.transforms import CenterCrop, Compose, Resize
 from PIL import Image
 
 from paddle_pgonas.config import Data
 from paddle_pgonas.data.batches import EpochBatches, calibration_images
 from paddle_pgonas.data.cache import decoded
 from paddle_pgonas.data.sources import Digits, Folder, open_source
-from paddle_pgonas.data.transforms import center_crop, draw_shifts, random_resized_crop, shift, to_network
+from paddle_pgonas.data.transforms import center_crop, draw_shifts, draw_window, random_resized_crop, shift, to_network
 from paddle_pgonas.errors import UserError
 
 
@@ -171,6 +173,37 @@ def test_evaluation_takes_the_centre_of_the_resized_image() -> None:
     assert crop.shape == (20, 20, 3)
     assert (crop == 255).all()
     assert center_crop(Image.fromarray(pixels), resize=20, size=16).shape == (16, 16, 3)
+
+
+def noise(rng: np.random.Generator) -> Image.Image:
+    return Image.fromarray(rng.integers(0, 256, (*rng.integers(20, 300, 2), 3), dtype=np.uint8))
+
+
+def test_evaluation_crops_as_paddle_does_whatever_the_size() -> None:
+    rng, published = np.random.default_rng(0), Compose([Resize(64), CenterCrop(56)])
+    for _ in range(100):
+        image = noise(rng)
+        assert (center_crop(image, 64, 56) == np.asarray(published(image))).all(), image.size
+    assert Resize(256)(Image.new("RGB", (640, 427))).size == (383, 256)  # the longer side is rounded down
+
+
+def test_evaluation_resizes_only_the_middle_of_an_extremely_long_image() -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for size in ((1, 12_000), (12_001, 1)):
+        assert center_crop(Image.new("RGB", size, "white"), 256, 224).min() == 255
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kilobytes; whole they take 3 GB
+    ramp = Image.fromarray(np.tile(np.arange(256, dtype=np.uint8)[None, :, None], (2, 1, 3)))
+    assert center_crop(ramp, 8, 8)[0, :, 0].tolist() == np.asarray(ramp.resize((1024, 8), 2))[0, 508:516, 0].tolist()
+
+
+def test_a_training_crop_is_cut_out_before_it_is_scaled() -> None:
+    sizes = np.random.default_rng(0)
+    for seed in range(50):
+        image = noise(sizes)
+        left, top, width, height = draw_window(*image.size, np.random.default_rng(seed))
+        wanted = np.asarray(image.crop((left, top, left + width, top + height)).resize((64, 64), Image.Resampling.BILINEAR))
+        crop = random_resized_crop(image, 64, np.random.default_rng(seed))
+        assert (crop == wanted).all() or (crop[:, ::-1] == wanted).all()
 
 
 def test_training_crop_has_the_size_asked_for_even_of_a_sliver() -> None:

@@ -46,7 +46,7 @@ def decoded(source: ImageSource, resize: int, size: int, folder: str | Path) -> 
     The cache's name is a hash of the source and the crop, so a changed folder or option makes a new cache. Unreadable files
     are left out and named. A cache whose bytes changed on disk is rebuilt.
     """
-    key = hashlib.sha256(f"{source.fingerprint()} {resize} {size} v1".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{source.fingerprint()} {resize} {size} v2".encode()).hexdigest()[:16]
     path = Path(folder) / f"decoded-{key}.npy"
     record_path = path.with_suffix(".json")
     record = _read_record(record_path) if path.exists() else None

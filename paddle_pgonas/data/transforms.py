@@ -6,42 +6,52 @@ import math
 
 import numpy as np
 import paddle
+from paddle.vision.transforms import functional as F
 from PIL import Image
 
 from paddle_pgonas.config import Data
 
-BILINEAR = Image.Resampling.BILINEAR
+LONGEST = 64
+"""Times its shorter side that an image may be long in evaluation: what is beyond is far outside the central square."""
 
 
 def center_crop(image: Image.Image, resize: int, size: int) -> np.ndarray:
-    """Evaluation: shorter side to ``resize``, then the central ``size`` square. Returns uint8 [size, size, 3]."""
-    width, height = image.size
-    if min(width, height) != resize:
-        scale = resize / min(width, height)
-        image = image.resize((max(resize, round(width * scale)), max(resize, round(height * scale))), BILINEAR)
-        width, height = image.size
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return np.asarray(image.crop((left, top, left + size, top + size)))
+    """Evaluation: shorter side to ``resize``, then the central ``size`` square. Returns uint8 [size, size, 3].
+
+    Paddle's own functions do both, as in the published runs (Resize rounds the longer side down). Only the middle of an image
+    of extreme proportions is resized: 1 x 60,000 pixels would otherwise take gigabytes.
+    """
+    length = LONGEST * min(image.size)
+    width, height = (side - max(0, (side - length) // 2 * 2) for side in image.size)  # an even cut keeps the middle
+    if (width, height) != image.size:
+        image = F.center_crop(image, (height, width))
+    return np.asarray(F.center_crop(F.resize(image, resize), size))
 
 
 def random_resized_crop(image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Training on ImageNet: a window of 8 to 100 % of the area and aspect 3/4 to 4/3, scaled to ``size``, flipped half the time.
+    """Training on ImageNet: a random window, scaled to ``size`` and flipped half the time. Returns uint8 [size, size, 3].
 
-    Ten tries, then the largest central window within the aspects, as everyone does. Returns uint8 [size, size, 3].
+    The window is cut out before it is scaled, so that no pixel outside shows at its borders, as ``paddle.vision`` does it. Its
+    RandomResizedCrop is not used because it draws from the global generators; here each image has its own.
     """
-    width, height = image.size
+    left, top, width, height = draw_window(*image.size, rng)
+    crop = np.asarray(F.resize(F.crop(image, top, left, height, width), (size, size)))
+    return crop[:, ::-1] if rng.random() < 0.5 else crop
+
+
+def draw_window(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Left, top, width and height of a window with 8 to 100 % of the area and aspect 3/4 to 4/3.
+
+    Ten tries, then the largest central window within the aspects, as everyone does.
+    """
     for _ in range(10):
         area = width * height * rng.uniform(0.08, 1.0)
         aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
-            left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
-            break
-    else:
-        w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
-        left, top = (width - w) // 2, (height - h) // 2
-    crop = np.asarray(image.resize((size, size), BILINEAR, box=(left, top, left + w, top + h)))
-    return crop[:, ::-1] if rng.random() < 0.5 else crop
+            return int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1)), w, h
+    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    return (width - w) // 2, (height - h) // 2, w, h
 
 
 def draw_shifts(rng: np.random.Generator, count: int, side: int) -> np.ndarray:
