@@ -52,14 +52,6 @@ def test_published_learning_rate_on_imagenet_mini_never_leaves_the_warm_up() -> 
     assert np.allclose(np.diff(rates), 0.001 / 25020)
 
 
-def test_published_learning_rate_on_imagenet_steps_per_epoch_after_the_warm_up() -> None:
-    settings = Train(schedule="published")
-    steps = 5004  # 1,281,024 / 256, and so the warm-up ends with epoch 5
-    assert learning_rate(settings, 5 * steps, steps, 256) == 0.001
-    assert learning_rate(settings, 6 * steps - 1, steps, 256) == 0.001
-    assert learning_rate(settings, 40 * steps, steps, 256) == pytest.approx(0.0005)
-
-
 def test_cosine_learning_rate_rises_and_falls_per_step_and_scales_with_the_batch() -> None:
     settings = Train(epochs=10, warmup_epochs=2, lr_per_256=0.1)
     rates = [learning_rate(settings, step, 5, 256) for step in range(50)]

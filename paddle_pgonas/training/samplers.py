@@ -10,6 +10,7 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.priors import Prior
 
 DEPTH_PHASES, WIDTH_PHASES = 3, 6
+IMAGE_SIZE = 224
 
 
 def draw_fair(space: SearchSpace, rng: random.Random, count: int) -> list[Arch]:
@@ -47,6 +48,55 @@ def draw_progressive(space: SearchSpace, rng: random.Random, progress: float) ->
     shallowest = tuple(deepest - math.ceil(opened * (deepest - space.min_depth)) for deepest in space.max_depths)
     narrowest = 1 if phase < DEPTH_PHASES else 1 + math.ceil((phase - DEPTH_PHASES + 1) / WIDTH_PHASES * (len(space.ratios) - 1))
     return space.sample(rng, (narrowest,) * len(space.bases), shallowest)
+
+
+def published_generator(step: int, epoch: int) -> random.Random:
+    """Python's generator as the published code's crop sampler leaves it before each training step.
+
+    It is seeded with the digits of the step (counted within the epoch) and of the epoch, then one image size is chosen from a
+    list of one. So the published subnets are a function of step and epoch, whatever the seed.
+    """
+    rng = random.Random(int(f"{step}{epoch:03d}"))
+    rng.choices([IMAGE_SIZE])
+    return rng
+
+
+def draw_published_pgonas(space: SearchSpace, rng: random.Random) -> Arch:
+    """The next random architecture of the published PGONAS code.
+
+    Every convolution of the full network draws a width. Of tied widths the first drawn counts (the stem's for stage 1, that of
+    the first block's conv2 for the others), the rest, like those of blocks that the depth leaves out, are dropped.
+    """
+    rng.choice([IMAGE_SIZE])
+    depths, codes = _published_depths(space, rng), range(1, 1 + len(space.ratios))
+    conv1, conv2 = [], [rng.choice(codes)]
+    for stage, deepest in enumerate(space.max_depths):
+        drawn = []
+        for block in range(deepest):
+            drawn += [rng.choice(codes), rng.choice(codes)]
+            if stage and not block:
+                rng.choice(codes)  # the shortcut's convolution
+        conv1.append(tuple(drawn[: 2 * depths[stage] : 2]))
+        conv2 += [drawn[1]] if stage else []
+    return space.build(tuple(conv1), tuple(conv2))
+
+
+def draw_published_baseline(space: SearchSpace, rng: random.Random) -> Arch:
+    """The next random architecture of the organisers' baseline: no image size, and tied widths are drawn once."""
+    depths, codes = _published_depths(space, rng), range(1, 1 + len(space.ratios))
+    conv1, conv2 = [], [rng.choice(codes)]
+    for stage, deepest in enumerate(space.max_depths):
+        drawn = []
+        for block in range(deepest):
+            drawn.append(rng.choice(codes))
+            if stage and not block:
+                conv2.append(rng.choice(codes))
+        conv1.append(tuple(drawn[: depths[stage]]))
+    return space.build(tuple(conv1), tuple(conv2))
+
+
+def _published_depths(space: SearchSpace, rng: random.Random) -> list[int]:
+    return [rng.randint(space.min_depth, deepest) for deepest in space.max_depths]
 
 
 def draw_pair(space: SearchSpace, rng: random.Random, distance: int) -> tuple[Arch, Arch]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import cos, pi, sin
+from math import ceil, cos, pi, sin
 
 from paddle_pgonas.config import Train
 
@@ -14,14 +14,16 @@ def learning_rate(train: Train, step: int, steps_per_epoch: int, total_batch: in
 
     ``cosine``: rises linearly over ``warmup_epochs``, reaching the highest rate at its last step, then falls to 0 at the end.
     ``published``: rises from exactly 0 over ``int(warmup_images / total_batch) * warmup_epochs`` steps, whatever the data's
-    real size, then takes one cosine step per epoch with a half-period of ``epochs``. On ImageNet-mini it never leaves the rise.
+    real size, then takes one cosine step at the end of each epoch, with a half-period of ``epochs``. The epoch with whose last
+    step the warm-up ends already counts. On ImageNet-mini the rate never leaves the rise.
     """
     highest = train.lr_per_256 * total_batch / 256
     if train.schedule == "published":
         warmup = int(int(train.warmup_images / total_batch) * train.warmup_epochs)
         if step < warmup:
             return highest * step / warmup
-        epochs_since = step // steps_per_epoch - warmup // steps_per_epoch
+        first_end = max(1, ceil(warmup / steps_per_epoch))  # epochs that are over when the cosine takes its first step
+        epochs_since = step // steps_per_epoch - first_end + 1
         return highest * 0.5 * (1 + cos(pi * epochs_since / train.epochs))
     total = train.epochs * steps_per_epoch
     warmup = min(round(train.warmup_epochs * steps_per_epoch), total)

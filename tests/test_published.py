@@ -1,0 +1,40 @@
+"""As published, proven: learning rates, architectures and training steps of the published code come out of this project's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paddle_pgonas.arch import TRACK1
+from paddle_pgonas.config import Train
+from paddle_pgonas.published import LEARNING_RATES, STEPS
+from paddle_pgonas.training.samplers import draw_published_baseline, draw_published_pgonas, published_generator
+from paddle_pgonas.training.schedules import learning_rate
+
+RATES: list[dict[str, Any]] = json.loads(LEARNING_RATES.read_text())
+
+
+@pytest.mark.parametrize("case", RATES, ids=lambda case: f"{case['gpus']}x{case['steps_per_epoch']}")
+def test_every_published_learning_rate(case: dict[str, Any]) -> None:
+    settings = Train(schedule="published")
+    for step, rate in case["lr"].items():
+        ours = learning_rate(settings, int(step), case["steps_per_epoch"], 256 * case["gpus"])
+        assert ours == pytest.approx(rate, rel=0, abs=1e-9), step
+
+
+@pytest.mark.parametrize("path", STEPS, ids=lambda path: path.stem)
+def test_every_published_architecture_is_drawn_again(path: Path) -> None:
+    reference = json.loads(path.read_text())
+    passes = len(reference["codes"]) // len(reference["image_seeds"])
+    for step in range(3):
+        rng = published_generator(step, reference["epoch"])
+        codes = reference["codes"][step * passes : (step + 1) * passes]
+        if reference["method"] == "pgonas":
+            assert codes[:2] == [TRACK1.largest.code, TRACK1.smallest.code]
+            rng.choice([224]), rng.choice([224])  # the image sizes of these two
+            assert [draw_published_pgonas(TRACK1, rng).code for _ in codes[2:]] == codes[2:]
+        else:
+            assert [draw_published_baseline(TRACK1, rng).code for _ in codes] == codes
