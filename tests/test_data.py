@@ -102,12 +102,12 @@ def test_two_processes_share_the_batch_that_one_would_have(image_folder: Path, t
     assert same(whole, joined)  # type: ignore[arg-type]
 
 
-def test_a_limited_training_set_is_taken_evenly_from_the_classes(image_folder: Path) -> None:
+def test_a_limited_training_set_is_taken_evenly_from_the_classes(image_folder: Path, tmp_path: Path) -> None:
     data = settings(image_folder, train_limit=4)
     part, whole = open_source(data, "train", 2), open_source(settings(image_folder), "train", 2)
     assert part.labels.tolist() == [0, 0, 1, 1]
     assert part.read(3).tobytes() == whole.read(11).tobytes()
-    assert part.fingerprint() != whole.fingerprint()
+    assert part.fingerprint(tmp_path) != whole.fingerprint(tmp_path)
     assert len(open_source(data, "val", 2).labels) == 8
 
 
@@ -135,7 +135,9 @@ def test_a_batch_larger_than_the_data_is_an_error(image_folder: Path, tmp_path: 
         EpochBatches(open_source(data, "train", 2), data, tmp_path, 13, 0)
 
 
-def test_the_cache_is_built_once_and_rebuilt_when_damaged(image_folder: Path, tmp_path: Path) -> None:
+def test_the_cache_is_built_once_and_rebuilt_when_damaged(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Counting(Folder):
         reads = 0
 
@@ -150,13 +152,16 @@ def test_the_cache_is_built_once_and_rebuilt_when_damaged(image_folder: Path, tm
     wanted = np.array(first.images)
     decoded(Counting(image_folder, "val"), 18, 16, tmp_path)
     assert Counting.reads == 8
-    [path] = tmp_path.glob("decoded-*.npy")
-    path.write_bytes(path.read_bytes()[:-10] + b"0123456789")
-    assert (decoded(Counting(image_folder, "val"), 18, 16, tmp_path).images == wanted).all()
-    assert Counting.reads == 16
-    path.with_suffix(".json").write_text('{"crc32": 1')
-    assert (decoded(Counting(image_folder, "val"), 18, 16, tmp_path).images == wanted).all()
-    assert Counting.reads == 24
+    for name in ("pixels.npy", "images.safetensors"):
+        [path] = tmp_path.glob(f"*/{name}")
+        damaged = bytearray(path.read_bytes())
+        damaged[-9] ^= 1
+        path.write_bytes(damaged)
+        reads = Counting.reads
+        again = decoded(Counting(image_folder, "val"), 18, 16, tmp_path)
+        assert (again.images == wanted).all() and (again.labels == first.labels).all()
+        assert Counting.reads == reads + 8
+        assert f"not used: {path}" in capsys.readouterr().err
 
 
 def test_another_image_or_crop_is_another_cache(image_folder: Path, tmp_path: Path) -> None:

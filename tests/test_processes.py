@@ -39,7 +39,7 @@ def test_a_killed_job_of_two_processes_ends_byte_identical(tmp_path: Path) -> No
     subprocess.run([sys.executable, *sample], cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
 
     ranks = [start(tmp_path, "killed", rank, 2) for rank in range(2)]
-    while not list(tmp_path.rglob("killed/scores/*/chunk-*.npz")):
+    while not list(tmp_path.rglob("killed/scores/*/chunk-*.safetensors")):
         assert all(process.poll() in (None, 0) for process in ranks)
         time.sleep(0.01)
     for process in ranks:

@@ -199,11 +199,11 @@ def test_a_killed_run_computes_only_what_is_missing(tmp_path: Path, monkeypatch:
 def test_a_damaged_chunk_is_computed_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     net, archs, data, settings = golden_net(), some_archs(MINI, 4), scoring_set(), config()
     wanted = score(net, archs, data, settings, tmp_path)
-    [path] = tmp_path.rglob("chunk-*.npz")
+    [path] = tmp_path.rglob("chunk-*.safetensors")
     for damage in (path.read_bytes()[:50], b"", path.read_bytes()[:-60] + bytes(60)):
         path.write_bytes(damage)
         assert (score(net, archs, data, settings, tmp_path) == wanted).all()
-        assert "computed again" in capsys.readouterr().err
+        assert f"not used: {path}" in capsys.readouterr().err
 
 
 def test_other_weights_or_options_do_not_mix(tmp_path: Path) -> None:

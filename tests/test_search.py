@@ -25,7 +25,6 @@ from paddle_pgonas.scoring.session import Session, score
 from paddle_pgonas.searching import latency
 from paddle_pgonas.searching.evolution import Found, Task, cross, evolve, first_generation, front, mutate, random_search
 from paddle_pgonas.searching.job import search
-from paddle_pgonas.searching.store import Store
 from paddle_pgonas.submission import read_candidates
 from paddle_pgonas.zen import zen_score
 
@@ -167,13 +166,14 @@ def test_a_killed_search_goes_on_to_the_same_result(tmp_path: Path, weights: Pat
     monkeypatch.setattr(Session, "measure", failing)
     with pytest.raises(KeyboardInterrupt):
         search(demo(tmp_path / "killed"), **options)
-    [kept] = (tmp_path / "killed" / "search").glob("scores-*.jsonl")
-    with kept.open("a") as file:
-        file.write('{"cut sho')
     assert search(demo(tmp_path / "killed"), **options).found == whole.found
     assert batches == 6  # three, the killed one, and the two that were missing
+    kept = sorted((tmp_path / "killed" / "search").rglob("*.safetensors"))
+    kept[2].write_bytes(kept[2].read_bytes()[:-1])
     assert search(demo(tmp_path / "killed"), **options).found == whole.found
-    assert batches == 6
+    assert batches == 7  # the damaged one
+    assert search(demo(tmp_path / "killed"), **options).found == whole.found
+    assert batches == 7
 
 
 def test_other_weights_do_not_share_scores(tmp_path: Path, weights: Path) -> None:
@@ -231,14 +231,3 @@ def test_latency_is_measured_once_and_limits(tmp_path: Path, monkeypatch: pytest
 def test_a_search_that_cannot_be_is_one_line(tmp_path: Path, options: dict, names: str) -> None:
     with pytest.raises(UserError, match=names):
         search(demo(tmp_path), **options)
-
-
-def test_a_store_passes_over_a_line_that_was_cut_short(tmp_path: Path) -> None:
-    store = Store(tmp_path, "scores", {"a": 1})
-    store.add(["1", "2"], [[0.5], [0.25]])
-    with store.path.open("a") as file:
-        file.write('\n{"3": [0.')
-    again = Store(tmp_path, "scores", {"a": 1})
-    again.add(["4"], [[1.0]])
-    assert Store(tmp_path, "scores", {"a": 1}).values == {"1": [0.5], "2": [0.25], "4": [1.0]}
-    assert Store(tmp_path, "scores", {"a": 2}).values == {}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -15,7 +14,14 @@ from paddle_pgonas.config import Config
 from paddle_pgonas.data.sources import ImageSource, UnreadableImage, open_source
 from paddle_pgonas.data.transforms import center_crop
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import atomic_path, read_json, write_json
+from paddle_pgonas.files import atomic_path
+from paddle_pgonas.store import Entry, Store
+
+PIXELS, RECORD = "pixels.npy", "images"
+"""A cache's file of pixels, which is memory-mapped, and the entry that says which images they are and holds their checksum."""
+
+DECODER = 2
+"""To be raised when the same files come out as other pixels: older caches are then left alone."""
 
 
 class DecodedImages(NamedTuple):
@@ -40,37 +46,41 @@ def validation_images(config: Config) -> DecodedImages:
     return decoded(source, config.data.resize, config.data.image_size, cache_folder(config))
 
 
+def training_fingerprint(config: Config) -> str:
+    """A digest of the configured training images (after ``train_limit``) and their labels, wherever they lie.
+
+    The first call reads every file once; later ones only look for changed files (:mod:`~paddle_pgonas.data.fingerprints`).
+    """
+    return open_source(config.data, "train", config.model.num_classes).fingerprint(cache_folder(config))
+
+
 def decoded(source: ImageSource, resize: int, size: int, folder: str | Path) -> DecodedImages:
     """The evaluation crop of every readable image, from the cache in ``folder`` or built there now.
 
-    The cache's name is a hash of the source and the crop, so a changed folder or option makes a new cache. Unreadable files
-    are left out and named. A cache whose bytes changed on disk is rebuilt.
+    Unreadable files are left out and named. A cache whose pixels or record changed on disk is named and built again.
     """
-    key = hashlib.sha256(f"{source.fingerprint()} {resize} {size} v2".encode()).hexdigest()[:16]
-    path = Path(folder) / f"decoded-{key}.npy"
-    record_path = path.with_suffix(".json")
-    record = _read_record(record_path) if path.exists() else None
-    if record is None or _checksum(path) != record["crc32"]:
-        record = _build(source, resize, size, path)
-        write_json(record_path, record)
-    images = np.load(path, mmap_mode="r")[: len(record["kept"])]  # unreadable files left room at the end
-    return DecodedImages(images, source.labels[record["kept"]], key)
+    content = source.fingerprint(Path(folder))
+    store = Store(folder, {"kept": "decoded images", "images": content, "resize": resize, "size": size, "decoder": DECODER})
+    entry = _whole(store) or _build(source, resize, size, store)
+    kept = entry.arrays["kept"]
+    images = np.load(store.folder / PIXELS, mmap_mode="r")[: len(kept)]  # unreadable files left room at the end
+    return DecodedImages(images, source.labels[kept], store.key)
 
 
-def _read_record(path: Path) -> dict[str, Any] | None:
-    """The cache's record; None if it is missing or damaged, as the cache can be built again."""
-    try:
-        record = read_json(path, "cache record") if path.exists() else None
-    except UserError:
-        return None
-    return record if isinstance(record, dict) and {"crc32", "kept"} <= set(record) else None
+def _whole(store: Store) -> Entry | None:
+    """The cache's record, if its pixels are there and unchanged."""
+    entry, path = store.get(RECORD), store.folder / PIXELS
+    if entry is None or (path.is_file() and _checksum(path) == entry.record["crc32"]):
+        return entry
+    print(f"not used: {path}: the pixels do not match their checksum; the file is damaged", file=sys.stderr)
+    return None
 
 
-def _build(source: ImageSource, resize: int, size: int, path: Path) -> dict[str, Any]:
+def _build(source: ImageSource, resize: int, size: int, store: Store) -> Entry:
     count = len(source.labels)
     kept: list[int] = []
     unreadable: list[str] = []
-    with atomic_path(path) as part:
+    with atomic_path(store.folder / PIXELS) as part:
         images = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
         for index in tqdm(range(count), desc="decoding images", unit="image", mininterval=1, delay=2):
             try:
@@ -84,7 +94,9 @@ def _build(source: ImageSource, resize: int, size: int, path: Path) -> dict[str,
         checksum = _checksum(part)
     for message in unreadable:
         print(f"left out: {message}", file=sys.stderr)
-    return {"crc32": checksum, "kept": kept, "unreadable": unreadable}
+    entry = Entry({"crc32": checksum}, {"kept": np.array(kept)})
+    store.put(RECORD, *entry)
+    return entry
 
 
 def _checksum(path: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -11,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from paddle_pgonas.config import Data
+from paddle_pgonas.data.fingerprints import fingerprint_files
 from paddle_pgonas.errors import UserError
 
 Split = Literal["train", "val"]
@@ -31,8 +33,12 @@ class ImageSource(Protocol):
     def read(self, index: int) -> Image.Image:
         """The image as RGB, in its own size. Raises UnreadableImage."""
 
-    def fingerprint(self) -> str:
-        """Changes when any image or label does."""
+    def fingerprint(self, cache: Path, chosen: Sequence[int] | None = None) -> str:
+        """A digest of the images' contents and labels (of the ``chosen`` ones), the same wherever they lie.
+
+        Args:
+            cache: the folder in which digests of files are remembered.
+        """
 
 
 class Folder:
@@ -64,13 +70,11 @@ class Folder:
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UnreadableImage(f"{self.paths[index]}: {error}") from None
 
-    def fingerprint(self) -> str:
-        """From names, sizes and modification times: quick, and changes when a file does."""
-        digest = hashlib.sha256()
-        for path in self.paths:
-            stat = path.stat()
-            digest.update(f"{path.relative_to(self.folder)}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
-        return digest.hexdigest()
+    def fingerprint(self, cache: Path, chosen: Sequence[int] | None = None) -> str:
+        """From the files' contents, names below the folder, and labels."""
+        indices = range(len(self.paths)) if chosen is None else chosen
+        paths, labels = [self.paths[index] for index in indices], (int(self.labels[index]) for index in indices)
+        return fingerprint_files(self.folder, paths, labels, cache)
 
 
 class Digits:
@@ -92,9 +96,10 @@ class Digits:
         """The digit as a grey RGB image."""
         return Image.fromarray(self.images[index]).convert("RGB")
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, cache: Path, chosen: Sequence[int] | None = None) -> str:
         """From the pixels and labels themselves."""
-        return hashlib.sha256(self.images.tobytes() + self.labels.tobytes()).hexdigest()
+        indices = slice(None) if chosen is None else list(chosen)
+        return hashlib.sha256(self.images[indices].tobytes() + self.labels[indices].tobytes()).hexdigest()
 
 
 class Subset:
@@ -110,9 +115,10 @@ class Subset:
         """The image as RGB."""
         return self.source.read(int(self.chosen[index]))
 
-    def fingerprint(self) -> str:
-        """From the whole source's and the choice."""
-        return hashlib.sha256(self.source.fingerprint().encode() + self.chosen.tobytes()).hexdigest()
+    def fingerprint(self, cache: Path, chosen: Sequence[int] | None = None) -> str:
+        """Of the chosen images alone: the others are not read."""
+        indices = self.chosen if chosen is None else self.chosen[list(chosen)]
+        return self.source.fingerprint(cache, indices.tolist())
 
 
 def open_source(data: Data, split: Split, num_classes: int) -> ImageSource:

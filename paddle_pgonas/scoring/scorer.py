@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from paddle_pgonas import distributed
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
+from paddle_pgonas.container import checksum
 from paddle_pgonas.data.batches import calibration_images
 from paddle_pgonas.data.cache import validation_images
 from paddle_pgonas.data.sources import open_source
@@ -24,9 +24,9 @@ from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.runtime import out_of_memory
-from paddle_pgonas.scoring.chunks import ChunkFiles
 from paddle_pgonas.scoring.tree import Node, build_tree, scoring_order
 from paddle_pgonas.scoring.walker import Walker
+from paddle_pgonas.store import Entry, Store
 
 T = TypeVar("T")
 
@@ -80,21 +80,22 @@ def score(net: Supernet, archs: Sequence[Arch], data: ScoringSet, config: Config
     """
     order = scoring_order(archs)
     chunks = chunked(order)
-    kept = None if folder is None else ChunkFiles(folder, archs, identity(net, data, config))
-    if kept is not None:
-        print(f"{kept.count()} of {len(chunks)} chunks of these weights, images and options are already in {kept.folder}")
+    store = None if folder is None else _store(folder, archs, identity(net, data, config))
+    if store is not None:
+        print(f"{store.count()} of {len(chunks)} chunks of these weights, images and options are already in {store.folder}")
     scorer = _Scorer(net, data, config)
     sums = np.full((len(archs), len(METRICS)), np.nan)
     images = len(data.labels)
     with tqdm(total=len(archs) * images, desc="scoring", unit="evaluation", unit_scale=True, delay=2, dynamic_ncols=True) as bar:
         for number in _my_order(len(chunks)):
             chunk = chunks[number]
-            found = None if kept is None else kept.load(number, len(chunk), len(METRICS))
-            if found is None:
-                found = scorer.chunk([archs[position] for position in chunk], bar)
-                if kept is not None:
-                    kept.save(number, found)
-            sums[chunk] = found
+            name = f"chunk-{number:05d}"
+            entry = store.get(name) if store is not None else None
+            if entry is None:
+                entry = Entry({}, {"sums": scorer.chunk([archs[position] for position in chunk], bar)})
+                if store is not None:
+                    store.put(name, *entry)
+            sums[chunk] = entry.arrays["sums"]
             bar.n = int(np.isfinite(sums[:, 0]).sum()) * images  # counts chunks found on disk, and each computed one once
             bar.refresh()
     return sums / images
@@ -117,19 +118,22 @@ def _my_order(chunks: int) -> list[int]:
     return own
 
 
+def _store(folder: Path, archs: Sequence[Arch], scored_by: dict[str, object]) -> Store:
+    """The finished chunks. Each is a fixed range of the sorted candidates, so its result does not depend on who computes it or
+    when; processes that compute the same one write the same bytes, so they need no lock."""
+    return Store(folder, {"kept": "scores", "candidates": [arch.code for arch in archs], **scored_by})
+
+
 def identity(net: Supernet, data: ScoringSet, config: Config) -> dict[str, object]:
     """Everything that the scores depend on, beside the candidates."""
-    digest = hashlib.sha256()
-    for name, tensor in net.weights().items():
-        digest.update(name.encode() + tensor.numpy().tobytes())
     mode = config.score.bn
     return {
-        "weights": digest.hexdigest(),
+        "weights": checksum({}, {name: tensor.numpy() for name, tensor in net.weights().items()}),
         "activation": net.activation,
         "images": data.fingerprint,
         "normalisation": [config.data.mean, config.data.std],
         "bn": mode,
-        "calibration": None if data.calibration is None else hashlib.sha256(data.calibration.tobytes()).hexdigest(),
+        "calibration": None if data.calibration is None else checksum({}, {"images": data.calibration}),
         "calibration_batch": config.score.calibration_batch if mode == "calibrated" else None,
         "batch_size": config.score.batch_size if mode == "batch" else None,
         "chunk": CHUNK,  # where a walk begins decides how sums are rounded

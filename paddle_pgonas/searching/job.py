@@ -16,7 +16,7 @@ from paddle_pgonas.files import write_json, write_text
 from paddle_pgonas.priors import PRIORS
 from paddle_pgonas.runtime import versions
 from paddle_pgonas.searching.evolution import Costs, Found, Scores, Task, evolve, front
-from paddle_pgonas.searching.store import Store
+from paddle_pgonas.store import Store, digest
 from paddle_pgonas.submission import Candidate, write_scores
 
 COSTS = {"macs": "multiply-accumulates", "params": "parameters", "latency_ms": "milliseconds"}
@@ -150,20 +150,28 @@ def make_costs(config: Config, limits: Mapping[str, float], latency_batch: int =
 
 
 def supernet_scores(config: Config, weights: str, metric: str) -> Scores:
-    """Scores by a supernet: each generation at once along shared prefixes, each subnet once, kept on disk."""
+    """Scores by a supernet: each generation at once along shared prefixes, each subnet once, kept on disk.
+
+    What was measured together is one entry, there whole or not at all: a resumed search then measures the same subnets together
+    as an undisturbed one, and rounds alike.
+    """
     import numpy as np
 
     from paddle_pgonas.scoring.scorer import METRICS
     from paddle_pgonas.scoring.session import Session, metric_values
 
     session = Session(config, weights)
-    store = Store(Path(config.output_dir) / "search", "scores", session.identity())
+    store = Store(Path(config.output_dir) / "search", {"kept": "search scores", **session.identity()})
+    measured: dict[str, np.ndarray] = {}
+    for entry in store.entries():
+        measured.update(zip(entry.record["codes"], entry.arrays["metrics"], strict=True))
 
     def scores(archs: Sequence[Arch]) -> Sequence[float]:
-        missing = [arch for arch in archs if arch.code not in store.values]
-        if missing:
-            store.add([arch.code for arch in missing], session.measure(missing).tolist())
-        rows = np.array([store.values[arch.code] for arch in archs]).reshape(len(archs), len(METRICS))
+        if missing := [arch for arch in archs if arch.code not in measured]:
+            codes, values = [arch.code for arch in missing], session.measure(missing)
+            store.put(digest({"codes": codes}), {"codes": codes}, {"metrics": values})
+            measured.update(zip(codes, values, strict=True))
+        rows = np.array([measured[arch.code] for arch in archs]).reshape(len(archs), len(METRICS))
         return metric_values(rows, metric).tolist()
 
     return scores

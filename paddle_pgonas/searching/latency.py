@@ -13,7 +13,7 @@ from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.runtime import select_device, versions
-from paddle_pgonas.searching.store import Store
+from paddle_pgonas.store import Store
 
 WARM_UP, REPEATS = 5, 20
 
@@ -30,6 +30,7 @@ class Latency:
         device = select_device(config.device)
         self.config, self.batch = config, batch
         identity = {
+            "kept": "latencies",
             "device": device,
             "processor": paddle.device.cuda.get_device_name() if device != "cpu" else _processor(),
             "threads": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count())),
@@ -41,13 +42,17 @@ class Latency:
             "batch": batch,
             "method": [WARM_UP, REPEATS],
         }
-        self.store = Store(Path(config.output_dir) / "search", "latency", identity)
+        self.store = Store(Path(config.output_dir) / "search", identity)
+        self.measured: dict[str, float] = {}
 
     def __call__(self, arch: Arch) -> float:
         """Milliseconds of this architecture."""
-        if arch.code not in self.store.values:
-            self.store.add([arch.code], [[self._measure(arch)]])
-        return self.store.values[arch.code][0]
+        if arch.code not in self.measured:
+            entry = self.store.get(arch.code)
+            self.measured[arch.code] = entry.record["milliseconds"] if entry else self._measure(arch)
+            if entry is None:
+                self.store.put(arch.code, {"milliseconds": self.measured[arch.code]})
+        return self.measured[arch.code]
 
     def _measure(self, arch: Arch) -> float:
         net = ResNet(arch, self.config.model.num_classes, self.config.model.activation)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -18,13 +16,13 @@ from tqdm import tqdm
 from paddle_pgonas import distributed
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
-from paddle_pgonas.data.cache import DecodedImages, validation_images
+from paddle_pgonas.data.cache import DecodedImages, training_fingerprint, validation_images
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import read_json, write_json
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.runtime import seed_weights, select_device, versions
+from paddle_pgonas.store import Store
 from paddle_pgonas.submission import Candidate, write_scores
 from paddle_pgonas.training.losses import cross_entropy
 from paddle_pgonas.training.schedules import learning_rate
@@ -86,35 +84,53 @@ def accuracy(net: ResNet, images: DecodedImages, config: Config) -> float:
 def make_truth(config: Config, candidates: Sequence[Candidate], output: str | Path) -> None:
     """Train every candidate that has no result yet and write the truth file, after each one anew.
 
-    Results are kept one file per subnet in ``<output_dir>/standalone/``, in a folder named after everything they depend on,
-    so that a killed run goes on with the rest. Processes started with ranks (python -m paddle.distributed.launch) take
-    turns; each writes the results that are there, the last one all of them.
+    Results are kept one file per subnet in a store in ``<output_dir>/standalone/``, so that a killed run goes on with the rest.
+    Processes started with ranks (python -m paddle.distributed.launch) take turns; each writes the results that are there, the
+    last one all of them.
     """
-    folder = Path(config.output_dir) / "standalone" / _recipe_key(config)
+    store = Store(Path(config.output_dir) / "standalone", identity(config))
     for candidate in candidates[distributed.rank() :: distributed.world()]:
-        path = folder / f"{candidate.arch}.json"
-        if path.exists():
+        if store.get(candidate.arch.code) is not None:
             continue
         started = time.time()
         acc = train_standalone(config, candidate.arch)
         record = {"acc": acc, "seconds": round(time.time() - started, 1), "versions": versions()}
-        write_json(path, record | {"config": dataclasses.asdict(config)})
-        _write_results(candidates, folder, output)
-    _write_results(candidates, folder, output)
+        store.put(candidate.arch.code, record | {"config": dataclasses.asdict(config)})
+        _write_results(candidates, store, output)
+    _write_results(candidates, store, output)
 
 
-def _write_results(candidates: Sequence[Candidate], folder: Path, output: str | Path) -> None:
-    done = [candidate for candidate in candidates if (folder / f"{candidate.arch}.json").exists()]
-    accs = [read_json(folder / f"{candidate.arch}.json", "result")["acc"] for candidate in done]
-    write_scores(output, done, accs)
-    print(f"{len(done)} of {len(candidates)} subnets trained: {output}")
+def _write_results(candidates: Sequence[Candidate], store: Store, output: str | Path) -> None:
+    results = [(candidate, entry) for candidate in candidates if (entry := store.get(candidate.arch.code)) is not None]
+    write_scores(output, [candidate for candidate, _ in results], [entry.record["acc"] for _, entry in results])
+    print(f"{len(results)} of {len(candidates)} subnets trained: {output}")
 
 
-def _recipe_key(config: Config) -> str:
-    """Changes with whatever changes a result."""
-    plain: dict[str, Any] = dataclasses.asdict(config)
-    for free in ("output_dir", "device", "score"):
-        plain.pop(free)
-    for free in ("cache_dir", "workers"):
-        plain["data"].pop(free)
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+RECIPE = (
+    "epochs",
+    "max_steps",
+    "batch_size",
+    "clip_grad_norm",
+    "lr_per_256",
+    "momentum",
+    "weight_decay",
+    "schedule",
+    "warmup_epochs",
+    "warmup_images",
+)
+"""The keys of ``train`` that can change a stand-alone result; the others belong to the supernet or change nothing."""
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """Everything that a stand-alone result depends on beside the architecture; images by their contents."""
+    data, model = config.data, config.model
+    return {
+        "kept": "stand-alone results",
+        "space": config.space,
+        "seed": config.seed,
+        "training_images": training_fingerprint(config),
+        "validation_images": validation_images(config).fingerprint,
+        "data": {name: getattr(data, name) for name in ("image_size", "resize", "augment", "mean", "std")},
+        "model": {"num_classes": model.num_classes, "activation": model.activation},
+        "train": {name: getattr(config.train, name) for name in RECIPE},
+    }

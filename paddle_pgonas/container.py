@@ -1,0 +1,86 @@
+"""The one format of everything that is kept between runs: named arrays and a JSON record in a safetensors file, checksummed.
+
+safetensors cannot run code, but carries no checksum: a flipped bit in a weight or in the record reads as another value. Here the
+record also holds a SHA-256 over itself and over every array's name, dtype, shape and bytes. Results, caches, checkpoints and
+weights are all written and read by the two functions of this module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.files import atomic_path
+
+Arrays = dict[str, np.ndarray]
+Record = dict[str, Any]
+
+CHECKSUM = "checksum"
+"""The record's key for the checksum; a record that is written must not use it."""
+
+MARK = "paddle_pgonas sha256 "
+"""Begins every checksum, so that it is missed where a damaged file hides it under another key."""
+
+
+class DamagedFile(UserError):
+    """A file that cannot be read whole: cut short, changed, of another kind or gone. The message names it."""
+
+
+def write(path: str | Path, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
+    """Write a record (JSON values) and named arrays as one file, atomically; equal contents give equal bytes.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
+    whole = {name: np.asarray(array, order="C") for name, array in (arrays or {}).items()}
+    text = json.dumps({**record, CHECKSUM: checksum(record, whole)})
+    data = save(whole, metadata={"record": text})
+    with atomic_path(path) as part:
+        part.write_bytes(data)
+
+
+def read(path: str | Path, *, checked: bool = True) -> tuple[Arrays, Record]:
+    """Arrays and record of a file, as they were written.
+
+    Args:
+        checked: whether the file must hold a checksum. A foreign safetensors file has none; with False it is read too, and
+            its record is ``{}``. A checksum that is there is always compared.
+
+    Raises:
+        DamagedFile: the file is missing or is not, byte for byte, what :func:`write` wrote.
+    """
+    if not Path(path).is_file():
+        raise DamagedFile(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dictionary)
+        record = json.loads(metadata.get("record", "{}"))
+        expected = record.pop(CHECKSUM, None)
+        actual = checksum(record, arrays)
+    except Exception as error:  # a damaged file can raise anything
+        raise DamagedFile(f"{path}: not a whole safetensors file ({type(error).__name__}: {error})") from None
+    if expected is None and (checked or MARK in "".join(metadata.values())):
+        raise DamagedFile(f"{path}: the checksum is missing; the file is damaged or was written by another program")
+    if expected not in (None, actual):
+        raise DamagedFile(f"{path}: the contents do not match their checksum; the file is damaged")
+    return arrays, record
+
+
+def checksum(record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    """MARK and the SHA-256 of a record (JSON values) and of the names, dtypes, shapes and bytes of arrays."""
+    # JSON texts hold no NUL, so it separates them; the shape tells how many bytes follow.
+    digest = hashlib.sha256(json.dumps(record).encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"\0{json.dumps([name, str(array.dtype), array.shape])}\0".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return MARK + digest.hexdigest()

@@ -1,0 +1,102 @@
+"""Fingerprints of image files: made from their contents, so that they follow a folder that moves and notice a changed pixel.
+
+Every file is read once and its digest remembered in a table; after that only its size and times are looked at (``stat``). A file
+is read again when its name, its size, or its time of modification or of change (``ctime``, which no program can set) differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from paddle_pgonas import container
+from paddle_pgonas.container import DamagedFile
+
+TABLE = "file-digests.safetensors"
+READERS = 8
+SETTLED = 2 * 10**9
+"""Nanoseconds after which a further change to a file is sure to change its times too; younger digests are not remembered."""
+
+UNREADABLE = bytes(32)
+"""In place of the digest of a file that cannot be read."""
+
+
+def fingerprint_files(folder: Path, paths: Sequence[Path], labels: Iterable[int], cache: Path) -> str:
+    """SHA-256 over each file's name below ``folder``, label and content, in this order.
+
+    A file that cannot be read counts as one without content.
+
+    Args:
+        cache: the folder of the table of digests; whoever shares it reads no file twice.
+
+    Raises:
+        UserError: the table cannot be written.
+    """
+    known, skip = _read_table(cache / TABLE), len(os.fsencode(folder)) + 1
+    names = [os.fsencode(path)[skip:] for path in paths]
+    now = time.time_ns()
+    stamps, settled = _stamps(names, paths, now)
+    unknown = [index for index, stamp in enumerate(stamps) if stamp not in known]
+    with ThreadPoolExecutor(READERS) as readers:
+        contents = readers.map(_content, (paths[index] for index in unknown))
+        bar = tqdm(contents, total=len(unknown), desc="reading images once", unit="image", delay=5, mininterval=1)
+        read = {stamps[index]: content for index, content in zip(unknown, bar, strict=True)}
+    if remembered := {stamp: content for stamp, content in read.items() if stamp in settled and content != UNREADABLE}:
+        _write_table(cache / TABLE, known | remembered)
+    digest = hashlib.sha256()
+    for name, label, stamp in zip(names, labels, stamps, strict=True):
+        digest.update(b"%b\0%d\0%b" % (name, label, read.get(stamp) or known[stamp]))
+    return digest.hexdigest()
+
+
+def _stamps(names: Sequence[bytes], paths: Sequence[Path], now: int) -> tuple[list[bytes], set[bytes]]:
+    """What a file is recognised by: a digest of name, size and times; and those that are old enough to be remembered."""
+    stamps, settled = [], set()
+    for name, path in zip(names, paths, strict=True):
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError):
+            stamps.append(hashlib.sha256(b"%b\0" % name).digest())
+            continue
+        times = status.st_mtime_ns, status.st_ctime_ns
+        stamps.append(hashlib.sha256(b"%b\0%d %d %d" % (name, status.st_size, *times)).digest())
+        if max(times) + SETTLED < now:
+            settled.add(stamps[-1])
+    return stamps, settled
+
+
+def _content(path: Path) -> bytes:
+    digest = hashlib.sha256()
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait forever
+            return UNREADABLE
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except (OSError, ValueError):
+        return UNREADABLE
+    return digest.digest()
+
+
+def _read_table(path: Path) -> dict[bytes, bytes]:
+    """Content digests by stamp; none if there is no table or it is damaged."""
+    try:
+        arrays, _ = container.read(path)
+    except DamagedFile:
+        return {}
+    return {bytes(stamp): bytes(content) for stamp, content in zip(arrays["stamps"], arrays["contents"], strict=True)}
+
+
+def _write_table(path: Path, table: dict[bytes, bytes]) -> None:
+    def rows(digests: Iterable[bytes]) -> np.ndarray:
+        return np.frombuffer(b"".join(digests), np.uint8).reshape(len(table), -1)
+
+    container.write(path, {}, {"stamps": rows(table), "contents": rows(table.values())})
