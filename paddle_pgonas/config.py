@@ -99,6 +99,12 @@ class Train:
     warmup_epochs: float = 5
     warmup_images: int = 1281024
     """``published`` only: the images per epoch that the warm-up was counted for (ImageNet's, whatever the data)."""
+    draws: Literal["seed", "published"] = "seed"
+    """Where random subnets come from: ``seed`` and step, each free choice drawn once; or, as ``published``, the step and epoch
+    alone, in the order of the published PGONAS code (``uniform``: of the organisers' baseline)."""
+    unused_parameters: Literal["zero_gradient", "no_gradient"] = "zero_gradient"
+    """Parameters that no step has used yet: weight decay shrinks them from the first step on, as it does all others; or they stay
+    as they are until their first use (as published)."""
     random_subnets: int = 2
     """Random subnets per step: the only ones, or those beside the sandwich's largest and smallest."""
     teacher: str | None = None
@@ -120,6 +126,11 @@ class Train:
     """``pgonas``: redraw the pair until one prior is at least so many times the other (1 takes any pair, as published)."""
     rank_gradient: Literal["second", "both", "better"] = "second"
     """``pgonas``: the side of a pair that learns: the one drawn second (as published), both, or the one with the better prior."""
+    equal_priors: Literal["skip", "second_worse"] = "skip"
+    """``pgonas``: a pair of equal priors is left out, or its second subnet is taken for the worse (as published)."""
+    pair_losses: Literal["all_processes", "per_process"] = "all_processes"
+    """``pgonas``: whether a pair is in order is decided on the losses over all processes' images, or by each process on its own
+    images (as published)."""
     rank_lambda: Literal["warmup", "constant", "sine", "multi_stage"] = "warmup"
     """``pgonas``: the weight of the rank loss over the epochs."""
     stretch_lambda: bool = False
@@ -324,5 +335,7 @@ def _check_values(config: Config, source: str) -> None:
         raise UserError(
             f"{source}: train.batch_size ({train.batch_size}) must be a multiple of train.accumulate ({train.accumulate})"
         )
+    if train.draws == "published" and train.strategy in ("progressive", "fair_sandwich"):
+        raise UserError(f"{source}: train.draws: published has no draws for the {train.strategy} strategy; use seed")
     if train.momentum >= 1:
         raise UserError(f"{source}: train.momentum must be below 1, not {train.momentum}")

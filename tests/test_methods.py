@@ -12,7 +12,7 @@ import paddle.nn.functional as F
 import pytest
 from conftest import fill_golden
 
-from paddle_pgonas import cost
+from paddle_pgonas import cost, distributed
 from paddle_pgonas.arch import MINI, TRACK1, Arch
 from paddle_pgonas.config import Train
 from paddle_pgonas.errors import UserError
@@ -193,6 +193,41 @@ def test_rank_loss_reaches_the_sides_it_should_and_raises_the_worse(side: str) -
                 wanted += (1 if is_better else -1) * bias.grad.numpy()
         assert np.abs(found - wanted).max() < 1e-6
     assert seen == {True, False}
+
+
+def out_of_order_pair(net: Supernet, strategy: Any, first: Arch, second: Arch) -> Step:
+    x, y = batch()
+    step = Step(random.Random(0), rank_lambda=1.0)
+    strategy.rank(net, x, y, step, first, second)
+    return step
+
+
+def test_of_equal_priors_the_second_is_worse_as_published_or_the_pair_is_left_out() -> None:
+    pair = draw_pair(MINI, random.Random(0), 0)
+    reports = []
+    for equal_priors in ("skip", "second_worse"):
+        strategy = make_strategy(Train(equal_priors=equal_priors), None)
+        strategy.prior = lambda arch: 1.0
+        reports += [out_of_order_pair(golden_net(), strategy, *order) for order in (pair, pair[::-1])]
+    assert [report.pairs for report in reports] == [0, 0, 1, 1]
+    for report in reports[2:]:
+        losses = {kind: float(loss) for kind, loss in report.losses}
+        assert losses["rank"] == pytest.approx(max(0.0, losses["first"] - losses["second"]))
+    assert sorted(report.pairs_out_of_order for report in reports[2:]) == [0, 1]
+
+
+def test_a_pair_is_judged_on_all_processes_images_or_on_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other process has the losses of this pair the other way round, and further apart."""
+    monkeypatch.setattr(distributed, "mean", lambda losses: losses - 2 * (losses - losses.mean()))
+    pair, seen = draw_pair(MINI, random.Random(0), 0), set()
+    for order in (pair, pair[::-1]):
+        alone, together = (
+            out_of_order_pair(golden_net(), make_strategy(Train(pair_losses=name), None), *order).pairs_out_of_order
+            for name in ("per_process", "all_processes")
+        )
+        assert alone == 1 - together
+        seen.add(alone)
+    assert seen == {0} or seen == {1}
 
 
 def test_fair_subnets_share_no_choice() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from paddle_pgonas.arch import TRACK1
-from paddle_pgonas.config import Train
+from paddle_pgonas.config import CONFIGS, Train, load_config
+from paddle_pgonas.errors import UserError
 from paddle_pgonas.published import LEARNING_RATES, STEPS
 from paddle_pgonas.training.samplers import draw_published_baseline, draw_published_pgonas, published_generator
 from paddle_pgonas.training.schedules import learning_rate
@@ -23,6 +24,12 @@ def test_every_published_learning_rate(case: dict[str, Any]) -> None:
     for step, rate in case["lr"].items():
         ours = learning_rate(settings, int(step), case["steps_per_epoch"], 256 * case["gpus"])
         assert ours == pytest.approx(rate, rel=0, abs=1e-9), step
+
+
+def test_published_draws_exist_for_the_published_strategies_alone() -> None:
+    assert load_config(CONFIGS / "demo.yaml", ["train.draws=published"]).train.draws == "published"
+    with pytest.raises(UserError, match=r"train\.draws"):
+        load_config(CONFIGS / "demo.yaml", ["train.draws=published", "train.strategy=progressive"])
 
 
 @pytest.mark.parametrize("path", STEPS, ids=lambda path: path.stem)

@@ -68,6 +68,21 @@ def test_resume_is_bit_identical_to_an_undisturbed_run(tmp_path: Path, strategy:
     assert [line["step"] for line in read_json_lines(tmp_path / "parts" / "metrics.jsonl")] == list(range(8))
 
 
+def test_parameters_that_no_step_has_used_stay_as_they_are_also_after_a_resume(tmp_path: Path) -> None:
+    def run(name: str, steps: int, resume: bool = False, unused: str = "no_gradient") -> dict[str, np.ndarray]:
+        settings = {"strategy": "uniform", "random_subnets": 1, "weight_decay": 0.1, "unused_parameters": unused}
+        return weights(train(config(tmp_path / name, max_steps=steps, **settings), resume))
+
+    start, one, whole = run("start", 1, unused="zero_gradient"), run("parts", 1), run("whole", 6)
+    kept = weights(checkpoints(tmp_path / "parts" / "checkpoints")[0])
+    unused = [name for name in one if OPTIMIZER + name not in kept and not name.endswith(("_mean", "_variance"))]
+    assert unused and any((start[name] != one[name]).any() for name in unused)  # weight decay has shrunk them
+    run("parts", 2, resume=True)
+    assert equal(run("parts", 6, resume=True), whole)
+    fresh = {name: array for name, array in weights(train(config(tmp_path / "still", max_steps=1, lr_per_256=0.0))).items()}
+    assert all((fresh[name] == one[name]).all() for name in unused)
+
+
 def test_checkpoints_hold_the_momentum_and_only_the_last_are_kept(tmp_path: Path) -> None:
     for last in (1, 2, 3):
         train(config(tmp_path, max_steps=last, keep_checkpoints=2), resume=last > 1)

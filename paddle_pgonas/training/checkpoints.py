@@ -58,9 +58,24 @@ def _momentum(net: Supernet, optimizer: paddle.optimizer.Optimizer) -> Arrays:
 
 
 def _set_momentum(net: Supernet, optimizer: paddle.optimizer.Optimizer, arrays: Arrays) -> None:
+    """Give each parameter that has one its momentum, and the gradient of zero that says that a step has used it."""
     state: dict[str, Any] = {}
+    used = []
     for name, parameter in net.model.named_parameters():
         value = arrays.get(OPTIMIZER + plain_name(name))
         if value is not None:
-            state[parameter.name + VELOCITY] = paddle.to_tensor(np.asarray(value))
+            used.append(parameter)
+        # Paddle takes a state of all parameters or of none; that of an unused one is looked at on its first use.
+        state[parameter.name + VELOCITY] = paddle.zeros_like(parameter) if value is None else paddle.to_tensor(np.asarray(value))
     optimizer.set_state_dict(state)
+    zero_gradients(used)
+
+
+def zero_gradients(parameters: list[paddle.Tensor]) -> None:
+    """Give every trained parameter of these a gradient of zero, as ``clear_grad`` leaves it after a step.
+
+    A block that the next step does not use then moves on by its momentum and weight decay; without a gradient the optimizer
+    would pass it over until its first use in this process.
+    """
+    if trained := [parameter.sum() for parameter in parameters if not parameter.stop_gradient]:
+        (paddle.add_n(trained) * 0.0).backward()

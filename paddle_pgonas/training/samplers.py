@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 
 from paddle_pgonas.arch import Arch, SearchSpace
+from paddle_pgonas.config import Train
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.priors import Prior
 
 DEPTH_PHASES, WIDTH_PHASES = 3, 6
 IMAGE_SIZE = 224
+
+Sample = Callable[[SearchSpace, random.Random], Arch]
+"""Draws one random architecture from the step's generator."""
+
+
+def step_draws(train: Train, seed: int, step: int, steps_per_epoch: int) -> tuple[random.Random, Sample]:
+    """The generator of a step (counted from 0 over all epochs), and what draws random architectures from it (``train.draws``)."""
+    if train.draws == "seed":
+        return random.Random(f"subnets {seed} {step}"), SearchSpace.sample
+    epoch, step_in_epoch = divmod(step, steps_per_epoch)
+    rng = published_generator(step_in_epoch, epoch)
+    if train.strategy == "uniform":
+        return rng, draw_published_baseline
+    for _ in ("largest", "smallest"):
+        rng.choice([IMAGE_SIZE])
+    return rng, draw_published_pgonas
 
 
 def draw_fair(space: SearchSpace, rng: random.Random, count: int) -> list[Arch]:
@@ -99,21 +117,23 @@ def _published_depths(space: SearchSpace, rng: random.Random) -> list[int]:
     return [rng.randint(space.min_depth, deepest) for deepest in space.max_depths]
 
 
-def draw_pair(space: SearchSpace, rng: random.Random, distance: int) -> tuple[Arch, Arch]:
+def draw_pair(space: SearchSpace, rng: random.Random, distance: int, sample: Sample = SearchSpace.sample) -> tuple[Arch, Arch]:
     """Two random architectures whose codes differ in at least ``distance`` digits, the second redrawn until they do.
 
     Raises:
         UserError: a thousand draws did not find one.
     """
-    first = space.sample(rng)
+    first = sample(space, rng)
     for _ in range(1000):
-        second = space.sample(rng)
+        second = sample(space, rng)
         if first.distance(second) >= distance:
             return first, second
     raise UserError(f"train.pair_distance: random codes of space {space.name} hardly ever differ in {distance} digits; lower it")
 
 
-def draw_ordered_pair(space: SearchSpace, rng: random.Random, distance: int, prior: Prior, ratio: float) -> tuple[Arch, Arch]:
+def draw_ordered_pair(
+    space: SearchSpace, rng: random.Random, distance: int, prior: Prior, ratio: float, sample: Sample = SearchSpace.sample
+) -> tuple[Arch, Arch]:
     """A pair as :func:`draw_pair` gives it, redrawn until the larger prior is at least ``ratio`` times the smaller.
 
     Not the paper's: random subnets are mostly near the average in cost, and of two that cost nearly the same the prior hardly
@@ -123,7 +143,7 @@ def draw_ordered_pair(space: SearchSpace, rng: random.Random, distance: int, pri
         UserError: ten thousand draws did not find one.
     """
     for _ in range(10_000):
-        first, second = draw_pair(space, rng, distance)
+        first, second = draw_pair(space, rng, distance, sample)
         low, high = sorted((prior(first), prior(second)))
         if high >= ratio * low:
             return first, second

@@ -20,7 +20,7 @@ from paddle_pgonas.config import Train
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.priors import Prior, prior
 from paddle_pgonas.training.losses import Distillation, cross_entropy, make_distillation, rank_hinge
-from paddle_pgonas.training.samplers import draw_fair, draw_ordered_pair, draw_progressive
+from paddle_pgonas.training.samplers import Sample, draw_fair, draw_ordered_pair, draw_progressive
 
 
 @dataclass
@@ -35,8 +35,10 @@ class Step:
     """Whether the sandwich's smaller subnets learn from the largest; from the labels otherwise."""
     backward: Callable[[paddle.Tensor], None] = lambda loss: loss.backward()
     """Adds a loss's gradients to those that are there (the trainer's scales the loss first, where precision or parts ask)."""
-    losses: dict[str, paddle.Tensor] = field(default_factory=dict)
-    """Last loss per kind of subnet; tensors, because reading one out waits for the device."""
+    sample: Sample = SearchSpace.sample
+    """Draws a random architecture from ``rng``."""
+    losses: list[tuple[str, paddle.Tensor]] = field(default_factory=list)
+    """Kind and value of every loss in the order of the passes; tensors, because reading one out waits for the device."""
     correct: paddle.Tensor | None = None
     """Share of the batch that the step's first subnet classified right."""
     pairs: int = 0
@@ -72,15 +74,17 @@ class Uniform:
             logits = net(x)
             loss = cross_entropy(logits, y)
             if target is not None:
-                loss = loss + self.distil(logits, target)
+                distilled = self.distil(logits, target)
+                step.losses.append(("distilled", distilled.detach()))
+                loss = loss + distilled
             step.backward(loss)
-            step.losses["random"] = loss.detach()
+            step.losses.append(("random", loss.detach()))
             if step.correct is None:
                 step.correct = _accuracy(logits, y)
 
     def draw(self, space: SearchSpace, step: Step) -> Arch:
         """The next subnet to train."""
-        return space.sample(step.rng)
+        return step.sample(space, step.rng)
 
 
 @dataclass
@@ -105,12 +109,13 @@ class Sandwich:
         logits = net(x)
         loss = cross_entropy(logits, y)
         step.backward(loss)
-        step.losses["largest"], step.correct = loss.detach(), _accuracy(logits, y)
+        step.losses.append(("largest", loss.detach()))
+        step.correct = _accuracy(logits, y)
         target, learn = (logits.detach(), self.distil) if step.distils else (y, cross_entropy)
 
-        step.losses["smallest"] = self._learn(net, net.space.smallest, x, target, learn, step)
+        step.losses.append(("smallest", self._learn(net, net.space.smallest, x, target, learn, step)))
         for arch in self.draw(net.space, step):
-            step.losses["random"] = self._learn(net, arch, x, target, learn, step)
+            step.losses.append(("random", self._learn(net, arch, x, target, learn, step)))
 
     @staticmethod
     def _learn(
@@ -123,7 +128,7 @@ class Sandwich:
 
     def draw(self, space: SearchSpace, step: Step) -> list[Arch]:
         """The subnets between the largest and the smallest."""
-        return [space.sample(step.rng) for _ in range(self.random_subnets)]
+        return [step.sample(space, step.rng) for _ in range(self.random_subnets)]
 
 
 @dataclass
@@ -145,6 +150,8 @@ class Pgonas:
     pair_distance: int = 0
     pair_ratio: float = 1.0
     gradient: str = "second"
+    equal_priors: str = "skip"
+    pair_losses: str = "all_processes"
 
     def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> None:
         """The sandwich's passes, then the pairs'."""
@@ -152,25 +159,27 @@ class Pgonas:
         if step.rank_lambda == 0:  # the pairs could not change a weight
             return
         for _ in range(self.pairs):
-            pair = draw_ordered_pair(net.space, step.rng, self.pair_distance, self.prior, self.pair_ratio)
+            pair = draw_ordered_pair(net.space, step.rng, self.pair_distance, self.prior, self.pair_ratio, step.sample)
             self.rank(net, x, y, step, *pair)
 
     def rank(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step, first: Arch, second: Arch) -> None:
         """``lambda * max(0, L(better prior) - L(worse prior))`` of one pair.
 
         As published only the second loss has a gradient: it falls if the second's prior is the better one, else it rises.
-        With several processes the losses are compared as means over all their images, as if one had them all.
+        With several processes the losses are compared as means over all their images, as if one had them all, or (as published)
+        by each process on its own. Of equal priors the second is taken for the worse, as published, or the pair is left out.
         """
         prior_first, prior_second = self.prior(first), self.prior(second)
-        if prior_first == prior_second:  # no order to keep
+        if prior_first == prior_second and self.equal_priors == "skip":
             return
         second_is_better = prior_second > prior_first
         loss_first = self._loss(net, first, x, y, self.gradient == "both" or (self.gradient == "better" and not second_is_better))
         loss_second = self._loss(net, second, x, y, self.gradient != "better" or second_is_better)
         better, worse = (loss_second, loss_first) if second_is_better else (loss_first, loss_second)
-        hinge = rank_hinge(*distributed.mean(paddle.stack([better.detach(), worse.detach()])))
+        compared = paddle.stack([better.detach(), worse.detach()])
+        hinge = rank_hinge(*(distributed.mean(compared) if self.pair_losses == "all_processes" else compared))
         step.pairs += 1
-        step.losses["rank"] = hinge
+        step.losses += [("first", loss_first.detach()), ("second", loss_second.detach()), ("rank", hinge)]
         if float(hinge) > 0:  # in order: the gradient is exactly zero
             step.pairs_out_of_order += 1
             step.backward(step.rank_lambda * (better - worse))
@@ -190,4 +199,13 @@ def make_strategy(train: Train, teacher: nn.Layer | None) -> Strategy:
     sandwich = (FairSandwich if train.strategy == "fair_sandwich" else Sandwich)(train.random_subnets, distil)
     if train.strategy != "pgonas":
         return sandwich
-    return Pgonas(sandwich, prior(train.prior), train.pairs, train.pair_distance, train.pair_ratio, train.rank_gradient)
+    return Pgonas(
+        sandwich,
+        prior(train.prior),
+        train.pairs,
+        train.pair_distance,
+        train.pair_ratio,
+        train.rank_gradient,
+        train.equal_priors,
+        train.pair_losses,
+    )

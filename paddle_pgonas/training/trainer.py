@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import random
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -25,8 +24,9 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.supernet import Supernet, extract, reorder_channels
 from paddle_pgonas.nn.weights import Record, load_weights, save_weights
 from paddle_pgonas.runtime import out_of_memory, seed_weights, select_device, versions
-from paddle_pgonas.training.checkpoints import checkpoints, load_latest, save_checkpoint
+from paddle_pgonas.training.checkpoints import checkpoints, load_latest, save_checkpoint, zero_gradients
 from paddle_pgonas.training.runlog import RunLog
+from paddle_pgonas.training.samplers import step_draws
 from paddle_pgonas.training.schedules import learning_rate, rank_lambda
 from paddle_pgonas.training.strategies import Step, make_strategy
 
@@ -111,7 +111,7 @@ def train(config: Config, resume: bool = False, watch: Watch | None = None) -> P
     if checkpoints(kept) and not resume:
         raise UserError(f"{folder} already holds a run; add --resume to go on with it, or choose another output_dir")
     distributed.barrier()
-    run = _Run(config)
+    run = Run(config, _open_shared_batches(config))
     step = run.restore(kept) if resume else 0
     first = distributed.rank() == 0
     if first:
@@ -119,7 +119,9 @@ def train(config: Config, resume: bool = False, watch: Watch | None = None) -> P
     with RunLog(folder, run.total_steps, step, silent=not first) as log, _stop_requests() as requests:
         try:
             for x, y in run.batches_from(step):
-                run.step(step, x, y, log)
+                report = run.step(step, x, y)
+                if step % config.train.log_every == 0 or step + 1 == run.total_steps:
+                    log.log(step, run.scalars(step, report))
                 step += 1
                 log.advance()
                 stop = distributed.any_of(bool(requests))
@@ -148,21 +150,22 @@ class Collapse(Exception):
     """The training is lost: losses or weights are no longer numbers, or the network guesses."""
 
 
-class _Run:
+class Run:
     """The parts of a training run and its single step."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, batches: EpochBatches) -> None:
         self.config, settings = config, config.train
         if settings.amp != "off" and paddle.get_device() == "cpu":
             raise UserError(f"train.amp: {settings.amp} needs a GPU; set train.amp=off")
-        self.batches = _open_shared_batches(config)
+        self.batches = batches
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.total_steps = min(settings.epochs * self.steps_per_epoch, settings.max_steps or 2**62)
         self.net = build_supernet(config)
         self.net.train()
         self.optimizer = make_optimizer(settings, self.net.model.parameters())
         self.scaler = paddle.amp.GradScaler(enable=settings.amp == "fp16")
-        _zero_gradients(self.net)
+        if settings.unused_parameters == "zero_gradient":
+            zero_gradients(self.net.model.parameters())
         self.strategy = make_strategy(settings, _teacher(config))
         self.restart_clock()
         self.correct, self.correct_steps = paddle.zeros([]), 0
@@ -181,17 +184,17 @@ class _Run:
                 if step == self.total_steps:
                     return
 
-    def step(self, index: int, x: paddle.Tensor, y: paddle.Tensor, log: RunLog) -> None:
-        """One optimizer step on one batch; the subnets come from (seed, step) alone, so all processes draw the same."""
+    def step(self, index: int, x: paddle.Tensor, y: paddle.Tensor) -> Step:
+        """One optimizer step on one batch; returns what the passes reported. All processes draw the same subnets."""
         settings = self.config.train
         epoch, total_batch = index // self.steps_per_epoch, settings.batch_size * distributed.world()
         self.optimizer.clear_grad()
         size = settings.batch_size // settings.accumulate
         for start in range(0, settings.batch_size, size):
-            rng = random.Random(f"subnets {self.config.seed} {index}")
+            rng, sample = step_draws(settings, self.config.seed, index, self.steps_per_epoch)
             progress = index / (settings.epochs * self.steps_per_epoch)
             weight = rank_lambda(settings, index, self.steps_per_epoch)
-            step = Step(rng, weight, progress, epoch >= settings.label_epochs, self._backward)
+            step = Step(rng, weight, progress, epoch >= settings.label_epochs, self._backward, sample)
             self._passes(x[start : start + size], y[start : start + size], step)
         distributed.average_gradients(self.net.model.parameters())
         rate = learning_rate(settings, index, self.steps_per_epoch, total_batch)
@@ -202,8 +205,7 @@ class _Run:
         if step.correct is not None:
             self.correct += step.correct
             self.correct_steps += 1
-        if index % settings.log_every == 0 or index + 1 == self.total_steps:
-            log.log(index, self._scalars(step, epoch, rate))
+        return step
 
     def _passes(self, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> None:
         """The strategy's forwards and backwards on a part of the batch, in the configured precision."""
@@ -223,8 +225,13 @@ class _Run:
         parts = self.config.train.accumulate
         self.scaler.scale(loss if parts == 1 else loss / parts).backward()
 
-    def _scalars(self, step: Step, epoch: int, rate: float) -> dict[str, float]:
-        scalars = {f"loss/{kind}": float(loss) for kind, loss in step.losses.items()}
+    def scalars(self, index: int, step: Step) -> dict[str, float]:
+        """What the log keeps of a step: of several losses of a kind the last.
+
+        Raises:
+            Collapse: a loss is not a number.
+        """
+        scalars = {f"loss/{kind}": float(loss) for kind, loss in dict(step.losses).items()}
         for name, value in scalars.items():
             if not math.isfinite(value):
                 raise Collapse(f"{name} is {value}: training diverged")
@@ -237,6 +244,7 @@ class _Run:
         seconds = time.perf_counter() - self.logged_at
         speed = {"images_per_second": round(self.images_since_log / seconds, 1), "seconds": round(seconds, 3)}
         self.restart_clock()
+        epoch, rate = index // self.steps_per_epoch, self.optimizer.get_lr()
         return {"epoch": epoch, **scalars, "lr": rate, "rank_lambda": step.rank_lambda, **speed}
 
     def check_health(self, step: int) -> None:
@@ -289,16 +297,6 @@ class _Run:
         if record["loss_scale"]:
             self.scaler.load_state_dict(record["loss_scale"])
         return int(record["step"])
-
-
-def _zero_gradients(net: Supernet) -> None:
-    """Give every trained parameter a gradient of zero, as ``clear_grad`` leaves it after a step.
-
-    A block that a step does not use then moves on by its momentum and weight decay from the first step on, also in a run that
-    is resumed; without a gradient the optimizer would pass it over until its first use in this process.
-    """
-    trained = [parameter.sum() for parameter in net.model.parameters() if not parameter.stop_gradient]
-    (paddle.add_n(trained) * 0.0).backward()
 
 
 def _teacher(config: Config) -> paddle.nn.Layer | None:
