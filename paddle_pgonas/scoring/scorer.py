@@ -158,8 +158,10 @@ class _Scorer:
             try:
                 return self._walk_images(archs, bar)
             except (MemoryError, RuntimeError, SystemError) as error:
-                if not out_of_memory(error) or self.batch_size == 1:
+                if not out_of_memory(error):
                     raise
+                if self.batch_size == 1:
+                    raise UserError("out of memory with one image at a time; lower score.calibration_batch") from None
                 if self.config.score.bn == "batch":
                     raise UserError(
                         "out of memory; with score.bn=batch the batch is part of the result: lower score.batch_size"
