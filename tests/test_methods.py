@@ -21,7 +21,7 @@ from paddle_pgonas.priors import PRIORS
 from paddle_pgonas.training.losses import adaptive_alpha_divergence, kl_divergence, soft_cross_entropy
 from paddle_pgonas.training.samplers import draw_fair, draw_ordered_pair, draw_pair, draw_progressive
 from paddle_pgonas.training.schedules import RANK_LAMBDAS, learning_rate, rank_lambda
-from paddle_pgonas.training.strategies import Step, make_strategy
+from paddle_pgonas.training.strategies import Metrics, Step, make_strategy
 
 
 @pytest.mark.parametrize(
@@ -153,8 +153,8 @@ def test_weights_after_twenty_steps_equal_the_straightforward_ones(method: dict[
         for index in range(20):
             step = Step(random.Random(index), rank_lambda=index % 3 * 0.75, progress=index / 20)
             if ours:
-                strategy(net, x, y, step)
-                orders |= {step.pairs_out_of_order} if step.pairs else set()
+                metrics = strategy(net, x, y, step)
+                orders |= {metrics.pairs_out_of_order} if metrics.pairs else set()
             else:
                 straightforward(net, settings, x, y, step, teacher)
             optimizer.step()
@@ -175,10 +175,10 @@ def test_rank_loss_reaches_the_sides_it_should_and_raises_the_worse(side: str) -
         net = golden_net()
         strategy = make_strategy(Train(pairs=1, rank_gradient=side), None)
         pair = draw_pair(MINI, random.Random(seed), 0)
-        step = Step(random.Random(seed), rank_lambda=1.0)
-        strategy.rank(net, x, y, step, *pair)  # the pair alone, without the sandwich before it
+        step, metrics = Step(random.Random(seed), rank_lambda=1.0), Metrics()
+        strategy.rank(net, x, y, step, metrics, *pair)  # the pair alone, without the sandwich before it
         bias = net.weights()["blocks.13.fc.bias"]
-        if not step.pairs_out_of_order:
+        if not metrics.pairs_out_of_order:
             assert bias.grad is None
             continue
         found, wanted = bias.grad.numpy(), np.zeros(10)
@@ -195,11 +195,11 @@ def test_rank_loss_reaches_the_sides_it_should_and_raises_the_worse(side: str) -
     assert seen == {True, False}
 
 
-def out_of_order_pair(net: Supernet, strategy: Any, first: Arch, second: Arch) -> Step:
+def out_of_order_pair(net: Supernet, strategy: Any, first: Arch, second: Arch) -> Metrics:
     x, y = batch()
-    step = Step(random.Random(0), rank_lambda=1.0)
-    strategy.rank(net, x, y, step, first, second)
-    return step
+    metrics = Metrics()
+    strategy.rank(net, x, y, Step(random.Random(0), rank_lambda=1.0), metrics, first, second)
+    return metrics
 
 
 def test_of_equal_priors_the_second_is_worse_as_published_or_the_pair_is_left_out() -> None:
@@ -315,7 +315,5 @@ def test_smaller_subnets_learn_from_the_labels_until_told_to_distil() -> None:
 
 
 def test_no_pair_runs_while_the_weight_is_zero() -> None:
-    step = Step(random.Random(0), rank_lambda=0.0)
     x, y = batch()
-    make_strategy(Train(), None)(golden_net(), x, y, step)
-    assert step.pairs == 0
+    assert make_strategy(Train(), None)(golden_net(), x, y, Step(random.Random(0), rank_lambda=0.0)).pairs == 0

@@ -144,6 +144,17 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(tmp_path: Path) -> None
         np.testing.assert_allclose(parts[name], array, rtol=0, atol=1e-4 * np.abs(array).max(), err_msg=name)
 
 
+def test_the_log_covers_all_micro_batches(tmp_path: Path) -> None:
+    """With frozen BatchNorm the passes on a batch are those on its micro-batches together."""
+    logged = []
+    for parts in (1, 4):
+        momentum_after(tmp_path / str(parts), accumulate=parts, rank_lambda="constant")
+        logged += read_json_lines(tmp_path / str(parts) / "metrics.jsonl")
+    for name in ("loss/largest", "loss/smallest", "loss/random", "accuracy"):
+        assert logged[1][name] == pytest.approx(logged[0][name], rel=1e-4), name
+    assert all(0 <= line["pairs_out_of_order"] <= 1 and line["loss/rank"] >= 0 for line in logged)
+
+
 def test_a_clipped_gradient_keeps_its_direction(tmp_path: Path) -> None:
     def flat(arrays: dict[str, np.ndarray]) -> np.ndarray:
         return np.concatenate([array.ravel() for array in arrays.values()]).astype(float)

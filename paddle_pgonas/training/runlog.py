@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -14,7 +15,7 @@ from paddle_pgonas.files import read_json_lines, write_text
 
 
 class RunLog:
-    """A context manager; ``log`` takes the scalars of a step, ``advance`` moves the bar.
+    """A context manager; ``advance`` counts a step, ``log_step`` takes its scalars, ``log`` what else was measured after it.
 
     Args:
         silent: write and show nothing, for all processes but the first.
@@ -29,6 +30,7 @@ class RunLog:
         self.lines = self.path.open("a", encoding="utf-8")
         self.bar = tqdm(total=total_steps, initial=first_step, desc="training", unit="step", dynamic_ncols=True, mininterval=0.5,
                         disable=silent)  # fmt: skip
+        self.restart_clock()
 
     def __enter__(self) -> RunLog:
         return self
@@ -39,22 +41,31 @@ class RunLog:
             self.writer.close()
         self.lines.close()
 
+    def restart_clock(self) -> None:
+        """Count images per second from here."""
+        self.started, self.images = time.perf_counter(), 0
+
+    def advance(self, images: int) -> None:
+        """One step on so many images is done."""
+        self.images += images
+        self.bar.update()
+
+    def log_step(self, step: int, scalars: dict[str, float]) -> None:
+        """Log the scalars of a step and the speed since the last ones, and show the main ones beside the bar."""
+        seconds = time.perf_counter() - self.started
+        self.log(step, {**scalars, "images_per_second": round(self.images / seconds, 1), "seconds": round(seconds, 3)})
+        shown = {"loss": "loss/largest" if "loss/largest" in scalars else "loss/random", "acc": "accuracy", "lr": "lr"}
+        self.bar.set_postfix({short: f"{scalars[name]:.3g}" for short, name in shown.items() if name in scalars})
+        self.restart_clock()
+
     def log(self, step: int, scalars: dict[str, float]) -> None:
-        """Write one line and the scalars of a step, and show the main ones beside the bar."""
+        """Write one line and the scalars."""
         if self.silent:
             return
         self.lines.write(json.dumps({"step": step, **scalars}) + "\n")
         self.lines.flush()
         for name, value in scalars.items():
             self.writer.add_scalar(name, value, step)
-        if "lr" not in scalars:  # a measurement between two steps
-            return
-        shown = {"loss": "loss/largest" if "loss/largest" in scalars else "loss/random", "acc": "accuracy", "lr": "lr"}
-        self.bar.set_postfix({short: f"{scalars[name]:.3g}" for short, name in shown.items() if name in scalars})
-
-    def advance(self) -> None:
-        """One step is done."""
-        self.bar.update()
 
 
 def _forget_from(path: Path, step: int) -> None:

@@ -24,9 +24,9 @@ from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.runtime import seed_weights, select_device, versions
 from paddle_pgonas.store import Store
 from paddle_pgonas.submission import Candidate, write_scores
+from paddle_pgonas.training.builders import make_optimizer, open_batches
 from paddle_pgonas.training.losses import cross_entropy
 from paddle_pgonas.training.schedules import learning_rate
-from paddle_pgonas.training.trainer import make_optimizer, open_batches
 
 
 def train_standalone(config: Config, arch: Arch, weights: str | Path | None = None) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import paddle
@@ -23,9 +23,9 @@ from paddle_pgonas.training.losses import Distillation, cross_entropy, make_dist
 from paddle_pgonas.training.samplers import Sample, draw_fair, draw_ordered_pair, draw_progressive
 
 
-@dataclass
+@dataclass(frozen=True)
 class Step:
-    """What a step is given beside its batch, and what it reports."""
+    """What a strategy is given beside the network and the batch."""
 
     rng: random.Random
     rank_lambda: float = 0.0
@@ -34,18 +34,45 @@ class Step:
     distils: bool = True
     """Whether the sandwich's smaller subnets learn from the largest; from the labels otherwise."""
     backward: Callable[[paddle.Tensor], None] = lambda loss: loss.backward()
-    """Adds a loss's gradients to those that are there (the trainer's scales the loss first, where precision or parts ask)."""
+    """Adds a loss's gradients to those that are there (the trainer's scales the loss first, for fp16 and micro-batches)."""
     sample: Sample = SearchSpace.sample
     """Draws a random architecture from ``rng``."""
+
+
+@dataclass
+class Metrics:
+    """What a strategy reports of its passes; tensors, because reading one out waits for the device."""
+
     losses: list[tuple[str, paddle.Tensor]] = field(default_factory=list)
-    """Kind and value of every loss in the order of the passes; tensors, because reading one out waits for the device."""
-    correct: paddle.Tensor | None = None
+    """Kind and value of every loss in the order of the passes."""
+    accuracy: paddle.Tensor | None = None
     """Share of the batch that the step's first subnet classified right."""
     pairs: int = 0
     pairs_out_of_order: int = 0
 
+    def add(self, kind: str, loss: paddle.Tensor) -> None:
+        """Note the value of a loss."""
+        self.losses.append((kind, loss.detach()))
 
-Strategy = Callable[[Supernet, paddle.Tensor, paddle.Tensor, Step], None]
+
+def mean_metrics(parts: Sequence[Metrics]) -> Metrics:
+    """Metrics of a whole batch from those of its micro-batches, which made the same passes and are of one size."""
+    if len(parts) == 1:
+        return parts[0]
+    losses = [
+        (same[0][0], paddle.add_n([loss for _, loss in same]) / len(parts))
+        for same in zip(*(part.losses for part in parts), strict=True)
+    ]
+    accuracies = [part.accuracy for part in parts if part.accuracy is not None]
+    return Metrics(
+        losses,
+        paddle.add_n(accuracies) / len(accuracies) if accuracies else None,
+        sum(part.pairs for part in parts),
+        sum(part.pairs_out_of_order for part in parts),
+    )
+
+
+Strategy = Callable[[Supernet, paddle.Tensor, paddle.Tensor, Step], Metrics]
 
 
 def _accuracy(logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
@@ -63,9 +90,9 @@ class Uniform:
     distil: Distillation
     teacher: nn.Layer | None = None
 
-    def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> None:
+    def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> Metrics:
         """Forwards and backwards of one step on images [N, 3, S, S] and labels [N]."""
-        target = None
+        metrics, target = Metrics(), None
         if self.teacher is not None:
             with paddle.no_grad():
                 target = self.teacher(x)
@@ -75,12 +102,13 @@ class Uniform:
             loss = cross_entropy(logits, y)
             if target is not None:
                 distilled = self.distil(logits, target)
-                step.losses.append(("distilled", distilled.detach()))
+                metrics.add("distilled", distilled)
                 loss = loss + distilled
             step.backward(loss)
-            step.losses.append(("random", loss.detach()))
-            if step.correct is None:
-                step.correct = _accuracy(logits, y)
+            metrics.add("random", loss)
+            if metrics.accuracy is None:
+                metrics.accuracy = _accuracy(logits, y)
+        return metrics
 
     def draw(self, space: SearchSpace, step: Step) -> Arch:
         """The next subnet to train."""
@@ -103,19 +131,20 @@ class Sandwich:
     random_subnets: int
     distil: Distillation
 
-    def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> None:
+    def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> Metrics:
         """Largest subnet on the labels, then smallest and random ones on its detached logits (at first on labels, if asked)."""
         net.set_active_subnet(net.space.largest)
         logits = net(x)
         loss = cross_entropy(logits, y)
         step.backward(loss)
-        step.losses.append(("largest", loss.detach()))
-        step.correct = _accuracy(logits, y)
+        metrics = Metrics(accuracy=_accuracy(logits, y))
+        metrics.add("largest", loss)
         target, learn = (logits.detach(), self.distil) if step.distils else (y, cross_entropy)
 
-        step.losses.append(("smallest", self._learn(net, net.space.smallest, x, target, learn, step)))
+        metrics.add("smallest", self._learn(net, net.space.smallest, x, target, learn, step))
         for arch in self.draw(net.space, step):
-            step.losses.append(("random", self._learn(net, arch, x, target, learn, step)))
+            metrics.add("random", self._learn(net, arch, x, target, learn, step))
+        return metrics
 
     @staticmethod
     def _learn(
@@ -124,7 +153,7 @@ class Sandwich:
         net.set_active_subnet(arch)
         loss = learn(net(x), target)
         step.backward(loss)
-        return loss.detach()
+        return loss
 
     def draw(self, space: SearchSpace, step: Step) -> list[Arch]:
         """The subnets between the largest and the smallest."""
@@ -153,16 +182,19 @@ class Pgonas:
     equal_priors: str = "skip"
     pair_losses: str = "all_processes"
 
-    def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> None:
+    def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> Metrics:
         """The sandwich's passes, then the pairs'."""
-        self.sandwich(net, x, y, step)
+        metrics = self.sandwich(net, x, y, step)
         if step.rank_lambda == 0:  # the pairs could not change a weight
-            return
+            return metrics
         for _ in range(self.pairs):
             pair = draw_ordered_pair(net.space, step.rng, self.pair_distance, self.prior, self.pair_ratio, step.sample)
-            self.rank(net, x, y, step, *pair)
+            self.rank(net, x, y, step, metrics, *pair)
+        return metrics
 
-    def rank(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step, first: Arch, second: Arch) -> None:
+    def rank(
+        self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step, metrics: Metrics, first: Arch, second: Arch
+    ) -> None:
         """``lambda * max(0, L(better prior) - L(worse prior))`` of one pair.
 
         As published only the second loss has a gradient: it falls if the second's prior is the better one, else it rises.
@@ -178,10 +210,11 @@ class Pgonas:
         better, worse = (loss_second, loss_first) if second_is_better else (loss_first, loss_second)
         compared = paddle.stack([better.detach(), worse.detach()])
         hinge = rank_hinge(*(distributed.mean(compared) if self.pair_losses == "all_processes" else compared))
-        step.pairs += 1
-        step.losses += [("first", loss_first.detach()), ("second", loss_second.detach()), ("rank", hinge)]
+        metrics.pairs += 1
+        for kind, loss in (("first", loss_first), ("second", loss_second), ("rank", hinge)):
+            metrics.add(kind, loss)
         if float(hinge) > 0:  # in order: the gradient is exactly zero
-            step.pairs_out_of_order += 1
+            metrics.pairs_out_of_order += 1
             step.backward(step.rank_lambda * (better - worse))
 
     @staticmethod

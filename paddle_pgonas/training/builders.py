@@ -1,0 +1,59 @@
+"""What a training run is made of, as configured: network, teacher, batches, optimizer."""
+
+from __future__ import annotations
+
+import paddle
+from paddle import nn
+
+from paddle_pgonas import distributed
+from paddle_pgonas.config import Config, Train
+from paddle_pgonas.data.batches import EpochBatches
+from paddle_pgonas.data.cache import cache_folder
+from paddle_pgonas.data.sources import open_source
+from paddle_pgonas.nn.supernet import Supernet, extract, reorder_channels
+from paddle_pgonas.nn.weights import load_weights
+from paddle_pgonas.runtime import seed_weights
+
+
+def build_supernet(config: Config) -> Supernet:
+    """The configured supernet with its first weights: random from the seed, or pretrained and (if asked for) reordered."""
+    seed_weights(config.seed)
+    model = config.model
+    net = Supernet(config.search_space, model.num_classes, model.activation, model.bn)
+    if model.pretrained is not None:
+        load_weights(net, model.pretrained, pretrained=True)
+        if model.reorder:
+            reorder_channels(net)
+    return net
+
+
+def build_teacher(config: Config) -> nn.Layer | None:
+    """The fixed full network of the uniform and progressive strategies, in evaluation mode; None if there is none."""
+    if config.train.strategy not in ("uniform", "progressive") or config.train.teacher is None:
+        return None
+    full = Supernet(config.search_space, config.model.num_classes)
+    load_weights(full, config.train.teacher)
+    full.eval()
+    return extract(full, config.search_space.largest)
+
+
+def open_batches(config: Config, rank: int = 0, world: int = 1) -> EpochBatches:
+    """The configured training images in batches, or the part of each batch that this of ``world`` processes takes."""
+    source = open_source(config.data, "train", config.model.num_classes)
+    return EpochBatches(source, config.data, cache_folder(config), config.train.batch_size, config.seed, rank, world)
+
+
+def open_shared_batches(config: Config) -> EpochBatches:
+    """This process's part of the batches; the first process decodes what is to be decoded while the others wait."""
+    rank, world = distributed.rank(), distributed.world()
+    if rank == 0:
+        batches = open_batches(config, rank, world)
+    distributed.barrier()
+    return batches if rank == 0 else open_batches(config, rank, world)
+
+
+def make_optimizer(settings: Train, parameters: list[paddle.Tensor]) -> paddle.optimizer.Optimizer:
+    """SGD with momentum; its learning rate is set before each step."""
+    clip = None if settings.clip_grad_norm is None else nn.ClipGradByGlobalNorm(settings.clip_grad_norm)
+    decay = settings.weight_decay or None
+    return paddle.optimizer.Momentum(0.0, settings.momentum, parameters, weight_decay=decay, grad_clip=clip)

@@ -1,0 +1,73 @@
+"""What a checkpoint says of its run, and what must be equal for another run to go on from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from paddle_pgonas import distributed
+from paddle_pgonas.config import Config
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.nn.weights import Record
+from paddle_pgonas.runtime import versions
+
+# A run may be resumed with other values of these: they do not change a weight.
+FREE_ON_RESUME = {
+    "output_dir",
+    "device",
+    "data.root",
+    "data.cache_dir",
+    "data.workers",
+    "data.val_limit",
+    "train.max_steps",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.watch_images",
+    "train.watch_subnets",
+    "train.watch_truth",
+    "score.bn",
+    "score.batch_size",
+    "score.calibration_images",
+    "score.calibration_batch",
+}
+
+
+def run_record(config: Config, step: int, loss_scale: dict[str, Any]) -> Record:
+    """What the weights after ``step`` steps are, kept with them."""
+    model = config.model
+    return {
+        "space": config.space,
+        "activation": model.activation,
+        "num_classes": model.num_classes,
+        "step": step,
+        "processes": distributed.world(),
+        "loss_scale": loss_scale,
+        "config": dataclasses.asdict(config),
+        "versions": versions(),
+    }
+
+
+def check_same_run(now: Record, then: Record) -> None:
+    """Compare this run's record with a checkpoint's.
+
+    Raises:
+        UserError: a key that can change a weight differs, or the number of processes.
+    """
+    ours, theirs = _flat(now["config"]), _flat(then["config"])
+    for key in sorted(set(ours) | set(theirs)):
+        if key not in FREE_ON_RESUME and _plain(ours.get(key)) != _plain(theirs.get(key)):
+            raise UserError(f"--resume: the run was started with {key}={theirs.get(key)}, now it is {ours.get(key)}")
+    if then["processes"] != now["processes"]:
+        raise UserError(f"--resume: the run was started with {then['processes']} processes, now there are {now['processes']}")
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
