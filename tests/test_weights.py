@@ -132,6 +132,31 @@ def test_weights_that_are_not_numbers_are_refused(trained: Supernet, tmp_path: P
         load_weights(Supernet(MINI, 10, "prelu"), tmp_path / "w.pdparams")
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (lambda array: np.full(array.shape, 1e300), "not numbers in float32"),
+        (lambda array: np.full(array.shape, 16256, np.uint16), "bfloat16"),
+        (lambda array: np.ones(array.shape, np.int32), "int32"),
+    ],
+)
+def test_weights_that_float32_cannot_hold_are_refused(
+    trained: Supernet, tmp_path: Path, values: Callable[[np.ndarray], np.ndarray], message: str
+) -> None:
+    broken = plain(trained)
+    broken["blocks.0.bn.weight"] = values(broken["blocks.0.bn.weight"])
+    paddle.save(broken, str(tmp_path / "w.pdparams"))
+    with pytest.raises(UserError, match=message):
+        load_weights(Supernet(MINI, 10, "prelu"), tmp_path / "w.pdparams")
+
+
+def test_two_arrays_for_one_name_are_refused(trained: Supernet, tmp_path: Path) -> None:
+    twice = plain(trained) | {f"model.{name}": value + 1 for name, value in plain(trained).items()}
+    paddle.save(twice, str(tmp_path / "w.pdparams"))
+    with pytest.raises(UserError, match="two different arrays"):
+        read_weights(tmp_path / "w.pdparams")
+
+
 def test_a_cut_safetensors_file_is_refused(trained: Supernet, tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_weights(path, trained, {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors.numpy import save_file
 
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import atomic_path
+from paddle_pgonas.nn.pdparams import read_pdparams
 from paddle_pgonas.nn.supernet import Supernet
 
 Arrays = dict[str, np.ndarray]
@@ -25,44 +25,26 @@ SLOPE = ".act._weight"
 OPTIMIZER = "optimizer/"
 """Prefix of the optimizer's arrays in a training checkpoint, which is a weight file for everyone else."""
 
-# Everything that pickled NumPy arrays, as paddle.save writes them, need to come back. Nothing here can call out.
-_PICKLE_GLOBALS = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-    ("_codecs", "encode"),
-    ("collections", "OrderedDict"),
-    ("builtins", "tuple"),
-}
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Admits arrays, strings, numbers and plain containers; any other global stops the load before it is looked up."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _PICKLE_GLOBALS:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which weights do not need")
-        return super().find_class(module.replace("numpy._core", "numpy.core"), name)
-
 
 def read_weights(path: str | Path) -> tuple[Arrays, Record]:
     """Weights under the challenge's names, and the record that was saved with them ({} for ``.pdparams``).
 
-    A ``.pdparams`` file is a pickle: it is read with an unpickler that can only make arrays, strings, numbers and plain
-    containers. Known prefixes of published checkpoints (``model.``, ``_layers.``, ``.fn.``) are taken off, and the second
-    copy under ``ofa_teacher_model.`` is left out.
+    A ``.pdparams`` file is a pickle: it is read without unpickling it (:mod:`paddle_pgonas.nn.pdparams`). Known prefixes of
+    published checkpoints (``model.``, ``_layers.``, ``.fn.``) are taken off, and the second copy under ``ofa_teacher_model.``
+    is left out.
 
     Raises:
-        UserError: not readable, not one of the two formats, or a pickle that asks for more than arrays.
+        UserError: not readable, not one of the two formats, a pickle that asks for more than arrays, or two different arrays
+            for one name.
     """
     arrays, record = read_arrays(path)
     named: Arrays = {}
     for name, array in arrays.items():
         if "ofa_teacher_model." not in name and not name.startswith(OPTIMIZER):
-            named[challenge_name(name, array)] = array
+            ours = challenge_name(name, array)
+            if ours in named and not np.array_equal(named[ours], array):
+                raise UserError(f"{path}: holds two different arrays for {ours}")
+            named[ours] = array
     return named, record
 
 
@@ -78,29 +60,18 @@ def _read_safetensors(path: Path) -> tuple[Arrays, Record]:
     try:
         with safe_open(path, framework="numpy") as file:
             record = json.loads((file.metadata() or {}).get("record", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, record  # noqa: SIM118 (no dictionary)
-    except (SafetensorError, OSError, ValueError) as error:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dictionary)
+    except TypeError as error:
+        raise UserError(f"{path}: holds numbers that NumPy lacks, as bfloat16; convert them to float32 ({error})") from None
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a whole safetensors file ({error})") from None
+    return arrays, record if isinstance(record, dict) else {}
 
 
 def _read_pdparams(path: Path) -> Arrays:
-    try:
-        with path.open("rb") as file:
-            values = _ArrayUnpickler(file).load()
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{path}: not a safe .pdparams file: {error}") from None
-    except Exception as error:  # a damaged pickle can raise anything
-        raise UserError(f"{path}: not a .pdparams file ({type(error).__name__}: {error})") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: a .pdparams file holds a dictionary of arrays, this one a {type(values).__name__}")
-    arrays: Arrays = {}
-    for name, value in values.items():
-        if isinstance(value, tuple) and len(value) == 2:  # paddle.save writes a tensor outside a state dict as (name, array)
-            value = value[1]
-        if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
-            arrays[str(name)] = value
+    arrays = {name: value for name, value in read_pdparams(path).items() if isinstance(value, np.ndarray)}
     if not arrays:
-        raise UserError(f"{path}: holds no arrays")
+        raise UserError(f"{path}: holds no arrays by name, or only inside further dictionaries; save the state dict alone")
     return arrays
 
 
@@ -134,9 +105,8 @@ def load_weights(supernet: Supernet, path: str | Path, *, pretrained: bool = Fal
     else:
         _check_activation(path, supernet, arrays, record)
         optional = set()
-    _check_arrays(path, supernet, arrays, optional)
-    for name, array in arrays.items():
-        targets[name].set_value(array.astype(np.float32))
+    for name, array in _checked(path, supernet, arrays, optional).items():
+        targets[name].set_value(array)
     return record
 
 
@@ -151,7 +121,8 @@ def _check_activation(path: str | Path, supernet: Supernet, arrays: Arrays, reco
         )
 
 
-def _check_arrays(path: str | Path, supernet: Supernet, arrays: Arrays, optional: set[str]) -> None:
+def _checked(path: str | Path, supernet: Supernet, arrays: Arrays, optional: set[str]) -> Arrays:
+    """The arrays as float32, if they are all of the supernet's and finite."""
     targets, space = supernet.weights(), supernet.space
     where = f"these are not weights of space {space.name!r}"
     for name in sorted(set(targets) - set(arrays) - optional):
@@ -165,8 +136,15 @@ def _check_arrays(path: str | Path, supernet: Supernet, arrays: Arrays, optional
             raise UserError(f"{path}: tells {theirs[-1]} classes apart; set model.num_classes={theirs[-1]} (it is {ours[-1]})")
         if theirs != ours:
             raise UserError(f"{path}: {name} has shape {theirs}, not {ours}; {where}")
+        if array.dtype.kind != "f":
+            kind = "uint16, as Paddle saves bfloat16" if array.dtype == np.uint16 else str(array.dtype)
+            raise UserError(f"{path}: {name} holds {kind}; convert the weights to float32 before saving them")
+    with np.errstate(over="ignore"):  # float64 may hold what float32 cannot
+        converted = {name: array.astype(np.float32) for name, array in arrays.items()}
+    for name, array in converted.items():
         if not np.isfinite(array).all():  # a ReLU would turn them into plausible zeros
-            raise UserError(f"{path}: {name} holds values that are not numbers; the training diverged")
+            raise UserError(f"{path}: {name} holds values that are not numbers in float32; the training diverged")
+    return converted
 
 
 def convert_weights(source: str | Path, target: str | Path) -> int:

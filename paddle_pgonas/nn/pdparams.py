@@ -1,0 +1,147 @@
+"""Reads ``.pdparams`` files without unpickling them, so that a file from a stranger can run nothing.
+
+:mod:`.pickle_machine` follows the file's instructions and leaves inert records. Arrays are made of these at the end, each from a
+number type (float, whole number, bool), a shape, and bytes of exactly that length; all together hold no more bytes than the file.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.nn.pickle_machine import Call, Machine, Refused, Role, Span, decode, short_text
+
+Tree = dict[str, Any]
+"""What a file holds, by name: arrays and further trees. Numbers and texts beside them are left out."""
+
+MAX_DEPTH = 8
+"""Dictionaries inside dictionaries."""
+_SLICED = "UnpackBigParamInfor@@"
+"""Under this name protocols 2 and 3 say which arrays are kept in slices."""
+
+
+def read_pdparams(path: str | Path) -> Tree:
+    """The arrays that ``paddle.save`` wrote, by name; a dictionary inside the dictionary becomes a further one.
+
+    A tensor outside a state dict is saved as (name, array) and comes back as its array. Tensors of more than 1 GB, which
+    protocols 2 and 3 keep in slices, are put together. A bfloat16 tensor comes back as uint16, as Paddle saves it.
+
+    Raises:
+        UserError: the file cannot be read, or holds anything that ``paddle.save`` does not write for arrays.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        value = Machine(data).run()
+        if not isinstance(value, dict):
+            raise Refused("it holds no dictionary of arrays")
+        return _Builder(data).tree(value, 0)
+    except Refused as error:
+        raise UserError(f"{path}: not a safe .pdparams file: {error}") from None
+
+
+class _Builder:
+    """Makes arrays of the records that the machine leaves, each record once."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.left = self.left_joined = len(data)
+        self.made: dict[int, Any] = {}  # by the record's identity; the records outlive this
+
+    def tree(self, items: dict[str | int, Any], depth: int) -> Tree:
+        """The arrays of a dictionary and of the dictionaries in it."""
+        if depth > MAX_DEPTH:
+            raise Refused("its dictionaries are nested too deeply")
+        if id(items) in self.made:
+            return self.made[id(items)]
+        tree: Tree = {}
+        for key, value in items.items():
+            if isinstance(value, tuple) and len(value) == 2 and _is_array(value[1]):
+                value = value[1]
+            if isinstance(value, dict):
+                tree[str(key)] = self.tree(value, depth + 1)
+            elif _is_array(value):
+                if id(value) not in self.made:
+                    self.made[id(value)] = self.array(value)
+                tree[str(key)] = self.made[id(value)]
+        if isinstance(parts := items.get(_SLICED), dict):
+            self.join(tree, parts)
+        self.made[id(items)] = tree
+        return tree
+
+    def array(self, call: Call) -> np.ndarray:
+        """The array of a record of ``_reconstruct`` and its state (version, shape, number type, column order, content)."""
+        if call.state is None or len(call.state) != 5 or not _is_role(call.arguments[0], "ndarray"):
+            raise Refused("an array lacks its state")
+        _, shape, dtype, columns_first, content = call.state
+        kind = self.dtype(dtype)
+        count = math.prod(_shape(shape))
+        if not isinstance(columns_first, bool) or count * kind.itemsize > self.left:
+            raise Refused("its arrays claim more bytes than it has")
+        self.left -= count * kind.itemsize
+        values = np.frombuffer(self.content(content, count * kind.itemsize), dtype=kind, count=count)
+        return values.reshape(shape, order="F" if columns_first else "C").copy(order="C")
+
+    def dtype(self, call: Any) -> np.dtype:
+        """A number type: float, whole number or bool, of a byte order."""
+        if not isinstance(call, Call) or call.role != "dtype" or not call.state or len(call.state) < 2:
+            raise Refused("an array lacks its number type")
+        code, order = short_text(self.data, call.arguments[0]), short_text(self.data, call.state[1])
+        if not re.fullmatch("f[248]|[iu][1248]|b1", code) or order not in ("<", ">", "|", "="):
+            raise Refused(f"an array has the number type {order + code!a}")
+        return np.dtype(code if order == "|" else order + code)
+
+    def content(self, value: Any, size: int) -> bytes | memoryview:
+        """The bytes of an array: a span of the file, or (protocol 2) a text of which each character is a byte."""
+        if isinstance(value, Span) and not value.is_text and value.stop - value.start == size:
+            return memoryview(self.data)[value.start : value.stop]
+        if isinstance(value, Call) and value.role == "encode" and short_text(self.data, value.arguments[1]) == "latin1":
+            text = value.arguments[0]
+            if isinstance(text, Span) and text.is_text and size <= text.stop - text.start <= 2 * size:
+                # Beyond 0xC3 a character needs more than one byte, and a text of such takes 4 bytes for each in memory.
+                raw = self.data[text.start : text.stop]
+                if size == 0 or np.frombuffer(raw, np.uint8).max() <= 0xC3:
+                    content = decode(raw).encode("latin-1")
+                    if len(content) == size:
+                        return content
+        raise Refused("an array has not as many bytes as its shape needs")
+
+    def join(self, tree: Tree, parts: dict[str | int, Any]) -> None:
+        """Put the slices of large arrays together, as ``paddle.load`` does."""
+        for key, record in parts.items():
+            if not isinstance(record, dict) or not isinstance(names := record.get("slices"), list):
+                raise Refused("the record of a sliced array is damaged")
+            slices = [tree.pop(short_text(self.data, name), None) for name in names]
+            shape = _shape(record.get("OriginShape"))
+            flat = [piece for piece in slices if isinstance(piece, np.ndarray) and piece.ndim == 1]
+            self.left_joined -= sum(piece.nbytes for piece in flat)
+            if (
+                len(flat) != len(slices)
+                or sum(piece.size for piece in flat) != math.prod(shape)
+                or not flat
+                or self.left_joined < 0
+            ):
+                raise Refused("the slices of an array do not fit together")
+            tree[str(key)] = np.concatenate(flat).reshape(shape)
+        tree.pop(_SLICED, None)
+
+
+def _is_role(value: Any, role: str) -> bool:
+    return isinstance(value, Role) and value.role == role
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, Call) and value.role == "array"
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, tuple) or len(value) > 8 or not all(type(side) is int and 0 <= side < 1 << 40 for side in value):
+        raise Refused("an array has no shape")
+    return value
