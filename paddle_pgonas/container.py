@@ -64,8 +64,12 @@ def read(path: str | Path, *, checked: bool = True) -> tuple[Arrays, Record]:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dictionary)
         record = json.loads(metadata.get("record", "{}"))
+        if not isinstance(record, dict):
+            record = {}
         expected = record.pop(CHECKSUM, None)
         actual = checksum(record, arrays)
+    except TypeError as error:
+        raise DamagedFile(f"{path}: holds numbers that NumPy lacks, as bfloat16; convert them to float32 ({error})") from None
     except Exception as error:  # a damaged file can raise anything
         raise DamagedFile(f"{path}: not a whole safetensors file ({type(error).__name__}: {error})") from None
     if expected is None and (checked or MARK in "".join(metadata.values())):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -90,11 +91,25 @@ def read_json(path: str | Path, what: str, repeated: list[str] | None = None) ->
 
 
 def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines log, none if there is no file. A line that a crash cut short is left out."""
-    found = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines() if Path(path).exists() else []:
+    """The objects of a JSON-lines log, none if there is no file.
+
+    A line that is not one (a crash cut it short, or the disk damaged it) is named on stderr and left out.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    objects = []
+    try:
+        lines = Path(path).read_bytes().split(b"\n") if Path(path).exists() else []
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    for number, line in enumerate(lines, start=1):
         try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return found
+            value = json.loads(line) if line.strip() else {}
+        except (ValueError, RecursionError):  # also bytes that are not UTF-8, and numbers of thousands of digits
+            value = None
+        if not isinstance(value, dict):
+            print(f"left out: {path}, line {number}: not a JSON object", file=sys.stderr)
+        elif value:
+            objects.append(value)
+    return objects

@@ -102,3 +102,14 @@ def test_a_log_line_cut_short_by_a_crash_is_left_out(tmp_path: Path) -> None:
     assert read_json_lines(path) == []
     path.write_text("".join(json.dumps({"step": step}) + "\n" for step in range(3)) + '{"step": 3, "lo')
     assert read_json_lines(path) == [{"step": 0}, {"step": 1}, {"step": 2}]
+
+
+def test_a_damaged_log_line_is_named_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(
+        b'{"step": 0}\n\xff\xfe\x00\n[1, 2]\nnull\n{"step": 1}\n' + b"[" * 100_000 + b'\n{"a": ' + b"9" * 5000 + b"}\n"
+    )
+    assert read_json_lines(path) == [{"step": 0}, {"step": 1}]
+    assert [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()] == [
+        f"{path}, line {n}" for n in (2, 3, 4, 6, 7)
+    ]

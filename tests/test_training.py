@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import some_archs
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
-from paddle_pgonas import cost
+from paddle_pgonas import container, cost
 from paddle_pgonas.arch import MINI
 from paddle_pgonas.config import Config, load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json_lines
-from paddle_pgonas.nn.weights import OPTIMIZER, read_arrays
+from paddle_pgonas.nn.supernet import Supernet
+from paddle_pgonas.nn.weights import OPTIMIZER, read_arrays, read_weights
 from paddle_pgonas.scoring.watch import Watcher
 from paddle_pgonas.submission import Candidate, write_scores
 from paddle_pgonas.training import trainer
-from paddle_pgonas.training.checkpoints import checkpoints
+from paddle_pgonas.training.builders import make_optimizer
+from paddle_pgonas.training.checkpoints import checkpoints, load_latest
 from paddle_pgonas.training.trainer import train
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -27,12 +34,16 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 def config(folder: Path, **train_settings: Any) -> Config:
     base = load_config(CONFIGS / "demo.yaml", ["train.watch_images=0", "train.batch_size=32"])
-    settings = dataclasses.replace(base.train, **({"epochs": 2, "max_steps": 5, "log_every": 1} | train_settings))
-    return dataclasses.replace(base, output_dir=str(folder), train=settings)
+    changed = dataclasses.replace(base.train, **({"epochs": 2, "max_steps": 5, "log_every": 1} | train_settings))
+    return dataclasses.replace(base, output_dir=str(folder), train=changed)
 
 
 def weights(path: Path) -> dict[str, np.ndarray]:
     return read_arrays(path)[0]
+
+
+def plain(net: Supernet) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in net.weights().items()}
 
 
 def equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
@@ -98,7 +109,100 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.Capt
     newest = max((tmp_path / "cut" / "checkpoints").iterdir())
     newest.write_bytes(newest.read_bytes()[:1000])
     assert equal(weights(train(config(tmp_path / "cut", max_steps=3), resume=True)), whole)
-    assert "passed over" in capsys.readouterr().err
+    assert f"passed over: {newest}" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    for last in (1, 2):
+        train(config(folder, max_steps=last), resume=last > 1)
+    return folder / "checkpoints"
+
+
+@pytest.fixture(scope="module")
+def target() -> tuple[Supernet, Any]:
+    net = Supernet(MINI, 10, "prelu")
+    return net, make_optimizer(config(Path()).train, net.model.parameters())
+
+
+def flip(data: bytes, bit: int) -> bytes:
+    return data[: bit // 8] + bytes([data[bit // 8] ^ 1 << bit % 8]) + data[bit // 8 + 1 :]
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(place=st.floats(0, 0.999999), in_header=st.booleans())
+def test_a_flipped_bit_falls_back_to_the_checkpoint_before(
+    two_checkpoints: Path, target: tuple[Supernet, Any], capsys: pytest.CaptureFixture[str], place: float, in_header: bool
+) -> None:
+    older, newest = checkpoints(two_checkpoints)
+    whole = newest.read_bytes()
+    newest.write_bytes(flip(whole, int(place * 8 * (20_000 if in_header else len(whole)))))
+    try:
+        record = load_latest(two_checkpoints, *target, check=lambda record: None)
+    finally:
+        newest.write_bytes(whole)
+    assert record is not None and record["step"] == 1
+    assert f"passed over: {newest}" in capsys.readouterr().err
+    assert equal(plain(target[0]), read_weights(older)[0])
+
+
+@pytest.mark.parametrize("change", ["no config", "no tensor", "shape", "momentum", "no checksum", "empty", "folder"])
+def test_whatever_is_wrong_with_a_checkpoint_the_one_before_is_taken(
+    two_checkpoints: Path, target: tuple[Supernet, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    shutil.copytree(two_checkpoints, tmp_path / "checkpoints")
+    newest = checkpoints(tmp_path / "checkpoints")[-1]
+    arrays, record = container.read(newest)
+    [name, *_], [momentum, *_] = (sorted(n for n in arrays if n.startswith(OPTIMIZER) == kind) for kind in (False, True))
+    if change == "no config":
+        container.write(newest, {key: value for key, value in record.items() if key != "config"}, arrays)
+    elif change == "no tensor":
+        container.write(newest, record, {key: array for key, array in arrays.items() if key != name})
+    elif change in ("shape", "momentum"):
+        wrong = name if change == "shape" else momentum
+        container.write(newest, record, arrays | {wrong: np.zeros((3, 2), np.float32)})
+    elif change == "no checksum":
+        save_file(arrays, newest, metadata={"record": json.dumps(record)})
+    else:
+        newest.unlink()
+        newest.write_bytes(b"") if change == "empty" else newest.mkdir()
+    found = load_latest(tmp_path / "checkpoints", *target, check=lambda record: None)
+    assert found is not None and found["step"] == 1
+    assert f"passed over: {newest}" in capsys.readouterr().err
+
+
+def test_without_any_whole_checkpoint_a_resume_is_refused(two_checkpoints: Path, tmp_path: Path) -> None:
+    shutil.copytree(two_checkpoints, tmp_path / "checkpoints")
+    for path in checkpoints(tmp_path / "checkpoints"):
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"none of the checkpoints is whole.*output_dir"):
+        train(config(tmp_path), resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_lost_its_checkpoints_is_not_overwritten(two_checkpoints: Path, tmp_path: Path, resume: bool) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(two_checkpoints.parent, run)
+    shutil.rmtree(run / "checkpoints")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.suffix != ".lock"}
+    for missing in (None, "supernet.safetensors"):
+        if missing:
+            del before[run / missing]
+            (run / missing).unlink()
+            (run / "metrics.jsonl").write_text('{"step": 41, "epoch": 1}\n')
+            before[run / "metrics.jsonl"] = (run / "metrics.jsonl").read_bytes()
+        with pytest.raises(UserError, match="checkpoints are gone; choose another output_dir"):
+            train(config(run), resume)
+        assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_goes_on_with_resume_only(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 0, "epoch": 0}\n\xff\xfe\n[1]\n{"step": "x"}\n{"step": 1, "ep')
+    with pytest.raises(UserError, match="--resume"):
+        train(config(tmp_path, max_steps=2))
+    train(config(tmp_path, max_steps=2), resume=True)
+    assert [line["step"] for line in read_json_lines(tmp_path / "metrics.jsonl")] == [0, 1]
 
 
 def test_resuming_another_configuration_names_the_key(tmp_path: Path) -> None:

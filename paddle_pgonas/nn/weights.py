@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import paddle
 from paddle import nn
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from paddle_pgonas import container
+from paddle_pgonas.container import Arrays, Record
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import atomic_path
 from paddle_pgonas.nn.pdparams import read_pdparams
 from paddle_pgonas.nn.supernet import Supernet
-
-Arrays = dict[str, np.ndarray]
-Record = dict[str, Any]
 
 SLOPE = ".act._weight"
 OPTIMIZER = "optimizer/"
@@ -38,6 +33,11 @@ def read_weights(path: str | Path) -> tuple[Arrays, Record]:
             for one name.
     """
     arrays, record = read_arrays(path)
+    return named_weights(path, arrays), record
+
+
+def named_weights(path: str | Path, arrays: Arrays) -> Arrays:
+    """The weights among the arrays of ``path``, under the challenge's names. Raises UserError for two of one name."""
     named: Arrays = {}
     for name, array in arrays.items():
         if "ofa_teacher_model." not in name and not name.startswith(OPTIMIZER):
@@ -45,27 +45,18 @@ def read_weights(path: str | Path) -> tuple[Arrays, Record]:
             if ours in named and not np.array_equal(named[ours], array):
                 raise UserError(f"{path}: holds two different arrays for {ours}")
             named[ours] = array
-    return named, record
+    return named
 
 
 def read_arrays(path: str | Path) -> tuple[Arrays, Record]:
-    """All arrays of a weight file or checkpoint as they are named in it, and its record."""
+    """All arrays of a weight file or checkpoint as they are named in it, and its record.
+
+    A checksum in a safetensors file is compared; other programs' files have none.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such weight file")
-    return _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pdparams(path), {})
-
-
-def _read_safetensors(path: Path) -> tuple[Arrays, Record]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            record = json.loads((file.metadata() or {}).get("record", "{}"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dictionary)
-    except TypeError as error:
-        raise UserError(f"{path}: holds numbers that NumPy lacks, as bfloat16; convert them to float32 ({error})") from None
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a whole safetensors file ({error})") from None
-    return arrays, record if isinstance(record, dict) else {}
+    return container.read(path, checked=False) if path.suffix == ".safetensors" else (_read_pdparams(path), {})
 
 
 def _read_pdparams(path: Path) -> Arrays:
@@ -97,6 +88,12 @@ def load_weights(supernet: Supernet, path: str | Path, *, pretrained: bool = Fal
         UserError: weights of another space, activation or number of classes.
     """
     arrays, record = read_weights(path)
+    put_weights(supernet, path, arrays, record, pretrained=pretrained)
+    return record
+
+
+def put_weights(supernet: Supernet, path: str | Path, arrays: Arrays, record: Record, *, pretrained: bool = False) -> None:
+    """Put weights that were read from ``path`` into the supernet, all or none. Arguments and errors as :func:`load_weights`."""
     targets = supernet.weights()
     slopes = {name for name in targets if name.endswith(SLOPE)}
     if pretrained:
@@ -107,7 +104,6 @@ def load_weights(supernet: Supernet, path: str | Path, *, pretrained: bool = Fal
         optional = set()
     for name, array in _checked(path, supernet, arrays, optional).items():
         targets[name].set_value(array)
-    return record
 
 
 def _check_activation(path: str | Path, supernet: Supernet, arrays: Arrays, record: Record) -> None:
@@ -160,17 +156,15 @@ def convert_weights(source: str | Path, target: str | Path) -> int:
     suffix = Path(target).suffix
     if suffix not in (".safetensors", ".pdparams"):
         raise UserError(f"{target}: a weight file ends with .safetensors or .pdparams")
-    with atomic_path(target) as part:
-        if suffix == ".safetensors":
-            save_file(arrays, part, metadata={"record": json.dumps(record)})
-        else:
+    if suffix == ".safetensors":
+        container.write(target, record, arrays)
+    else:
+        with atomic_path(target) as part:
             paddle.save({name: paddle.to_tensor(array) for name, array in arrays.items()}, str(part))
     return len(arrays)
 
 
 def save_weights(path: str | Path, layer: nn.Layer, record: Record, extra: Arrays | None = None) -> None:
-    """Write a layer's tensors (and ``extra`` arrays) as one safetensors file with a JSON record inside, atomically."""
+    """Write a layer's tensors (and ``extra`` arrays) as one safetensors file with a record and a checksum inside, atomically."""
     tensors = layer.weights() if isinstance(layer, Supernet) else layer.state_dict()
-    arrays = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in tensors.items()}
-    with atomic_path(path) as part:
-        save_file(arrays | (extra or {}), part, metadata={"record": json.dumps(record)})
+    container.write(path, record, {name: tensor.numpy() for name, tensor in tensors.items()} | (extra or {}))

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import paddle
 
+from paddle_pgonas import container
+from paddle_pgonas.container import Arrays, DamagedFile, Record
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet, plain_name
-from paddle_pgonas.nn.weights import OPTIMIZER, Arrays, Record, load_weights, read_arrays, save_weights
+from paddle_pgonas.nn.weights import OPTIMIZER, named_weights, put_weights, save_weights
 
 VELOCITY = "_velocity_0"  # Paddle's name for the momentum of a parameter, behind the parameter's own
+
+NEEDED = {"step", "processes", "loss_scale", "config"}
+"""Keys without which a record does not belong to a checkpoint."""
 
 
 def save_checkpoint(folder: Path, net: Supernet, optimizer: paddle.optimizer.Optimizer, record: Record, keep: int) -> Path:
@@ -30,20 +37,57 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.safetensors"))
 
 
-def load_latest(folder: Path, net: Supernet, optimizer: paddle.optimizer.Optimizer) -> Record | None:
-    """Put the newest whole checkpoint into network and optimizer and return its record; None if there is none.
+def refuse_overwriting(folder: Path, resume: bool, checkpoint_every: int) -> None:
+    """Do nothing if a run may begin in ``folder``, or go on there.
 
-    A file that is damaged is named on stderr, and the one before it is taken.
+    Args:
+        checkpoint_every: epochs between checkpoints; a log that goes further without any has lost them.
+
+    Raises:
+        UserError: there is a run and it is not to be resumed, or one that has lost its checkpoints.
     """
-    for path in reversed(checkpoints(folder)):
+    kept, finished = checkpoints(folder / "checkpoints"), (folder / "supernet.safetensors").exists()
+    lines = [] if kept else read_json_lines(folder / "metrics.jsonl")
+    epochs = [line["epoch"] for line in lines if isinstance(line.get("epoch"), int)]
+    if not kept and (finished or max(epochs, default=0) >= checkpoint_every):
+        raise UserError(f"{folder} holds a run whose checkpoints are gone; choose another output_dir")
+    if not resume and (kept or lines):
+        raise UserError(f"{folder} already holds a run; add --resume to go on with it, or choose another output_dir")
+
+
+def load_latest(
+    folder: Path, net: Supernet, optimizer: paddle.optimizer.Optimizer, check: Callable[[Record], None]
+) -> Record | None:
+    """Put the newest whole checkpoint into network and optimizer and return its record; None if there is no checkpoint at all.
+
+    A file that is damaged in any way is named on stderr, and the one before it is taken.
+
+    Args:
+        check: given the record before anything changes; raises UserError if it belongs to another run.
+
+    Raises:
+        UserError: what ``check`` raises, or there are checkpoints and none of them is whole.
+    """
+    paths = checkpoints(folder)
+    for path in reversed(paths):
         try:
-            arrays, record = read_arrays(path)
-        except UserError as error:
+            arrays, record = container.read(path)
+            if lacking := NEEDED - record.keys():
+                raise DamagedFile(f"{path}: its record lacks {min(lacking)!r}")
+        except DamagedFile as error:
             print(f"passed over: {error}", file=sys.stderr)
             continue
-        load_weights(net, path)
+        check(record)
+        try:
+            _check_momentum(path, net, arrays)
+            put_weights(net, path, named_weights(path, arrays), record)
+        except UserError as error:  # the configuration is the run's own, so the file must be wrong
+            print(f"passed over: {error}", file=sys.stderr)
+            continue
         _set_momentum(net, optimizer, arrays)
         return record
+    if paths:
+        raise UserError(f"{folder}: none of the checkpoints is whole; choose another output_dir to begin anew")
     return None
 
 
@@ -55,6 +99,13 @@ def _momentum(net: Supernet, optimizer: paddle.optimizer.Optimizer) -> Arrays:
         if parameter.name + VELOCITY in state:
             found[OPTIMIZER + plain_name(name)] = state[parameter.name + VELOCITY].numpy()
     return found
+
+
+def _check_momentum(path: Path, net: Supernet, arrays: Arrays) -> None:
+    for name, parameter in net.model.named_parameters():
+        value = arrays.get(OPTIMIZER + plain_name(name))
+        if value is not None and list(value.shape) != list(parameter.shape):
+            raise DamagedFile(f"{path}: the momentum of {plain_name(name)} has shape {list(value.shape)}, not {parameter.shape}")
 
 
 def _set_momentum(net: Supernet, optimizer: paddle.optimizer.Optimizer, arrays: Arrays) -> None:

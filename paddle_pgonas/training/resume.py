@@ -7,8 +7,8 @@ from typing import Any
 
 from paddle_pgonas import distributed
 from paddle_pgonas.config import Config
+from paddle_pgonas.container import Record
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.nn.weights import Record
 from paddle_pgonas.runtime import versions
 
 # A run may be resumed with other values of these: they do not change a weight.

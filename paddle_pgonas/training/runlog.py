@@ -71,5 +71,5 @@ class RunLog:
 def _forget_from(path: Path, step: int) -> None:
     """Drop the lines of steps that a resumed run is about to repeat."""
     if path.exists():
-        kept = [line for line in read_json_lines(path) if line["step"] < step]
+        kept = [line for line in read_json_lines(path) if isinstance(line.get("step"), int) and line["step"] < step]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import paddle
 
 from paddle_pgonas import distributed
 from paddle_pgonas.config import Config, save_config
+from paddle_pgonas.container import Record
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.locks import exclusive
 from paddle_pgonas.nn.supernet import Supernet
-from paddle_pgonas.nn.weights import Record, save_weights
+from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.runtime import out_of_memory, select_device
 from paddle_pgonas.training.builders import build_supernet, build_teacher, make_optimizer, open_shared_batches
-from paddle_pgonas.training.checkpoints import checkpoints, load_latest, save_checkpoint, zero_gradients
+from paddle_pgonas.training.checkpoints import checkpoints, load_latest, refuse_overwriting, save_checkpoint, zero_gradients
 from paddle_pgonas.training.health import Collapse, Health, check_losses
 from paddle_pgonas.training.resume import check_same_run, run_record
 from paddle_pgonas.training.runlog import RunLog
@@ -48,18 +51,17 @@ def train(config: Config, resume: bool = False, watch: Watch | None = None) -> P
     select_device(config.device)
     distributed.join()
     folder = Path(config.output_dir)
-    kept = folder / "checkpoints"
-    if checkpoints(kept) and not resume:
-        raise UserError(f"{folder} already holds a run; add --resume to go on with it, or choose another output_dir")
-    distributed.barrier()
-    run = Run(config, open_shared_batches(config))
-    step = run.restore(folder / "checkpoints") if resume else 0
-    if distributed.rank() == 0:
-        save_config(config, folder / "config.yaml")
-    fit(run, step, folder, watch)
     output = folder / "supernet.safetensors"
-    if distributed.rank() == 0:
-        save_weights(output, run.net, run.record(run.total_steps))
+    with exclusive(folder, "training"):
+        refuse_overwriting(folder, resume, config.train.checkpoint_every)
+        distributed.barrier()
+        run = Run(config, open_shared_batches(config))
+        step = run.restore(folder / "checkpoints") if resume else 0
+        if distributed.rank() == 0:
+            save_config(config, folder / "config.yaml")
+        fit(run, step, folder, watch)
+        if distributed.rank() == 0:
+            save_weights(output, run.net, run.record(run.total_steps))
     return output
 
 
@@ -195,10 +197,9 @@ class Run:
 
     def restore(self, folder: Path) -> int:
         """Load the newest whole checkpoint and return its step, 0 if there is none."""
-        record = load_latest(folder, self.net, self.optimizer)
+        record = load_latest(folder, self.net, self.optimizer, partial(check_same_run, self.record(0)))
         if record is None:
             return 0
-        check_same_run(self.record(0), record)
         if record["loss_scale"]:
             self.scaler.load_state_dict(record["loss_scale"])
         return int(record["step"])

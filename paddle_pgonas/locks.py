@@ -1,0 +1,51 @@
+"""One job of a kind at a time in a folder: a lock that the system releases when its process ends, however it ends."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from paddle_pgonas import distributed
+from paddle_pgonas.errors import UserError
+
+
+@contextmanager
+def exclusive(folder: str | Path, job: str) -> Iterator[None]:
+    """Keep other runs of the same kind out of ``folder`` (which is made) while the block runs.
+
+    The processes of one launch are one owner: each locks its own rank. The lock file stays behind and is no obstacle; what counts
+    is the lock, which ends with the process. It is a POSIX record lock, because forked loader processes do not inherit those:
+    one that outlives a killed training does not keep the folder locked.
+
+    Args:
+        job: the kind of job as one word; jobs of different kinds may share a folder.
+
+    Raises:
+        UserError: another process holds the lock, or the folder cannot be written.
+    """
+    path = Path(folder) / f".{job}-{distributed.rank()}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another place") from None
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.seek(0)
+                owner = file.read(200) or "another process"
+                raise UserError(f"{folder} is in use by another {job} ({owner}); wait for it or choose another folder") from None
+            print(f"{folder}: its file system has no locks ({error.strerror}); start no second {job} there", file=sys.stderr)
+        with suppress(OSError):  # a full disk: the lock holds all the same
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+        yield
