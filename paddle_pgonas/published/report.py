@@ -1,0 +1,22 @@
+"""The differences of a replay as lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from paddle_pgonas.published.replay import Difference
+
+
+def print_differences(path: str | Path, differences: Sequence[Difference]) -> bool:
+    """Print the worst difference of every quantity and step, and whether all are within their tolerance."""
+    print(path)
+    for entry in differences:
+        step = "after all steps" if entry.step is None else f"step {entry.step}"
+        verdict = "within" if entry.within else "NOT within"
+        print(f"  {step:16}{entry.quantity:28}{entry.worst:9.1e}  {verdict} tolerance  ({entry.where})")
+    within = all(entry.within for entry in differences)
+    print(f"  {'all within tolerance' if within else 'NOT the published steps'}")
+    return within

@@ -1,0 +1,33 @@
+"""Replay training steps of the published code on this machine and say how far this project's own steps are from them.
+
+Without a file it replays the two references that come with the project: the published PGONAS code and the organisers' baseline.
+Exit status 0 if every difference is within rounding, 1 if not.
+"""
+
+import sys
+
+import _checkout  # noqa: F401
+
+from paddle_pgonas import cli
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("references", nargs="*", metavar="REFERENCE.json", help="files of reference steps")
+    parser.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto", help="where to compute (default: auto)")
+    parser.add_argument(
+        "-o", "--override", action="extend", nargs="+", default=[], metavar="key=value", help="change keys, to see a difference"
+    )
+    arguments = parser.parse_args()
+    from paddle_pgonas.published import STEPS
+    from paddle_pgonas.published.replay import replay
+    from paddle_pgonas.published.report import print_differences
+
+    within = [
+        print_differences(path, replay(path, arguments.device, arguments.override)) for path in arguments.references or STEPS
+    ]
+    if not all(within):
+        sys.exit(1)
+
+
+cli.run(main)
