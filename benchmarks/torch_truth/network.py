@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import fused
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -18,21 +19,24 @@ MOMENTUM = 0.9
 class BatchNorm(nn.BatchNorm2d):
     """BatchNorm whose running variance is Paddle's: the mean of the batches' biased variances (PyTorch takes unbiased ones).
 
-    Each batch's share is corrected when the statistics are asked for, so a training step costs nothing more.
+    The fused operation does so by itself; PyTorch's is corrected for all steps at once, before evaluation.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=1e-5, momentum=1 - MOMENTUM, track_running_stats=True)
         self.steps, self.values = 0, 0
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalised features; batch statistics in training, running ones in evaluation."""
+    def forward(self, x: Tensor, shortcut: Tensor | None = None, relu: bool = False) -> Tensor:
+        """Normalised features, plus the shortcut, behind a ReLU; batch statistics in training, running ones in evaluation."""
+        running, affine = (self.running_mean, self.running_var), (self.weight, self.bias)
+        if self.training and fused.usable(x):
+            return fused.batch_norm(x, shortcut, *affine, running, MOMENTUM, self.eps, relu)
         if self.training:
             self.steps += 1
             self.values = x.numel() // x.shape[1]
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
-        )
+        x = F.batch_norm(x, *running, *affine, self.training, self.momentum, self.eps)
+        x = x if shortcut is None else x.add_(shortcut)
+        return F.relu(x, inplace=True) if relu else x
 
     @torch.no_grad()
     def correct_variance(self, first: Tensor | float = 1.0) -> None:
@@ -64,7 +68,7 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features behind the stem, of images [N, 3, S, S]."""
-        x = F.relu(self.bn(self.conv(x)), inplace=True)
+        x = self.bn(self.conv(x), relu=True)
         return F.max_pool2d(x, 3, 2, 1) if self.pool else x
 
 
@@ -83,8 +87,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Features behind the block."""
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return F.relu(self.bn2(self.conv2(x)).add_(shortcut), inplace=True)
+        x = self.bn1(self.conv1(x), relu=True)
+        return self.bn2(self.conv2(x), shortcut, relu=True)
 
 
 class Head(nn.Module):
