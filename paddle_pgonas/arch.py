@@ -321,6 +321,6 @@ TRACK1_THIN = replace(
 """Track 1's own codes at an eighth of the width for small images: the official file on a laptop."""
 
 MINI_THIN = replace(MINI, name="mini_thin", bases=(8, 16, 32))
-"""The mini space at two thirds of the width, where a short training separates subnets of similar cost (benchmarks/track_shaped)."""
+"""The mini space at two thirds of the width: a short training separates subnets of similar cost (benchmarks/track_shaped)."""
 
 SPACES = {space.name: space for space in (TRACK1, MINI, TRACK1_THIN, MINI_THIN)}

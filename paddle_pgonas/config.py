@@ -169,7 +169,7 @@ class Score:
 class Config:
     """Everything a run depends on."""
 
-    space: Literal["track1", "mini", "track1_thin"] = "track1"
+    space: Literal["track1", "mini", "track1_thin", "mini_thin"] = "track1"
     seed: int = 0
     device: Literal["auto", "cpu", "gpu"] = "auto"
     output_dir: str = "runs/default"
