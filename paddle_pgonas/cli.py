@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -10,14 +11,33 @@ from typing import Any, NoReturn
 
 from paddle_pgonas.config import Config, load_config
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.files import refuse_overwriting
+
+
+class InputFile(str):
+    """Type of an argument that names a file to read."""
+
+
+class OutputFile(str):
+    """Type of an argument that names a file to write."""
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that says what is wrong in one line."""
+    """An argument parser that says what is wrong in one line, and accepts no output that is also an input."""
 
     def __init__(self, description: str = "", **options: Any) -> None:
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(description=description, **options)
+
+    def parse_known_args(self, *args: Any, **options: Any) -> Any:
+        """Parse as argparse does; stop where an :class:`OutputFile` is an :class:`InputFile` or given twice."""
+        arguments, rest = super().parse_known_args(*args, **options)
+        given: list[Any] = []
+        for value in vars(arguments).values():
+            given += value if isinstance(value, list) else [value]
+        outputs = [value for value in given if isinstance(value, OutputFile)]
+        refuse_overwriting(outputs, [value for value in given if isinstance(value, InputFile)])
+        return arguments, rest
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with status 2."""
@@ -27,7 +47,9 @@ class Parser(argparse.ArgumentParser):
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Add ``-c CONFIG`` and ``-o key=value ...``."""
-    parser.add_argument("-c", "--config", required=True, metavar="CONFIG", help="configuration file (YAML), see configs/")
+    parser.add_argument(
+        "-c", "--config", required=True, type=InputFile, metavar="CONFIG", help="configuration file (YAML), see configs/"
+    )
     parser.add_argument(
         "-o",
         "--override",
@@ -47,7 +69,10 @@ def config_of(arguments: argparse.Namespace) -> Config:
 def run(main: Callable[[], None]) -> NoReturn:
     """Call ``main`` and exit: 0 if it returns, 2 with one line for a user's mistake, 130 for Ctrl-C."""
     program = os.path.basename(sys.argv[0])
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
     try:
+        _check_working_folder()
         main()
         sys.stdout.flush()
     except UserError as error:
@@ -60,3 +85,10 @@ def run(main: Callable[[], None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     sys.exit(0)
+
+
+def _check_working_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the working folder was deleted; change to one that is there") from None

@@ -8,18 +8,27 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from paddle_pgonas.errors import UserError
+
 if TYPE_CHECKING:
     import paddle
 
 
 def rank() -> int:
     """This process's number, from 0."""
-    return int(os.environ.get("PADDLE_TRAINER_ID", "0"))
+    return _from_environment("PADDLE_TRAINER_ID", 0, range(world()))
 
 
 def world() -> int:
     """How many processes there are."""
-    return int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
+    return _from_environment("PADDLE_TRAINERS_NUM", 1, range(1, 1 << 20))
+
+
+def _from_environment(name: str, default: int, allowed: range) -> int:
+    value = os.environ.get(name, str(default))
+    if value.isascii() and value.isdecimal() and len(value) < 10 and int(value) in allowed:
+        return int(value)
+    raise UserError(f"{name}={value!r} in the environment is not a number from {allowed[0]} to {allowed[-1]}; unset it")
 
 
 def join() -> None:

@@ -1,13 +1,14 @@
-"""Files that are whole or absent: atomic writing, and JSON reading whose errors name the file."""
+"""Atomic file writing, JSON reading whose errors name the file, and outputs that may not replace inputs."""
 
 from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,19 @@ from paddle_pgonas.errors import UserError
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; move it there when the block ends well, remove it when it does not.
 
-    The bytes are on the disk before the name is, so a crash at any moment leaves the old file, the new one, or none.
+    The bytes are on the disk before the name is, so a crash at any moment leaves the old file, the new one, or none. A symbolic
+    link stays, and the file that it leads to is replaced.
 
     Raises:
-        UserError: the folder cannot be made or written.
+        UserError: the folder cannot be made or written, or ``path`` is a device, a pipe or a folder.
     """
-    target = Path(path)
+    target = _regular(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
         os.close(handle)
     except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror}); choose another place") from None
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
     part = Path(name)
     try:
         yield part
@@ -41,15 +43,54 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         part.chmod(0o666 & ~mask)  # mkstemp made it private; give it the mode that open() would have
         part.replace(target)
     except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror}); free some space or choose another place") from error
+        raise UserError(f"{path}: cannot be written ({error.strerror}); free some space or choose another place") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _regular(path: str | Path) -> Path:
+    """The file that ``path`` leads to, which is a regular one or not there yet."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UserError(f"{path}: cannot be written (it is no regular file); give the name of a file")
+    except FileNotFoundError:
+        pass  # also where a link leads to nothing: its target will be made
+    except (OSError, ValueError) as error:  # a link to itself, a name with a zero byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path}: cannot be written ({reason}); choose another place") from None
+    return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+
+
+def refuse_overwriting(outputs: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
+    """Stop before a job replaces what it reads, or writes two things into one file.
+
+    Raises:
+        UserError: an output is the same file as an input or as another output.
+    """
+    read = {_identity(path) for path in inputs}
+    written: set[object] = set()
+    for path in outputs:
+        identity = _identity(path)
+        if identity in read:
+            raise UserError(f"{path}: is read and would be overwritten; give the output another name")
+        if identity in written:
+            raise UserError(f"{path}: is named twice to be written; give each output its own name")
+        written.add(identity)
+
+
+def _identity(path: str | Path) -> object:
+    """The same for two names of one file, whether it exists or not."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return os.path.abspath(path)
+    return status.st_dev, status.st_ino
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
     with atomic_path(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names may hold what UTF-8 cannot
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -72,6 +113,8 @@ def read_json(path: str | Path, what: str, repeated: list[str] | None = None) ->
         raise UserError(f"{path}: cannot read the {what} ({error.strerror})") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: the {what} is not a UTF-8 text file") from None
+    except ValueError as error:  # a name with a zero byte
+        raise UserError(f"{path}: cannot read the {what} ({error})") from None
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)

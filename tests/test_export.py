@@ -156,3 +156,14 @@ def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path, supernet: tuple[Sup
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         export(demo(tmp_path, "score.bn=running"), supernet[1], ARCH, tmp_path / "file", images=2)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "notes.txt"])
+def test_a_folder_with_other_things_is_left_alone(tmp_path: Path, supernet: tuple[Supernet, Path], name: str) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / name).write_text("kept")
+    (folder / "config.yaml").write_text("kept")
+    with pytest.raises(UserError, match=name):
+        export(demo(tmp_path), supernet[1], MINI.smallest, folder)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {name: "kept", "config.yaml": "kept"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import atomic_path, read_json, read_json_lines, write_json, write_text
+from paddle_pgonas.files import atomic_path, read_json, read_json_lines, refuse_overwriting, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -113,3 +113,56 @@ def test_a_damaged_log_line_is_named_and_left_out(tmp_path: Path, capsys: pytest
     assert [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()] == [
         f"{path}, line {n}" for n in (2, 3, 4, 6, 7)
     ]
+
+
+def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    link, target = tmp_path / "link.txt", tmp_path / "kept" / "file.txt"
+    link.symlink_to("kept/file.txt")
+    for text in ("made", "replaced"):  # the target is not there at first
+        write_text(link, text)
+        assert link.is_symlink() and target.read_text() == text and not target.is_symlink()
+    assert names(tmp_path / "kept") == ["file.txt"]
+
+
+def special(folder: Path, kind: str) -> Path:
+    path = folder / "special"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "link to a device":
+        path.symlink_to(os.devnull)
+    elif kind == "link to itself":
+        path.symlink_to(path)
+    return Path(os.devnull) if kind == "device" else path if kind != "zero byte" else folder / "a\0b"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "link to a device", "link to itself", "zero byte"])
+def test_what_is_no_regular_file_is_left_alone(tmp_path: Path, kind: str) -> None:
+    path = special(tmp_path, kind)
+    before = None if kind == "zero byte" else path.lstat()
+    with pytest.raises(UserError, match="cannot be written"):
+        write_text(path, "text")
+    if before is not None:
+        assert (path.lstat().st_mode, path.lstat().st_ino) == (before.st_mode, before.st_ino)
+    assert len(names(tmp_path)) == (kind not in ("device", "zero byte"))
+
+
+@pytest.mark.parametrize("name", ["in.json", "./sub/../in.json", "link.json", "hard.json"])
+def test_an_output_that_is_an_input_is_refused_under_any_name(tmp_path: Path, name: str) -> None:
+    source = tmp_path / "in.json"
+    source.write_text("kept")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link.json").symlink_to(source)
+    os.link(source, tmp_path / "hard.json")
+    with pytest.raises(UserError, match="would be overwritten"):
+        refuse_overwriting([tmp_path / "out.json", tmp_path / name], [source])
+    refuse_overwriting([tmp_path / "out.json", tmp_path / "other.json"], [source, tmp_path / "absent.json"])
+    with pytest.raises(UserError, match="twice"):
+        refuse_overwriting([tmp_path / "out.json", tmp_path / "sub" / ".." / "out.json"], [])
+
+
+def test_text_that_is_no_utf_8_is_written_escaped(tmp_path: Path) -> None:
+    write_text(tmp_path / "file.txt", "name \udcff")
+    assert (tmp_path / "file.txt").read_text() == r"name \udcff"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, fill_golden
 
+from paddle_pgonas import distributed
 from paddle_pgonas.arch import MINI
+from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import save_weights
@@ -285,3 +288,73 @@ def assert_one_line(status: int, err: str, names: str) -> None:
     assert status == 2
     assert len(lines) == 1, lines
     assert names in lines[0]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "write_submission -c {yaml} --weights {weights} --candidates {file} --output {file}",
+        "write_submission -c {yaml} --weights {weights} --candidates {file} --output {weights}",
+        "write_submission -c {yaml} --candidates {file} --dry-run --json {yaml}",
+        "compare {file} {file} --output {file}",
+        "compare {file} --truth {yaml} --json {yaml}",
+        "compare --validate {file} --json {file}",
+        "convert_weights {weights} {weights}",
+        "sample_candidates --count 2 --output {folder}",
+        "score_prior --prior flops --candidates {file} --output {file}",
+        "search -c {yaml} --weights {weights} --output {weights}",
+        "train_standalone -c {yaml} --candidates {file} --output {file}",
+        "train_standalone -c {yaml} --arch {code} --weights {yaml}",
+        "export_subnet -c {yaml} --weights {folder}/subnet.safetensors --arch {code} --output {folder}",
+    ],
+)
+def test_no_tool_overwrites_what_it_reads(tool: Tool, tmp_path: Path, command: str) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    files = {"yaml": tmp_path / "c.yaml", "weights": tmp_path / "w.safetensors", "file": tmp_path / "candidates.json"}
+    files["yaml"].write_text(Path(DEMO).read_text())
+    net = Supernet(MINI, 10)
+    save_weights(files["weights"], net, {})
+    save_weights(folder / "subnet.safetensors", net, {})
+    tool("sample_candidates", "--space", "mini", "--count", 2, "--output", files["file"])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    name, *arguments = command.format(**files, folder=folder, code=MINI.smallest).split()
+    status, _, errors = tool(name, *arguments)
+    assert status == 2 and errors.count("\n") == 1, errors
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def run_tool(*arguments: object, **options: object) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, *map(os.fspath, arguments)]
+    return subprocess.run(command, capture_output=True, check=False, **options)
+
+
+def test_names_that_no_terminal_can_show_are_printed_escaped(tmp_path: Path) -> None:
+    strange = os.fsencode(tmp_path) + b"/caf\xc3\xa9 \xff.json"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = run_tool(REPOSITORY / "tools" / "sample_candidates.py", "--count", "2", "--output", strange, env=environment)
+    assert done.returncode == 0 and rb"caf\xe9 \udcff" in done.stdout, done.stderr
+    done = run_tool(REPOSITORY / "tools" / "compare.py", strange + b"absent", env=environment)
+    assert done.returncode == 2 and done.stderr.count(b"\n") == 1 and b"Traceback" not in done.stderr
+
+
+def test_a_deleted_working_folder_is_one_line(tmp_path: Path) -> None:
+    script = REPOSITORY / "tools" / "sample_candidates.py"
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    enter = f"import os, runpy, sys; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); sys.argv[1:] = ['--count', '2', '--output', 'a']"
+    done = run_tool(
+        "-c", f"{enter}; sys.path.insert(0, {str(script.parent)!r}); runpy.run_path({str(script)!r}, run_name='__main__')"
+    )
+    assert done.returncode == 2 and b"working folder" in done.stderr and done.stderr.count(b"\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize("name", ["PADDLE_TRAINER_ID", "PADDLE_TRAINERS_NUM"])
+@pytest.mark.parametrize("value", ["x", "-1", "", "7", "0" * 5000])
+def test_a_rank_that_is_none_is_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    if (name, value) == ("PADDLE_TRAINERS_NUM", "7"):
+        assert distributed.world() == 7
+    else:
+        with pytest.raises(UserError, match=name):
+            distributed.rank()

@@ -15,7 +15,7 @@ from paddle_pgonas import cli
 def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("what", choices=["prior", "score", "train", "search", "data"])
-    parser.add_argument("--json", metavar="FILE", help="write the figures for programs")
+    parser.add_argument("--json", type=cli.OutputFile, metavar="FILE", help="write the figures for programs")
     parser.add_argument("--root", metavar="DIR", help="with data: images as DIR/train/<class>/* and DIR/val/<class>/*")
     arguments = parser.parse_args()
     if arguments.root and arguments.what != "data":

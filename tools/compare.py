@@ -18,15 +18,19 @@ from paddle_pgonas import cli
 
 def main() -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument("files", nargs="*", metavar="SUBMISSION")
-    parser.add_argument("--truth", metavar="FILE", help="stand-alone accuracies")
+    parser.add_argument("files", nargs="*", type=cli.InputFile, metavar="SUBMISSION")
+    parser.add_argument("--truth", type=cli.InputFile, metavar="FILE", help="stand-alone accuracies")
     parser.add_argument("--top", type=int, metavar="K", help="the k of precision at k (default: 100, or a tenth of a small file)")
-    parser.add_argument("--output", metavar="report.html", help="write a self-contained page with pictures")
+    parser.add_argument("--output", type=cli.OutputFile, metavar="report.html", help="write a self-contained page with pictures")
     parser.add_argument("--plots", metavar="DIR", help="write the pictures as PNG and SVG files")
     parser.add_argument("--run", metavar="DIR", help="a training run (output_dir) whose curves the page and the plots show")
-    parser.add_argument("--json", metavar="FILE", help="write the figures for programs (or the verdict, with --validate)")
-    parser.add_argument("--validate", metavar="FILE", help="check this file as a submission")
-    parser.add_argument("--candidates", metavar="FILE", help="with --validate: the candidate file that it must fit")
+    parser.add_argument(
+        "--json", type=cli.OutputFile, metavar="FILE", help="write the figures for programs (or the verdict, with --validate)"
+    )
+    parser.add_argument("--validate", type=cli.InputFile, metavar="FILE", help="check this file as a submission")
+    parser.add_argument(
+        "--candidates", type=cli.InputFile, metavar="FILE", help="with --validate: the candidate file that it must fit"
+    )
     arguments = parser.parse_args()
     if arguments.validate:
         if arguments.files or arguments.truth or arguments.top or arguments.output or arguments.plots or arguments.run:

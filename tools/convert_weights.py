@@ -10,8 +10,8 @@ from paddle_pgonas import cli
 
 def main() -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument("source", metavar="FROM")
-    parser.add_argument("target", metavar="TO")
+    parser.add_argument("source", type=cli.InputFile, metavar="FROM")
+    parser.add_argument("target", type=cli.OutputFile, metavar="TO")
     arguments = parser.parse_args()
 
     from paddle_pgonas.nn.weights import convert_weights

@@ -13,7 +13,9 @@ from paddle_pgonas.errors import UserError
 def main() -> None:
     parser = cli.Parser(__doc__)
     cli.add_config(parser)
-    parser.add_argument("--weights", required=True, metavar="FILE", help="supernet weights (.safetensors or .pdparams)")
+    parser.add_argument(
+        "--weights", type=cli.InputFile, required=True, metavar="FILE", help="supernet weights (.safetensors or .pdparams)"
+    )
     parser.add_argument("--arch", required=True, metavar="CODE", help="the subnet")
     parser.add_argument("--output", required=True, metavar="DIR", help="the folder to write")
     parser.add_argument("--images", type=int, default=256, metavar="N", help="validation images to compare on (default: 256)")

@@ -11,7 +11,7 @@ def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("--count", type=int, required=True, metavar="N")
     parser.add_argument("--seed", type=int, default=0, metavar="S")
-    parser.add_argument("--output", required=True, metavar="FILE")
+    parser.add_argument("--output", type=cli.OutputFile, required=True, metavar="FILE")
     parser.add_argument("--space", choices=list(SPACES), default="track1")
     parser.add_argument(
         "--spread", action="store_true", help="evenly from the cheapest to the costliest; random widths average out otherwise"

@@ -14,8 +14,8 @@ from paddle_pgonas.submission import detect_space, read_candidates, write_scores
 def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("--prior", required=True, choices=list(PRIORS), help="zen_mc samples and takes about a second a subnet")
-    parser.add_argument("--candidates", required=True, metavar="FILE")
-    parser.add_argument("--output", required=True, metavar="FILE")
+    parser.add_argument("--candidates", type=cli.InputFile, required=True, metavar="FILE")
+    parser.add_argument("--output", type=cli.OutputFile, required=True, metavar="FILE")
     arguments = parser.parse_args()
     candidates = read_candidates(arguments.candidates, detect_space(arguments.candidates))
     prior = PRIORS[arguments.prior]

@@ -20,7 +20,7 @@ from paddle_pgonas.priors import PRIORS
 def main() -> None:
     parser = cli.Parser(__doc__)
     cli.add_config(parser)
-    parser.add_argument("--weights", metavar="FILE", help="supernet weights (.safetensors or .pdparams)")
+    parser.add_argument("--weights", type=cli.InputFile, metavar="FILE", help="supernet weights (.safetensors or .pdparams)")
     parser.add_argument("--prior", choices=list(PRIORS), help="score with a prior instead")
     parser.add_argument("--max-macs", type=float, metavar="N", help="multiply-accumulates for an image, at data.image_size")
     parser.add_argument("--max-params", type=float, metavar="N", help="parameters")
@@ -34,7 +34,7 @@ def main() -> None:
         default="top1",
         help="what of the supernet's is the score (default: top1); likelihood is exp(-loss)",
     )
-    parser.add_argument("--output", required=True, metavar="FILE", help="where the front goes (JSON)")
+    parser.add_argument("--output", type=cli.OutputFile, required=True, metavar="FILE", help="where the front goes (JSON)")
     arguments = parser.parse_args()
     config = cli.config_of(arguments)
     if (arguments.weights is None) == (arguments.prior is None):

@@ -15,9 +15,14 @@ def main() -> None:
     parser = cli.Parser(__doc__)
     cli.add_config(parser)
     parser.add_argument("--arch", metavar="CODE", help="one subnet")
-    parser.add_argument("--weights", metavar="FILE", help="with --arch: keep the trained weights (a teacher for the baseline)")
-    parser.add_argument("--candidates", metavar="FILE", help="many subnets; needs --output")
-    parser.add_argument("--output", metavar="FILE", help="where the truth file goes")
+    parser.add_argument(
+        "--weights",
+        type=cli.OutputFile,
+        metavar="FILE",
+        help="with --arch: keep the trained weights (a teacher for the baseline)",
+    )
+    parser.add_argument("--candidates", type=cli.InputFile, metavar="FILE", help="many subnets; needs --output")
+    parser.add_argument("--output", type=cli.OutputFile, metavar="FILE", help="where the truth file goes")
     arguments = parser.parse_args()
     config = cli.config_of(arguments)
     if (arguments.arch is None) == (arguments.candidates is None):

@@ -15,9 +15,9 @@ from paddle_pgonas.submission import read_archs
 def main() -> None:
     parser = cli.Parser(__doc__)
     cli.add_config(parser)
-    parser.add_argument("--weights", metavar="FILE", help="supernet weights (.safetensors or .pdparams)")
-    parser.add_argument("--candidates", required=True, metavar="FILE", help="the challenge's candidate file")
-    parser.add_argument("--output", metavar="FILE", help="where the submission goes")
+    parser.add_argument("--weights", type=cli.InputFile, metavar="FILE", help="supernet weights (.safetensors or .pdparams)")
+    parser.add_argument("--candidates", type=cli.InputFile, required=True, metavar="FILE", help="the challenge's candidate file")
+    parser.add_argument("--output", type=cli.OutputFile, metavar="FILE", help="where the submission goes")
     parser.add_argument("--bn", choices=["running", "calibrated", "batch"], help="BatchNorm statistics; overrides score.bn")
     parser.add_argument(
         "--metric",
@@ -26,7 +26,7 @@ def main() -> None:
         help="what becomes 'acc' (default: top1); likelihood is exp(-loss)",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and an estimate of the time; needs no weights")
-    parser.add_argument("--json", metavar="FILE", help="with --dry-run: the plan for programs")
+    parser.add_argument("--json", type=cli.OutputFile, metavar="FILE", help="with --dry-run: the plan for programs")
     arguments = parser.parse_args()
     if arguments.bn:
         arguments.override.append(f"score.bn={arguments.bn}")

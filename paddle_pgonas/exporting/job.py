@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from paddle_pgonas.exporting.inference import (
     require_onnx,
     save_inference_model,
 )
-from paddle_pgonas.files import write_json, write_text
+from paddle_pgonas.files import refuse_overwriting, write_json, write_text
 from paddle_pgonas.nn.elastic import calibrate
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract
@@ -36,6 +37,9 @@ from paddle_pgonas.runtime import select_device, versions
 from paddle_pgonas.scoring.scorer import ScoringSet, calibration_batches, scoring_set
 from paddle_pgonas.scoring.tree import build_tree
 from paddle_pgonas.scoring.walker import Walker
+
+EXPORTED = ("subnet.safetensors", "code.txt", "config.yaml", "record.json")
+"""What an export writes, with ``inference.*``."""
 
 TOLERANCE = 1e-3
 """Largest difference of logits, relative to the largest logit, that rounding in another order may make."""
@@ -64,8 +68,11 @@ def export(
             ``score.bn: running``) images of noise are used and the record says so.
 
     Raises:
-        UserError: ``score.bn: batch``, weights that do not fit, a missing package for ONNX, or a model whose logits differ.
+        UserError: ``score.bn: batch``, weights that do not fit, a folder with other things in it, a missing package for ONNX, or
+            a model whose logits differ.
     """
+    folder = Path(output)
+    _check_folder(folder, weights)
     if config.score.bn == "batch":
         raise UserError("score.bn=batch: an exported model has no batch to take statistics from; use calibrated or running")
     if onnx:
@@ -79,7 +86,6 @@ def export(
     subnet = extract(net, arch)
     if calibration:
         calibrate(subnet, [batch for [batch] in calibration])
-    folder = Path(output)
     with _folder_inside(folder) as part:
         save_inference_model(subnet, part, config.data.image_size)
         scorer = _scorer(net, arch, config.score.bn, calibration)
@@ -128,6 +134,14 @@ def load_subnet(folder: str | Path) -> ResNet:
         tensor.set_value(arrays[name])
     subnet.eval()
     return subnet
+
+
+def _check_folder(folder: Path, weights: str | Path) -> None:
+    """Only a new folder, an empty one or that of an earlier export is written to: a run's folder has files of the same names."""
+    for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
+        if name not in EXPORTED and not name.startswith(("inference.", ".export-")) and not name.endswith(".part"):
+            raise UserError(f"{folder}: holds {name}, which no export writes; give the export a folder of its own")
+    refuse_overwriting([folder / name for name in EXPORTED], [weights])
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from paddle_pgonas.arch import Arch, Archs
 from paddle_pgonas.config import Config
 from paddle_pgonas.data.sources import open_source
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import write_json, write_text
+from paddle_pgonas.files import refuse_overwriting, write_json, write_text
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.runtime import select_device, versions
 from paddle_pgonas.scoring.scorer import METRICS, chunked
@@ -42,9 +42,12 @@ def write_submission(
         archs: the file's architectures, if they were read already.
 
     Raises:
-        UserError: weights or images do not fit, a file cannot be written, or the candidate file changed meanwhile.
+        UserError: weights or images do not fit, an output is an input, a file cannot be written, or the candidate file changed
+            meanwhile.
     """
     started = time.time()
+    stem = Path(output).with_suffix("")
+    refuse_overwriting([output, f"{stem}.metrics.json", f"{stem}.record.json"], [weights, path])
     archs = archs or read_archs(path, config.search_space)
     session = Session(config, weights)
     measured = session.measure(archs, Path(config.output_dir) / "scores")
@@ -57,7 +60,6 @@ def write_submission(
     acc = metric_values(measured, metric)
     write_scores(output, candidates, [float(value) for value in acc])
     check_submission(output, candidates, config.search_space)
-    stem = Path(output).with_suffix("")
     _write_metrics(f"{stem}.metrics.json", candidates, measured)
     record = {
         "acc": metric,
