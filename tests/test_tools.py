@@ -342,7 +342,8 @@ def test_a_deleted_working_folder_is_one_line(tmp_path: Path) -> None:
     script = REPOSITORY / "tools" / "sample_candidates.py"
     gone = tmp_path / "gone"
     gone.mkdir()
-    enter = f"import os, runpy, sys; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); sys.argv[1:] = ['--count', '2', '--output', 'a']"
+    enter = f"import os, runpy, sys; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r})"
+    enter += "; sys.argv[1:] = ['--count', '2', '--output', 'a']"
     done = run_tool(
         "-c", f"{enter}; sys.path.insert(0, {str(script.parent)!r}); runpy.run_path({str(script)!r}, run_name='__main__')"
     )
