@@ -70,6 +70,9 @@ class SearchSpace:
     stem_stride: int
     stem_pool: bool
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # architectures are keys of large caches, and each one's hash asks for its space's
+
     @cached_property
     def widths(self) -> tuple[tuple[int, ...], ...]:
         """Channel counts: ``widths[stage][code]``; index 0 is no code and holds 0."""
@@ -209,7 +212,7 @@ class Arch:
     It keeps its checked code and nothing else (45,000 of them are held at once); the rest is read off the code when asked for.
     """
 
-    space: SearchSpace = field(repr=False, compare=False)
+    space: SearchSpace = field(repr=False)
     code: str
 
     def __str__(self) -> str:

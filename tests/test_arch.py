@@ -14,7 +14,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from paddle_pgonas.arch import MINI, SPACES, TRACK1, Arch, ArchError, Archs, SearchSpace, make_divisible
+from paddle_pgonas.arch import MINI, SPACES, TRACK1, TRACK1_THIN, Arch, ArchError, Archs, SearchSpace, make_divisible
+from paddle_pgonas.cost import macs
+from paddle_pgonas.priors import prior
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RANDOM = st.randoms(use_true_random=False)
@@ -289,3 +291,13 @@ def test_what_is_known_without_a_network_needs_no_paddle() -> None:
     program = f"import sys; from paddle_pgonas import {modules}; print('paddle' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert done.stdout.strip() == "False"
+
+
+def test_equal_codes_of_two_spaces_are_two_architectures() -> None:
+    """Else a cache of one space's costs would answer for the other's."""
+    flops = prior("flops")
+    assert TRACK1.largest.code == TRACK1_THIN.largest.code
+    assert TRACK1.largest != TRACK1_THIN.largest
+    assert [flops(TRACK1.largest), flops(TRACK1_THIN.largest)] == [macs(TRACK1.largest), macs(TRACK1_THIN.largest)]
+    assert TRACK1.parse(TRACK1.largest.code) == TRACK1.largest
+    assert len({TRACK1.largest, TRACK1_THIN.largest, TRACK1.parse(TRACK1.largest.code)}) == 2
