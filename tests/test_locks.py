@@ -33,6 +33,7 @@ def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path: Path, mon
             pass
         with exclusive(tmp_path / "run", "search"):
             pass
+        monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
         monkeypatch.setenv("PADDLE_TRAINER_ID", "1")
         with exclusive(tmp_path / "run", "training"):  # another rank, as of the same launch
             pass
