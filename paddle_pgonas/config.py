@@ -51,6 +51,8 @@ class Data:
     """Train with only so many images, taken evenly from the list (so evenly from the classes)."""
     val_limit: int | None = None
     """Score with only so many validation images, taken evenly from the list."""
+    max_unreadable: float = 0.01
+    """Images that cannot be read are named and left out, up to this share (rounded up) of those that a job takes."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,7 @@ AT_LEAST: dict[str, float] = {
     "data.workers": 0,
     "data.train_limit": 1,
     "data.val_limit": 1,
+    "data.max_unreadable": 0,
     "model.num_classes": 2,
     "train.epochs": 1,
     "train.max_steps": 1,

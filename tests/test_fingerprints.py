@@ -28,7 +28,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that were read."""
     read, original = list[Path](), fingerprints._content
-    monkeypatch.setattr(fingerprints, "_content", lambda path: read.append(path) or original(path))
+    monkeypatch.setattr(fingerprints, "_content", lambda path: read.append(Path(os.fsdecode(path))) or original(path))
     return read
 
 

@@ -60,8 +60,8 @@ def measure(root: str | None = None, images: int = 500, rounds: int = 3) -> dict
 
 def _measure(data: Data, cache: Path, count: int, rounds: int) -> dict[str, Any]:
     val, train = _open(data, "val", count), _open(data, "train", count)
-    build, kept = _timed(lambda: decoded(val, data.resize, data.image_size, cache))
-    reopen, kept = _timed(lambda: decoded(val, data.resize, data.image_size, cache))
+    build, kept = _timed(lambda: decoded(val, data, cache))
+    reopen, kept = _timed(lambda: decoded(val, data, cache))
     if len(kept.labels) < len(val.labels):
         raise UserError(f"{data.root}: measure on a folder without the files named above")
     batch = min(TRAINING_BATCH, len(train.labels))

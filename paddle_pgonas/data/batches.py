@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from paddle_pgonas.config import Data
 from paddle_pgonas.data.cache import decoded
 from paddle_pgonas.data.sources import ImageSource, Subset, UnreadableImage
 from paddle_pgonas.data.transforms import center_crop, draw_shifts, random_resized_crop, shift
+from paddle_pgonas.data.unreadable import Unreadable
 from paddle_pgonas.errors import UserError
 
 SHUFFLE, AUGMENT = 1, 2  # purposes: they keep the random streams of one seed apart
@@ -34,7 +34,8 @@ class EpochBatches(paddle.io.Dataset):
         self.rank, self.world = rank, world
         self.epoch, self.start = 0, 0
         # Small images are decoded once; a random resized crop needs the original each time.
-        self.images = None if data.augment == "crop_flip" else decoded(source, data.resize, data.image_size, cache)
+        self.images = None if data.augment == "crop_flip" else decoded(source, data, cache)
+        self.unreadable = Unreadable(source, data.max_unreadable)
         self.labels = source.labels if self.images is None else self.images.labels
         self.steps_per_epoch = len(self.labels) // (batch_size * world)
         if self.steps_per_epoch < 1:
@@ -67,7 +68,8 @@ class EpochBatches(paddle.io.Dataset):
             try:
                 return random_resized_crop(self.source.read(candidate), self.data.image_size, rng), self.labels[candidate]
             except UnreadableImage as error:
-                _warn_once(str(error))
+                self.unreadable.add(candidate, error)
+        self.unreadable.check()
         raise UserError("data.root: none of the training images can be read")
 
     def epoch_from(self, epoch: int, start: int) -> Iterator[tuple[paddle.Tensor, paddle.Tensor]]:
@@ -76,21 +78,30 @@ class EpochBatches(paddle.io.Dataset):
         if self.data.workers == 0 or self.images is not None:  # a slice of an array is quicker than a process's queue
             for item in range(len(self)):
                 images, labels = self[item]
+                self.unreadable.check()
                 yield paddle.to_tensor(images), paddle.to_tensor(labels)
             return
         workers = min(self.data.workers, len(self))
-        yield from paddle.io.DataLoader(self, batch_size=None, shuffle=False, num_workers=workers)
+        for batch in paddle.io.DataLoader(self, batch_size=None, shuffle=False, num_workers=workers):
+            self.unreadable.check()  # here, as Paddle adds a traceback to an error of a loader process
+            yield batch
 
 
 def calibration_images(source: ImageSource, data: Data, count: int) -> np.ndarray:
-    """Evaluation crops of ``count`` training images taken evenly from the list: uint8 [N, S, S, 3]."""
+    """Evaluation crops of ``count`` training images taken evenly from the list: uint8 [N, S, S, 3].
+
+    Raises:
+        UserError: no image can be read, or more than ``data.max_unreadable`` of them cannot.
+    """
     found: list[np.ndarray] = []
     chosen = Subset(source, count)
+    unreadable = Unreadable(chosen, data.max_unreadable)
     for index in range(len(chosen.labels)):
         try:
             found.append(center_crop(chosen.read(index), data.resize, data.image_size))
         except UnreadableImage as error:
-            _warn_once(str(error))
+            unreadable.add(index, error)
+            unreadable.check()
     if not found:
         raise UserError("data.root: none of the calibration images can be read")
     return np.stack(found)
@@ -99,8 +110,3 @@ def calibration_images(source: ImageSource, data: Data, count: int) -> np.ndarra
 @lru_cache(maxsize=2)
 def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, SHUFFLE, epoch)).permutation(count)
-
-
-@cache
-def _warn_once(message: str) -> None:
-    print(f"left out: {message}", file=sys.stderr)

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from paddle_pgonas.config import Config
+from paddle_pgonas.config import Config, Data
 from paddle_pgonas.data.sources import ImageSource, UnreadableImage, open_source
 from paddle_pgonas.data.transforms import center_crop
+from paddle_pgonas.data.unreadable import Unreadable
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import atomic_path
 from paddle_pgonas.store import Entry, Store
@@ -20,7 +21,7 @@ from paddle_pgonas.store import Entry, Store
 PIXELS, RECORD = "pixels.npy", "images"
 """A cache's file of pixels, which is memory-mapped, and the entry that says which images they are and holds their checksum."""
 
-DECODER = 2
+DECODER = 3
 """To be raised when the same files come out as other pixels: older caches are then left alone."""
 
 
@@ -43,7 +44,7 @@ def cache_folder(config: Config) -> Path:
 def validation_images(config: Config) -> DecodedImages:
     """The configured validation images, decoded."""
     source = open_source(config.data, "val", config.model.num_classes)
-    return decoded(source, config.data.resize, config.data.image_size, cache_folder(config))
+    return decoded(source, config.data, cache_folder(config))
 
 
 def training_fingerprint(config: Config) -> str:
@@ -54,15 +55,22 @@ def training_fingerprint(config: Config) -> str:
     return open_source(config.data, "train", config.model.num_classes).fingerprint(cache_folder(config))
 
 
-def decoded(source: ImageSource, resize: int, size: int, folder: str | Path) -> DecodedImages:
+def decoded(source: ImageSource, data: Data, folder: str | Path) -> DecodedImages:
     """The evaluation crop of every readable image, from the cache in ``folder`` or built there now.
 
     Unreadable files are left out and named. A cache whose pixels or record changed on disk is named and built again.
+
+    Raises:
+        UserError: no image can be read, or more than ``data.max_unreadable`` of them cannot.
     """
     content = source.fingerprint(Path(folder))
-    store = Store(folder, {"kept": "decoded images", "images": content, "resize": resize, "size": size, "decoder": DECODER})
-    entry = _whole(store) or _build(source, resize, size, store)
+    crop = {"resize": data.resize, "size": data.image_size, "decoder": DECODER}
+    store = Store(folder, {"kept": "decoded images", "images": content, **crop})
+    unreadable = Unreadable(source, data.max_unreadable)
+    entry = _whole(store) or _build(source, data, store, unreadable)
     kept = entry.arrays["kept"]
+    unreadable.add_all(np.setdiff1d(np.arange(len(source.labels)), kept))
+    unreadable.check()
     images = np.load(store.folder / PIXELS, mmap_mode="r")[: len(kept)]  # unreadable files left room at the end
     return DecodedImages(images, source.labels[kept], store.key)
 
@@ -76,24 +84,24 @@ def _whole(store: Store) -> Entry | None:
     return None
 
 
-def _build(source: ImageSource, resize: int, size: int, store: Store) -> Entry:
-    count = len(source.labels)
+def _build(source: ImageSource, data: Data, store: Store, unreadable: Unreadable) -> Entry:
+    count, size = len(source.labels), data.image_size
     kept: list[int] = []
-    unreadable: list[str] = []
     with atomic_path(store.folder / PIXELS) as part:
         images = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
         for index in tqdm(range(count), desc="decoding images", unit="image", mininterval=1, delay=2):
             try:
-                images[len(kept)] = center_crop(source.read(index), resize, size)
+                images[len(kept)] = center_crop(source.read(index), data.resize, size)
                 kept.append(index)
             except UnreadableImage as error:
-                unreadable.append(str(error))
+                unreadable.add(index, error)
+                unreadable.check()
         if not kept:
-            raise UserError(f"no image could be read; the first problem was {unreadable[0]}")
+            raise UserError(f"no image could be read; the first is {source.name(0)}")
         images.flush()
         checksum = _checksum(part)
-    for message in unreadable:
-        print(f"left out: {message}", file=sys.stderr)
+    if unreadable:
+        print(f"left out in all: {len(unreadable):,} of {count:,} images", file=sys.stderr)
     entry = Entry({"crc32": checksum}, {"kept": np.array(kept)})
     store.put(RECORD, *entry)
     return entry

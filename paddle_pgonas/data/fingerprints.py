@@ -29,24 +29,23 @@ UNREADABLE = bytes(32)
 """In place of the digest of a file that cannot be read."""
 
 
-def fingerprint_files(folder: Path, paths: Sequence[Path], labels: Iterable[int], cache: Path) -> str:
+def fingerprint_files(folder: Path, names: Sequence[bytes], labels: Iterable[int], cache: Path) -> str:
     """SHA-256 over each file's name below ``folder``, label and content, in this order.
 
     A file that cannot be read counts as one without content.
 
     Args:
+        names: of the files below ``folder``.
         cache: the folder of the table of digests; whoever shares it reads no file twice.
 
     Raises:
         UserError: the table cannot be written.
     """
-    known, skip = _read_table(cache / TABLE), len(os.fsencode(folder)) + 1
-    names = [os.fsencode(path)[skip:] for path in paths]
-    now = time.time_ns()
-    stamps, settled = _stamps(names, paths, now)
+    known, root = _read_table(cache / TABLE), os.fsencode(folder)
+    stamps, settled = _stamps(root, names, time.time_ns())
     unknown = [index for index, stamp in enumerate(stamps) if stamp not in known]
     with ThreadPoolExecutor(READERS) as readers:
-        contents = readers.map(_content, (paths[index] for index in unknown))
+        contents = readers.map(_content, (os.path.join(root, names[index]) for index in unknown))
         bar = tqdm(contents, total=len(unknown), desc="reading images once", unit="image", delay=5, mininterval=1)
         read = {stamps[index]: content for index, content in zip(unknown, bar, strict=True)}
     if remembered := {stamp: content for stamp, content in read.items() if stamp in settled and content != UNREADABLE}:
@@ -57,12 +56,12 @@ def fingerprint_files(folder: Path, paths: Sequence[Path], labels: Iterable[int]
     return digest.hexdigest()
 
 
-def _stamps(names: Sequence[bytes], paths: Sequence[Path], now: int) -> tuple[list[bytes], set[bytes]]:
+def _stamps(root: bytes, names: Sequence[bytes], now: int) -> tuple[list[bytes], set[bytes]]:
     """What a file is recognised by: a digest of name, size and times; and those that are old enough to be remembered."""
     stamps, settled = [], set()
-    for name, path in zip(names, paths, strict=True):
+    for name in names:
         try:
-            status = os.stat(path)
+            status = os.stat(os.path.join(root, name))
         except (OSError, ValueError):
             stamps.append(hashlib.sha256(b"%b\0" % name).digest())
             continue
@@ -73,7 +72,7 @@ def _stamps(names: Sequence[bytes], paths: Sequence[Path], now: int) -> tuple[li
     return stamps, settled
 
 
-def _content(path: Path) -> bytes:
+def _content(path: bytes) -> bytes:
     digest = hashlib.sha256()
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait forever

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
@@ -17,6 +18,9 @@ from paddle_pgonas.errors import UserError
 
 Split = Literal["train", "val"]
 EXTENSIONS = {".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff"}
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""Decoders that a file may choose by its content. Others, as EPS, start programs."""
 
 
 class UnreadableImage(Exception):
@@ -33,6 +37,9 @@ class ImageSource(Protocol):
     def read(self, index: int) -> Image.Image:
         """The image as RGB, in its own size. Raises UnreadableImage."""
 
+    def name(self, index: int) -> str:
+        """The image's name, for people."""
+
     def fingerprint(self, cache: Path, chosen: Sequence[int] | None = None) -> str:
         """A digest of the images' contents and labels (of the ``chosen`` ones), the same wherever they lie.
 
@@ -48,33 +55,81 @@ class Folder:
         self.folder = Path(root) / split
         if not self.folder.is_dir():
             raise UserError(f"data.root: {self.folder} is not a folder; expected {root}/train/<class>/* and {root}/val/<class>/*")
-        self.classes = sorted(entry.name for entry in os.scandir(self.folder) if entry.is_dir())
+        self.classes = class_names(self.folder)
         if not self.classes:
             raise UserError(f"data.root: {self.folder} holds no class folders; expected {self.folder}/<class>/<images>")
-        self.paths: list[Path] = []
-        labels: list[int] = []
-        for label, name in enumerate(self.classes):
-            files = sorted(path for path in (self.folder / name).iterdir() if path.suffix.lower() in EXTENSIONS)
-            if not files:
-                raise UserError(f"data.root: the class folder {self.folder / name} holds no images; fill it or remove it")
-            self.paths += files
-            labels += [label] * len(files)
-        self.labels = np.asarray(labels, dtype=np.int64)
+        files = [_images(self.folder, name) for name in self.classes]
+        self.files = np.concatenate(files)
+        """Names below the folder, as bytes: one array, as 1,281,167 objects would be copied into every loader process."""
+        self.labels = np.repeat(np.arange(len(files), dtype=np.int64), [len(names) for names in files])
         self.num_classes = len(self.classes)
+
+    def path(self, index: int) -> Path:
+        """Where the image lies."""
+        return self.folder / os.fsdecode(self.files[index])
+
+    def name(self, index: int) -> str:
+        """Its path."""
+        return str(self.path(index))
 
     def read(self, index: int) -> Image.Image:
         """The image as RGB, whatever it was stored as."""
+        path = self.path(index)
         try:
-            with Image.open(self.paths[index]) as image:
-                return image.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UnreadableImage(f"{self.paths[index]}: {error}") from None
+            if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait forever
+                raise UnreadableImage("no regular file")
+            with Image.open(path, formats=FORMATS) as image:
+                return _rgb(image)
+        except Exception as error:  # a damaged image can make a decoder raise anything
+            what = str(error) if isinstance(error, (OSError, UnreadableImage)) else f"{type(error).__name__}: {error}"
+            raise UnreadableImage(f"{path}: {' '.join(what.split())[:300]}") from None
 
     def fingerprint(self, cache: Path, chosen: Sequence[int] | None = None) -> str:
         """From the files' contents, names below the folder, and labels."""
-        indices = range(len(self.paths)) if chosen is None else chosen
-        paths, labels = [self.paths[index] for index in indices], (int(self.labels[index]) for index in indices)
-        return fingerprint_files(self.folder, paths, labels, cache)
+        indices = slice(None) if chosen is None else list(chosen)
+        return fingerprint_files(self.folder, self.files[indices].tolist(), self.labels[indices].tolist(), cache)
+
+
+def class_names(folder: Path) -> list[str]:
+    """The folders in a folder, in sorted order.
+
+    Raises:
+        UserError: the folder cannot be listed.
+    """
+    return sorted(entry.name for entry in _entries(folder) if _is_folder(entry))
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise UserError(f"data.root: {folder} cannot be listed ({error.strerror})") from None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a symbolic link that leads to itself
+        return False
+
+
+def _images(folder: Path, name: str) -> np.ndarray:
+    """The names of a class's images, ``<class>/<image>``, in sorted order."""
+    files = sorted(entry.name for entry in _entries(folder / name) if Path(entry.name).suffix.lower() in EXTENSIONS)
+    if not files:
+        raise UserError(f"data.root: the class folder {folder / name} holds no images; fill it or remove it")
+    return np.array([os.fsencode(f"{name}/{file}") for file in files])
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """RGB of 8 bits. Grey of 16 bits, which Pillow would cut off at 255, is scaled."""
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image)
+        if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+            raise UnreadableImage(f"pixels of mode {image.mode} have no known range; save them with 8 or 16 bits")
+        image = Image.fromarray(np.round(values / 257).astype(np.uint8))
+    return image.convert("RGB")
 
 
 class Digits:
@@ -96,6 +151,10 @@ class Digits:
         """The digit as a grey RGB image."""
         return Image.fromarray(self.images[index]).convert("RGB")
 
+    def name(self, index: int) -> str:
+        """Its place among the split's digits."""
+        return f"digit {index}"
+
     def fingerprint(self, cache: Path, chosen: Sequence[int] | None = None) -> str:
         """From the pixels and labels themselves."""
         indices = slice(None) if chosen is None else list(chosen)
@@ -114,6 +173,10 @@ class Subset:
     def read(self, index: int) -> Image.Image:
         """The image as RGB."""
         return self.source.read(int(self.chosen[index]))
+
+    def name(self, index: int) -> str:
+        """Its name in the source."""
+        return self.source.name(int(self.chosen[index]))
 
     def fingerprint(self, cache: Path, chosen: Sequence[int] | None = None) -> str:
         """Of the chosen images alone: the others are not read."""
@@ -137,8 +200,7 @@ def open_source(data: Data, split: Split, num_classes: int) -> ImageSource:
         source = Folder(data.root, split)
         other = Path(data.root) / "train"
         if split == "val" and other.is_dir():
-            known = {entry.name for entry in os.scandir(other) if entry.is_dir()}
-            strangers = sorted(known.symmetric_difference(source.classes))
+            strangers = sorted(set(class_names(other)).symmetric_difference(source.classes))
             if strangers:
                 raise UserError(f"data.root: class {strangers[0]} is in only one of train/ and val/ of {data.root}")
     if source.num_classes > num_classes:

@@ -19,6 +19,7 @@ FREE_ON_RESUME = {
     "data.cache_dir",
     "data.workers",
     "data.val_limit",
+    "data.max_unreadable",
     "train.max_steps",
     "train.log_every",
     "train.checkpoint_every",

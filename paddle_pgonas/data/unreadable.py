@@ -1,0 +1,52 @@
+"""Images that cannot be read: named, left out and counted, so that one of them does not end a long job, but many do."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import sys
+from collections.abc import Iterable
+
+import numpy as np
+
+from paddle_pgonas.data.sources import ImageSource, UnreadableImage
+from paddle_pgonas.errors import UserError
+
+NAMED = 5
+"""How many images an error names; each was named when it was met."""
+
+
+class Unreadable:
+    """The unreadable images of a source. Loader processes that are forked from this one share the list."""
+
+    def __init__(self, source: ImageSource, share: float) -> None:
+        """Allow ``share`` of the source's images to be unreadable, rounded up."""
+        self.source, self.share = source, share
+        self._met = np.frombuffer(mmap.mmap(-1, len(source.labels)), np.uint8)
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self._met))
+
+    def add(self, index: int, error: UnreadableImage) -> None:
+        """Note an image, and name it on stderr when it is met for the first time."""
+        if not self._met[index]:
+            self._met[index] = 1
+            print(f"left out: {error}", file=sys.stderr)
+
+    def add_all(self, indices: Iterable[int]) -> None:
+        """Note images that were named when the cache was built."""
+        self._met[list(indices)] = 1
+
+    def check(self) -> None:
+        """Stop the job if more images than allowed are unreadable.
+
+        Raises:
+            UserError: says how many, and names the first.
+        """
+        count = len(self)
+        if count > math.ceil(self.share * len(self._met)):
+            names = ", ".join(self.source.name(int(index)) for index in np.flatnonzero(self._met)[:NAMED])
+            raise UserError(
+                f"data.root: {count:,} of {len(self._met):,} images cannot be read ({names}{', ...' if count > NAMED else ''}); "
+                f"replace them, or raise data.max_unreadable, the share that may be left out (now {self.share:g})"
+            )
