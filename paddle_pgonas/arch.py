@@ -237,23 +237,23 @@ class Arch:
     @property
     def stem_width(self) -> int:
         """Channels of the stem, tied to stage 1's conv2."""
-        return self.space.widths[0][self.conv2[0]]
+        return self.space.widths[0][int(self.code[self.space.offsets[0] + 1])]
 
     @property
     def out_width(self) -> int:
         """Channels that the head's linear layer reads."""
-        return self.space.widths[-1][self.conv2[-1]]
+        return self.space.widths[-1][int(self.code[self.space.offsets[-2] + 1])]
 
     @property
     def blocks(self) -> tuple[Block, ...]:
         """The active residual blocks in the order of computation (without stem and head)."""
-        space, blocks, c_in = self.space, [], self.stem_width
-        for stage, (widths, mids, out) in enumerate(zip(space.widths, self.conv1, self.conv2, strict=True)):
-            index, c_out = space.first_blocks[stage], widths[out]
-            for position, mid in enumerate(mids):
-                stride = 2 if stage and not position else 1
-                blocks.append(Block(index + position, c_in, widths[mid], c_out, stride))
-                c_in = c_out
+        space, code, blocks, c_in = self.space, self.code, [], self.stem_width
+        for stage, widths in enumerate(space.widths):
+            start, index, stride = space.offsets[stage], space.first_blocks[stage], 2 if stage else 1
+            c_out = widths[int(code[start + 1])]
+            for digit in range(start, start + 2 * int(code[1 + stage]), 2):
+                blocks.append(Block(index, c_in, widths[int(code[digit])], c_out, stride))
+                index, c_in, stride = index + 1, c_out, 1
         return tuple(blocks)
 
     def distance(self, other: Arch) -> int:

@@ -20,7 +20,7 @@ from functools import cache
 from math import acos, log, pi, sqrt
 
 from paddle_pgonas.arch import Arch
-from paddle_pgonas.cost import stem_sides
+from paddle_pgonas.geometry import TRUNK, layers
 
 RELU_VARIANCE = 0.5 - 0.5 / pi
 
@@ -47,14 +47,11 @@ def log_distance(convolutions: int) -> float:
 
 def zen_score(arch: Arch, image_size: int | None = None) -> float:
     """Closed-form Zen-score of an architecture; ``image_size`` defaults to the space's."""
-    space = arch.space
-    image = image_size or space.image_size
-    conv_side, side = stem_sides(arch, image)
-    kernel = space.stem_kernel
-    log_variance = log(3 * kernel**2) + log_valid_share(kernel, space.stem_stride, image, conv_side)
-    for _, c_in, c_mid, _, stride in arch.blocks:
-        before, side = side, -(-side // stride)
-        log_variance += log(9 * c_in * RELU_VARIANCE) + log_valid_share(3, stride, before, side)
-        log_variance += log(9 * c_mid * RELU_VARIANCE) + log_valid_share(3, 1, side, side)
-    convolutions = 1 + 2 * len(arch.blocks)
-    return 0.5 * log_variance + log(arch.out_width * side**2) + log_distance(convolutions)
+    convolutions = [layer for layer in layers(arch, image_size) if layer.part in TRUNK]
+    log_variance = 0.0
+    for layer in convolutions:
+        variance_in = RELU_VARIANCE if layer.index else 1.0  # the stem reads the image, the others what a ReLU left
+        taps = log_valid_share(layer.kernel, layer.stride, layer.side_in, layer.side)
+        log_variance += log(layer.kernel**2 * layer.c_in * variance_in) + taps
+    last = convolutions[-1]
+    return 0.5 * log_variance + log(last.c_out * last.side**2) + log_distance(len(convolutions))

@@ -8,6 +8,7 @@ import paddle
 import paddle.nn.functional as F
 
 from paddle_pgonas.arch import Arch
+from paddle_pgonas.geometry import TRUNK, layers
 
 
 def zen_score_monte_carlo(
@@ -26,25 +27,20 @@ def zen_score_monte_carlo(
 
 
 def _draw(arch: Arch, side: int, batch: int, gamma: float) -> float:
-    space = arch.space
+    """One draw of images and, layer by layer, of the weights that both streams share."""
     x = paddle.randn([batch, 3, side, side])
     streams = [x, x + gamma * paddle.randn(x.shape)]
     log_deviation = 0.0
 
-    def layer(c_in: int, c_out: int, kernel: int, stride: int) -> None:
-        """Convolution, BatchNorm and ReLU with one draw of weights for both streams."""
-        nonlocal log_deviation, streams
-        weight = paddle.randn([c_out, c_in, kernel, kernel])
-        outputs = [F.conv2d(stream, weight, stride=stride, padding=kernel // 2) for stream in streams]
+    for layer in layers(arch, side):
+        if layer.part not in TRUNK:
+            continue
+        if streams[0].shape[-1] != layer.side_in:  # the stem's pool
+            streams = [F.max_pool2d(stream, 3, 2, 1) for stream in streams]
+        weight = paddle.randn([layer.c_out, layer.c_in, layer.kernel, layer.kernel])
+        outputs = [F.conv2d(stream, weight, stride=layer.stride, padding=layer.kernel // 2) for stream in streams]
         log_deviation += 0.5 * log(float(outputs[0].var([0, 2, 3], unbiased=False).mean()))
         streams = [F.relu(_normalise(output)) for output in outputs]
-
-    layer(3, arch.stem_width, space.stem_kernel, space.stem_stride)
-    if space.stem_pool:
-        streams = [F.max_pool2d(stream, 3, 2, 1) for stream in streams]
-    for _, c_in, c_mid, c_out, stride in arch.blocks:
-        layer(c_in, c_mid, 3, stride)
-        layer(c_mid, c_out, 3, 1)
     distance = (streams[0] - streams[1]).abs().sum([1, 2, 3]).mean()
     return log(float(distance)) + log_deviation
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from paddle_pgonas.config import Config
 from paddle_pgonas.data.sources import open_source
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import refuse_overwriting, write_json, write_text
+from paddle_pgonas.geometry import layers
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.runtime import select_device, versions
 from paddle_pgonas.scoring.scorer import METRICS, chunked
@@ -153,14 +153,11 @@ def _measured_rate(config: Config, archs: Sequence[Arch]) -> float:
 
 def _activation_bytes(config: Config, archs: Sequence[Arch]) -> int:
     """Upper bound of what a walk keeps for one batch: along the deepest path, per block its input, inner map, sum and output."""
+    kept = {"conv1": 1, "conv2": 3}  # maps of a layer's output shape; an input is the output of the block before
     worst = 0
     for arch in archs[:: max(1, len(archs) // 500)]:
-        side = cost.stem_sides(arch, config.data.image_size)[1]
-        values = 0
-        for block in arch.blocks:
-            side = math.ceil(side / block.stride)
-            values += (block.c_mid + 3 * block.c_out) * side * side
-        worst = max(worst, values)
+        listed = layers(arch, config.data.image_size)
+        worst = max(worst, sum(kept.get(layer.part, 0) * layer.c_out * layer.side**2 for layer in listed))
     return 4 * worst * config.score.batch_size
 
 

@@ -19,7 +19,7 @@ from itertools import chain
 from typing import Any
 
 from paddle_pgonas.arch import Arch, Block
-from paddle_pgonas.cost import stem_sides
+from paddle_pgonas.geometry import block_layers, body_side, head_layer, stem_layer
 
 
 @dataclass(eq=False, slots=True)
@@ -84,27 +84,25 @@ class Cost:
 
 def walk_cost(root: Node, arch: Arch, image_size: int, num_classes: int) -> Cost:
     """The cost of walking a tree. ``arch`` is any member, for the space's geometry."""
-    total = Cost()
-    conv_side, side = stem_sides(arch, image_size)
-    total.macs += 3 * stem_width(root) * (arch.space.stem_kernel * conv_side) ** 2
-    stack = [(root, side)]
+    space = arch.space
+    total = Cost(macs=stem_layer(space, stem_width(root), image_size).macs)
+    stack = [(root, body_side(space, image_size))]
     while stack:
         node, side = stack.pop()
         if node.candidates:
             assert node.block is not None
-            total.macs += node.block.c_out * num_classes
+            total.macs += head_layer(space, node.block.c_out, num_classes).macs
         # Stages have different depths, so children of one node may belong to different blocks of the network.
         for group in sibling_groups(node):
-            first = next(iter(group.children))
-            out_side = -(-side // first.stride)
-            mids = [mid for mid, _ in group.by_mid_width()]
-            c_out = max(block.c_out for block in group.children)
-            per_pixel = 9 * mids[-1] * (first.c_in + c_out)
-            if first.stride > 1:
-                per_pixel += first.c_in * c_out
-            total.macs += per_pixel * out_side * out_side
-            total.blocks += len(group.children)
-            stack.extend((child, out_side) for child in group.children.values())
+            blocks = group.children
+            widest = next(iter(blocks))
+            if len(blocks) > 1:
+                c_mid, c_out = max(block.c_mid for block in blocks), max(block.c_out for block in blocks)
+                widest = widest._replace(c_mid=c_mid, c_out=c_out)
+            computed = block_layers(widest, side)
+            total.macs += sum([layer.macs for layer in computed])
+            total.blocks += len(blocks)
+            stack.extend((child, computed[0].side) for child in blocks.values())
     return total
 
 
