@@ -17,12 +17,10 @@ Nothing in this module needs Paddle.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple, overload
-
-import numpy as np
+from typing import NamedTuple
 
 from paddle_pgonas.errors import UserError
 
@@ -100,10 +98,6 @@ class SearchSpace:
         return self.offsets[-1]
 
     @cached_property
-    def _width_digits(self) -> frozenset[str]:
-        return frozenset(str(code) for code in range(1, 1 + len(self.ratios)))
-
-    @cached_property
     def size(self) -> int:
         """How many architectures the space holds."""
         total, codes = 1, len(self.ratios)
@@ -140,7 +134,7 @@ class SearchSpace:
     def _broken(self, code: str) -> Iterator[ArchError]:
         if code[0] != "1":
             yield ArchError("image size", f"digit 0 (image size) must be 1, not {code[0]}")
-        stages, legal = len(self.bases), self._width_digits
+        stages, legal = len(self.bases), frozenset("123456789"[: len(self.ratios)])
         for stage, deepest in enumerate(self.max_depths):
             depth, start, end = int(code[1 + stage]), self.offsets[stage], self.offsets[stage + 1]
             if not self.min_depth <= depth <= deepest:
@@ -209,7 +203,7 @@ class SearchSpace:
 class Arch:
     """One architecture: an immutable, hashable value. Make it with :meth:`SearchSpace.parse`, ``build`` or ``sample``.
 
-    It keeps its checked code and nothing else (45,000 of them are held at once); the rest is read off the code when asked for.
+    It keeps its checked code and nothing else (45,000 of them are held at once); the rest is derived from it when asked for.
     """
 
     space: SearchSpace = field(repr=False)
@@ -262,27 +256,6 @@ class Arch:
         return sum(a != b for a, b in zip(self.code[start:], other.code[start:], strict=True))
 
 
-class Archs(Sequence[Arch]):
-    """Architectures of one space as one array of their codes: 45,000 of them in 2.3 MB. Each is made when it is asked for."""
-
-    def __init__(self, space: SearchSpace, archs: Iterable[Arch]) -> None:
-        self.space = space
-        self.codes = np.array([arch.code for arch in archs], dtype=f"S{space.code_length}")
-        """The codes as bytes, [len(self)]."""
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    @overload
-    def __getitem__(self, index: int) -> Arch: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Arch]: ...
-    def __getitem__(self, index: int | slice) -> Arch | Sequence[Arch]:
-        if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
-        return Arch(self.space, self.codes[index].decode())
-
-
 TRACK1 = SearchSpace(
     name="track1",
     bases=(64, 128, 256, 512),
@@ -312,14 +285,7 @@ MINI = SearchSpace(
 """The same rules in small: three stages for images of 8 to 32 pixels, all seven ratios giving different widths."""
 
 TRACK1_THIN = replace(
-    TRACK1,
-    name="track1_thin",
-    bases=(8, 16, 32, 64),
-    divisor=1,
-    image_size=32,
-    stem_kernel=3,
-    stem_stride=1,
-    stem_pool=False,
+    TRACK1, name="track1_thin", bases=(8, 16, 32, 64), divisor=1, image_size=32, stem_kernel=3, stem_stride=1, stem_pool=False
 )
 """Track 1's own codes at an eighth of the width for small images: the official file on a laptop."""
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paddle_pgonas.arch import SPACES, TRACK1, Arch, ArchError, Archs, SearchSpace
+from paddle_pgonas.arch import SPACES, TRACK1, Arch, ArchError, SearchSpace
 from paddle_pgonas.cost import sample_spread
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.faults import Faults
@@ -103,11 +103,6 @@ def _arch(name: str, code: Any, space: SearchSpace, faults: Faults, known: dict[
         for fault in space.faults(code):
             faults.add(f"illegal code ({fault.rule})", name, str(fault))
     return arch
-
-
-def read_archs(path: str | Path, space: SearchSpace) -> Archs:
-    """The architectures of a file, in its order, at 52 bytes each. Raises as :func:`read_candidates` does."""
-    return Archs(space, (candidate.arch for candidate in read_candidates(path, space)))
 
 
 def detect_space(path: str | Path) -> SearchSpace:

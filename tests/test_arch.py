@@ -14,7 +14,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from paddle_pgonas.arch import MINI, SPACES, TRACK1, TRACK1_THIN, Arch, ArchError, Archs, SearchSpace, make_divisible
+from paddle_pgonas.arch import MINI, SPACES, TRACK1, TRACK1_THIN, Arch, ArchError, SearchSpace, make_divisible
 from paddle_pgonas.cost import macs
 from paddle_pgonas.priors import prior
 
@@ -162,16 +162,6 @@ def test_distance_counts_differing_digits_from_the_stem_on() -> None:
     stem_and_stage1 = TRACK1.parse("1" + "3284" + "3" + "1323330000" + CODE[16:])
     assert TRACK1.parse(CODE).distance(deeper) == 2  # the depth digit does not count
     assert TRACK1.parse(CODE).distance(stem_and_stage1) == 4
-
-
-def test_many_architectures_in_one_array_are_a_sequence_of_them() -> None:
-    archs = [TRACK1.sample(random.Random(seed)) for seed in range(20)]
-    kept = Archs(TRACK1, archs)
-    assert list(kept) == archs and len(kept) == 20
-    assert kept[3] == archs[3] and kept[-1] == archs[-1] and kept[2:9:3] == archs[2:9:3]
-    assert kept.codes.nbytes == 20 * 52
-    with pytest.raises(IndexError):
-        kept[20]
 
 
 @given(rng=RANDOM)

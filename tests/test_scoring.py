@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +15,19 @@ from paddle import nn
 
 from paddle_pgonas import cost
 from paddle_pgonas.arch import MINI, TRACK1, Arch, SearchSpace
-from paddle_pgonas.config import Config, load_config
+from paddle_pgonas.config import CONFIGS, Config, load_config
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.elastic import calibrate
 from paddle_pgonas.nn.supernet import Supernet, extract
+from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.scoring import scorer
+from paddle_pgonas.scoring.job import write_submission
 from paddle_pgonas.scoring.scorer import METRICS, ScoringSet, score
+from paddle_pgonas.scoring.session import Session
 from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
 from paddle_pgonas.scoring.walker import Walker
-from paddle_pgonas.submission import read_candidates
+from paddle_pgonas.submission import read_candidates, sample_candidates, write_scores
 
 OFFICIAL = REPOSITORY.parent / "shared" / "data" / "CVPR_2022_NAS_Track1_test.json"
 
@@ -241,3 +245,20 @@ def test_out_of_memory_halves_the_batch_and_goes_on(monkeypatch: pytest.MonkeyPa
     assert "score.batch_size is now 3" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"score\.batch_size"):
         score(net, archs, data, config(bn="batch"))
+
+
+def test_candidates_that_change_while_they_are_scored_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, weights, output = tmp_path / "candidates.json", tmp_path / "weights.safetensors", tmp_path / "submission.json"
+    write_scores(path, sample_candidates(MINI, 3, seed=0), [0.0] * 3)
+    save_weights(weights, Supernet(MINI, 10, "prelu"), {})
+    measure = Session.measure
+
+    def measure_meanwhile_changed(self: Session, archs: Sequence[Arch], folder: Path | None = None) -> np.ndarray:
+        write_scores(path, sample_candidates(MINI, 3, seed=1), [0.0] * 3)
+        return measure(self, archs, folder)
+
+    monkeypatch.setattr(Session, "measure", measure_meanwhile_changed)
+    config = load_config(CONFIGS / "demo.yaml", [f"output_dir={tmp_path}"])
+    with pytest.raises(UserError, match="changed while"):
+        write_submission(config, weights, path, output)
+    assert not output.exists()

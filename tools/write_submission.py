@@ -9,7 +9,7 @@ import _checkout  # noqa: F401
 
 from paddle_pgonas import cli
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.submission import read_archs
+from paddle_pgonas.submission import read_candidates
 
 
 def main() -> None:
@@ -34,15 +34,15 @@ def main() -> None:
 
     if not arguments.dry_run and (arguments.weights is None or arguments.output is None):
         raise UserError("--weights and --output are needed (or --dry-run)")
-    # Read before Paddle is: a mistake shows at once, and what parsing frees is used again by the import.
-    archs = read_archs(arguments.candidates, config.search_space)
+    # Read before Paddle is: a mistake shows at once.
+    candidates = read_candidates(arguments.candidates, config.search_space)
 
     from paddle_pgonas.scoring import job
 
     if arguments.dry_run:
-        job.dry_run(config, archs, arguments.json)
+        job.dry_run(config, [entry.arch for entry in candidates], arguments.json)
     else:
-        job.write_submission(config, arguments.weights, arguments.candidates, arguments.output, arguments.metric, archs)
+        job.write_submission(config, arguments.weights, arguments.candidates, arguments.output, arguments.metric, candidates)
 
 
 cli.run(main)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import numpy as np
 import paddle
 
 from paddle_pgonas import cost, distributed
-from paddle_pgonas.arch import Arch, Archs
+from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
 from paddle_pgonas.data.sources import open_source
 from paddle_pgonas.errors import UserError
@@ -23,7 +24,7 @@ from paddle_pgonas.runtime import select_device, versions
 from paddle_pgonas.scoring.scorer import METRICS, chunked
 from paddle_pgonas.scoring.session import Session, metric_values
 from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
-from paddle_pgonas.submission import Candidate, check_submission, read_archs, read_candidates, write_scores
+from paddle_pgonas.submission import Candidate, check_submission, read_candidates, write_scores
 
 
 def write_submission(
@@ -32,14 +33,14 @@ def write_submission(
     path: str | Path,
     output: str | Path,
     metric: str = "top1",
-    archs: Archs | None = None,
+    candidates: Sequence[Candidate] | None = None,
 ) -> None:
     """Score the candidates, write ``output``, ``<output>.metrics.json`` and ``<output>.record.json``, and check the file.
 
     Args:
-        path: the candidate file; its names are read again for writing, so that they take no memory while it scores.
+        path: the candidate file.
         metric: one of ``top1``, ``top5``, ``probability`` or ``likelihood`` (``exp(-loss)``); becomes ``acc``.
-        archs: the file's architectures, if they were read already.
+        candidates: the file's entries, if they were read already.
 
     Raises:
         UserError: weights or images do not fit, an output is an input, a file cannot be written, or the candidate file changed
@@ -48,14 +49,14 @@ def write_submission(
     started = time.time()
     stem = Path(output).with_suffix("")
     refuse_overwriting([output, f"{stem}.metrics.json", f"{stem}.record.json"], [weights, path])
-    archs = archs or read_archs(path, config.search_space)
+    content = _digest(path)
+    candidates = candidates or read_candidates(path, config.search_space)
     session = Session(config, weights)
-    measured = session.measure(archs, Path(config.output_dir) / "scores")
+    measured = session.measure([candidate.arch for candidate in candidates], Path(config.output_dir) / "scores")
     if distributed.rank() != 0:
         return
     images = len(session.data.labels)
-    candidates = read_candidates(path, archs.space)
-    if not np.array_equal(Archs(archs.space, (candidate.arch for candidate in candidates)).codes, archs.codes):
+    if _digest(path) != content:
         raise UserError(f"{path}: the candidates changed while they were scored; give the command again to score what is new")
     acc = metric_values(measured, metric)
     write_scores(output, candidates, [float(value) for value in acc])
@@ -75,6 +76,14 @@ def write_submission(
     }
     write_json(f"{stem}.record.json", record)
     print(f"{len(candidates)} candidates, {images} images, {metric} {acc.min():.4f} to {acc.max():.4f}: {output}")
+
+
+def _digest(path: str | Path) -> str | None:
+    """SHA-256 of a file's content; None if it cannot be read."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def _write_metrics(path: str, candidates: Sequence[Candidate], measured: np.ndarray) -> None:
