@@ -1,68 +1,88 @@
 """The whole configuration: defaults stand here, once; a YAML file states its differences; an override states its own.
 
-A file may name another one under ``base:`` (relative to itself) and then holds only what differs from it. Unknown keys, wrong
-types and impossible values stop the run with one line that names the file (or override) and the key.
+Beside each key stand its type, its range, whether a resumed run may change it, and which choices make use of it. A file may
+name another one under ``base:`` (relative to itself) and then holds only what differs from it. Unknown keys, wrong types,
+impossible values and options that the chosen strategy does not use stop the run with one line that names the file (or
+override) and the key.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import math
-import types
-import typing
-from contextlib import suppress
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import BeforeValidator, ValidationInfo, model_validator
 
 from paddle_pgonas.arch import SPACES, SearchSpace
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import write_text
+from paddle_pgonas.validation import (
+    PARTIAL,
+    Integer,
+    ListAsTuple,
+    Number,
+    Section,
+    Text,
+    key,
+    plain,
+    settings_of,
+    shown,
+    unused,
+    validate,
+)  # fmt: skip
+from paddle_pgonas.yaml_files import cut, parse_yaml, read_section
 
 _PACKAGE = Path(__file__).parent
 CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
 """The folder of the configurations that come with the project: inside the installed package, beside it in a checkout."""
 
+Colour = Annotated[tuple[Number, Number, Number], ListAsTuple]
+"""One number each for red, green and blue."""
+_YAML_OFF = BeforeValidator(lambda value: "off" if value is False else value)  # YAML 1.1 reads off as false
 
-@dataclass(frozen=True)
-class Data:
+# Values of train.strategy that make use of a key.
+TAUGHT = {"strategy": ("uniform", "progressive")}
+SANDWICHES = {"strategy": ("sandwich", "fair_sandwich", "pgonas")}
+PGONAS = {"strategy": ("pgonas",)}
+
+
+class Data(Section):
     """Where images come from and what is done to them before the network sees them."""
 
     source: Literal["folder", "digits"] = "folder"
     """``folder``: ``root/train/<class>/*``, ``root/val/<class>/*``. ``digits``: scikit-learn's handwritten digits."""
-    root: str | None = None
-    """The folder; not used by ``digits``."""
-    cache_dir: str | None = None
+    root: Text | None = key(None, free=True, only={"source": ("folder",)})
+    """The folder of the images."""
+    cache_dir: Text | None = key(None, free=True)
     """Where decoded validation images are kept; null means ``<output_dir>/cache``."""
-    image_size: int = 224
+    image_size: Integer = key(224, at_least=8, at_most=4096)
     """Side of the square that the network sees, in pixels."""
-    resize: int = 256
+    resize: Integer = key(256, at_least=8, at_most=8192)
     """Evaluation: shorter side before the centre crop (equal to ``image_size`` means no margin)."""
     augment: Literal["crop_flip", "shift_flip", "shift", "none"] = "crop_flip"
     """Training: random resized crop and flip (ImageNet); shift by an eighth at most, with or without flip (small images)."""
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    workers: int = 4
+    mean: Colour = (0.485, 0.456, 0.406)
+    std: Colour = (0.229, 0.224, 0.225)
+    workers: Integer = key(4, at_least=0, free=True)
     """Loader processes for training images; 0 loads in the training process."""
-    train_limit: int | None = None
+    train_limit: Integer | None = key(None, at_least=1)
     """Train with only so many images, taken evenly from the list (so evenly from the classes)."""
-    val_limit: int | None = None
+    val_limit: Integer | None = key(None, at_least=1, free=True)
     """Score with only so many validation images, taken evenly from the list."""
-    max_unreadable: float = 0.01
+    max_unreadable: Number = key(0.01, at_least=0, at_most=1, free=True)
     """Images that cannot be read are named and left out, up to this share (rounded up) of those that a job takes."""
 
 
-@dataclass(frozen=True)
-class Model:
+class Model(Section):
     """The supernet."""
 
-    num_classes: int = 1000
+    num_classes: Integer = key(1000, at_least=2, at_most=1_000_000)
     activation: Literal["relu", "prelu", "swish", "mish", "selu"] = "relu"
     """Activation behind each residual sum; the one inside a block stays ReLU."""
-    pretrained: str | None = None
+    pretrained: Text | None = None
     """Weights of the full network to start from (.pdparams or .safetensors); null starts from random weights."""
     reorder: bool = True
     """Sort the inner channels of pretrained blocks by importance, so that narrow subnets inherit the best."""
@@ -71,274 +91,213 @@ class Model:
     or the pretrained ones, ``frozen``."""
 
 
-@dataclass(frozen=True)
-class Train:
+class Train(Section):
     """How the supernet is trained."""
 
     strategy: Literal["uniform", "progressive", "sandwich", "fair_sandwich", "pgonas"] = "pgonas"
     """``uniform``: random subnets (SPOS, the official baseline). ``progressive``: the same from a space that opens in phases
     (once-for-all). ``sandwich``: largest, smallest and random ones. ``fair_sandwich``: the random ones share no choice
     (FairNAS). ``pgonas``: the sandwich and the rank loss."""
-    epochs: int = 70
-    max_steps: int | None = None
+    epochs: Integer = key(70, at_least=1)
+    max_steps: Integer | None = key(None, at_least=1, free=True)
     """Stop after so many steps, whatever the epochs say; the schedules stay those of the whole run."""
-    batch_size: int = 256
+    batch_size: Integer = key(256, at_least=1)
     """Images per step and process."""
-    accumulate: int = 1
+    accumulate: Integer = key(1, at_least=1)
     """Take each batch in so many parts, one after the other, so that it fits into a small GPU: gradients are averaged,
     BatchNorm and the rank loss see one part at a time."""
-    amp: Literal["off", "bf16", "fp16"] = "off"
+    amp: Annotated[Literal["off", "bf16", "fp16"], _YAML_OFF] = "off"
     """Mixed precision (GPU only); ``fp16`` scales the loss."""
-    clip_grad_norm: float | None = None
+    clip_grad_norm: Number | None = key(None, at_least=1e-6)
     """Scale the gradient down to this norm where it is longer; null leaves it."""
-    lr_per_256: float = 0.001
+    lr_per_256: Number = key(0.001, at_least=0)
     """Highest learning rate per 256 images of a step's whole batch, all processes together: doubling it doubles the rate."""
-    momentum: float = 0.9
-    weight_decay: float = 0.0
+    momentum: Number = key(0.9, at_least=0, below=1)
+    weight_decay: Number = key(0.0, at_least=0)
     schedule: Literal["cosine", "published"] = "cosine"
     """``cosine``: linear warm-up, then cosine to 0, both per step. ``published``: warm-up counted for ``warmup_images`` an
     epoch, then one cosine step per epoch."""
-    warmup_epochs: float = 5
-    warmup_images: int = 1281024
+    warmup_epochs: Number = key(5.0, at_least=0)
+    warmup_images: Integer = key(1281024, at_least=1, only={"schedule": ("published",)})
     """``published`` only: the images per epoch that the warm-up was counted for (ImageNet's, whatever the data)."""
-    draws: Literal["seed", "published"] = "seed"
+    draws: Literal["seed", "published"] = key("seed", only={"strategy": ("uniform", "sandwich", "pgonas")})
     """Where random subnets come from: ``seed`` and step, each free choice drawn once; or, as ``published``, the step and epoch
     alone, in the order of the published PGONAS code (``uniform``: of the organisers' baseline)."""
     unused_parameters: Literal["zero_gradient", "no_gradient"] = "zero_gradient"
     """Parameters that no step has used yet: weight decay shrinks them from the first step on, as it does all others; or they stay
     as they are until their first use (as published)."""
-    random_subnets: int = 2
+    random_subnets: Integer = key(2, at_least=0)
     """Random subnets per step: the only ones, or those beside the sandwich's largest and smallest."""
-    teacher: str | None = None
-    """``uniform``, ``progressive``: weights of a fixed full network to distil from; null trains with labels alone."""
-    distillation: Literal["soft_ce", "kl", "alpha"] = "soft_ce"
+    teacher: Text | None = key(None, only=TAUGHT)
+    """Weights of a fixed full network to distil from; null trains with labels alone."""
+    distillation: Literal["soft_ce", "kl", "alpha"] = key("soft_ce", only=SANDWICHES | {"teacher": True})
     """Soft cross-entropy (as published), KL divergence at ``temperature``, or AlphaNet's adaptive alpha-divergence."""
-    temperature: float = 1.0
+    temperature: Number = key(1.0, at_least=0.01, only={"distillation": ("kl",)})
     """``kl`` only."""
-    label_epochs: int = 0
+    label_epochs: Integer = key(0, at_least=0, only=SANDWICHES)
     """Sandwich: first epochs in which the smaller subnets learn from the labels. From random weights the largest has nothing to
     teach, and three losses that hold it where it is slow it down; a pretrained network needs none (as published)."""
-    prior: Literal["flops", "params", "zen"] = "flops"
+    prior: Literal["flops", "params", "zen"] = key("flops", only=PGONAS | {"watch_subnets": True})
     """``pgonas``: which number, known without training, says which of two subnets should have the lower loss."""
-    pairs: int = 2
+    pairs: Integer = key(2, at_least=1, only=PGONAS)
     """``pgonas``: how many pairs of random subnets per step."""
-    pair_distance: int = 0
+    pair_distance: Integer = key(0, at_least=0, only=PGONAS)
     """``pgonas``: redraw the second subnet until the codes differ in at least so many digits (33 with Zen-score)."""
-    pair_ratio: float = 1.0
+    pair_ratio: Number = key(1.0, at_least=1, only=PGONAS)
     """``pgonas``: redraw the pair until one prior is at least so many times the other (1 takes any pair, as published)."""
-    rank_gradient: Literal["second", "both", "better"] = "second"
+    rank_gradient: Literal["second", "both", "better"] = key("second", only=PGONAS)
     """``pgonas``: the side of a pair that learns: the one drawn second (as published), both, or the one with the better prior."""
-    equal_priors: Literal["skip", "second_worse"] = "skip"
+    equal_priors: Literal["skip", "second_worse"] = key("skip", only=PGONAS)
     """``pgonas``: a pair of equal priors is left out, or its second subnet is taken for the worse (as published)."""
-    pair_losses: Literal["all_processes", "per_process"] = "all_processes"
+    pair_losses: Literal["all_processes", "per_process"] = key("all_processes", only=PGONAS)
     """``pgonas``: whether a pair is in order is decided on the losses over all processes' images, or by each process on its own
     images (as published)."""
-    rank_lambda: Literal["warmup", "constant", "sine", "multi_stage"] = "warmup"
+    rank_lambda: Literal["warmup", "constant", "sine", "multi_stage"] = key("warmup", only=PGONAS)
     """``pgonas``: the weight of the rank loss over the epochs."""
-    stretch_lambda: bool = False
+    stretch_lambda: bool = key(False, only=PGONAS)
     """Go through the published 70 epochs' weights by seventieths of the run, for shorter or longer runs."""
-    rank_weight: float = 1.0
+    rank_weight: Number = key(1.0, at_least=0, only=PGONAS)
     """Factor on the rank loss's weight (1 as published)."""
-    log_every: int = 10
+    log_every: Integer = key(10, at_least=1, free=True)
     """Steps between lines of the log."""
-    checkpoint_every: int = 1
+    checkpoint_every: Integer = key(1, at_least=1, free=True)
     """Epochs between checkpoints."""
-    keep_checkpoints: int = 2
-    watch_images: int = 0
+    keep_checkpoints: Integer = key(2, at_least=1, free=True)
+    watch_images: Integer = key(0, at_least=0, free=True)
     """With every checkpoint, measure the smallest, middle and largest subnet on so many validation images; 0 watches nothing."""
-    watch_subnets: int = 0
+    watch_subnets: Integer = key(0, at_least=0, free=True)
     """... and so many random subnets, for Kendall tau of their accuracies with the prior."""
-    watch_truth: str | None = None
+    watch_truth: Text | None = key(None, free=True)
     """... and the subnets of this truth file, for Kendall tau with their stand-alone accuracies. Nothing is learnt from them."""
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(Section):
     """How subnets are scored."""
 
-    bn: Literal["running", "calibrated", "batch"] = "calibrated"
+    bn: Literal["running", "calibrated", "batch"] = key("calibrated", free=True)
     """Statistics of each subnet's BatchNorm: slices of the supernet's ``running`` ones (right for a supernet trained with
     ``model.bn: frozen``, else they mix all subnets), its own over the calibration images, or each batch's."""
-    batch_size: int = 100
-    calibration_images: int = 256
+    batch_size: Integer = key(100, at_least=1, free=True)
+    calibration_images: Integer = key(256, at_least=1, free=True)
     """``calibrated``: how many training images, taken evenly from the list."""
-    calibration_batch: int | None = None
+    calibration_batch: Integer | None = key(None, at_least=1, free=True)
     """``calibrated``: average the statistics over batches of so many images; null takes all images as one batch. Either way the
     result does not depend on ``batch_size``, which bounds the memory."""
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(Section):
     """Everything a run depends on."""
 
     space: Literal["track1", "mini", "track1_thin", "mini_thin"] = "track1"
-    seed: int = 0
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    output_dir: str = "runs/default"
-    data: Data = field(default_factory=Data)
-    model: Model = field(default_factory=Model)
-    train: Train = field(default_factory=Train)
-    score: Score = field(default_factory=Score)
+    seed: Integer = key(0, at_least=0)
+    device: Literal["auto", "cpu", "gpu"] = key("auto", free=True)
+    output_dir: Text = key("runs/default", free=True)
+    data: Data = Data()
+    model: Model = Model()
+    train: Train = Train()
+    score: Score = Score()
 
     @property
     def search_space(self) -> SearchSpace:
         """The space that ``space`` names."""
         return SPACES[self.space]
 
+    def changed(self, **changes: Any) -> Config:
+        """A configuration with other values, checked: ``config.changed(seed=1, data={"val_limit": 500})``.
 
-AT_LEAST: dict[str, float] = {
-    "seed": 0,
-    "data.image_size": 8,
-    "data.resize": 8,
-    "data.workers": 0,
-    "data.train_limit": 1,
-    "data.val_limit": 1,
-    "data.max_unreadable": 0,
-    "model.num_classes": 2,
-    "train.epochs": 1,
-    "train.max_steps": 1,
-    "train.batch_size": 1,
-    "train.accumulate": 1,
-    "train.clip_grad_norm": 1e-6,
-    "train.lr_per_256": 0,
-    "train.temperature": 0.01,
-    "train.momentum": 0,
-    "train.weight_decay": 0,
-    "train.warmup_epochs": 0,
-    "train.warmup_images": 1,
-    "train.random_subnets": 0,
-    "train.pairs": 1,
-    "train.pair_distance": 0,
-    "train.pair_ratio": 1,
-    "train.log_every": 1,
-    "train.checkpoint_every": 1,
-    "train.keep_checkpoints": 1,
-    "train.label_epochs": 0,
-    "train.rank_weight": 0,
-    "train.watch_images": 0,
-    "train.watch_subnets": 0,
-    "score.batch_size": 1,
-    "score.calibration_images": 1,
-    "score.calibration_batch": 1,
-}
+        Raises:
+            UserError: as :func:`load_config` does.
+        """
+        return validate(Config, _merged(self.model_dump(), changes), "configuration")
+
+    @model_validator(mode="after")
+    def _consistent(self, info: ValidationInfo) -> Config:
+        if info.context != PARTIAL:
+            for problem in _problems(self):
+                raise ValueError(problem)
+        return self
 
 
-def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Config:
+def free_on_resume() -> set[str]:
+    """The keys, ``section.key``, that a resumed run may have other values of: they do not change a weight."""
+    sections: dict[str, type[Section]] = {"": Config, "data.": Data, "model.": Model, "train.": Train, "score.": Score}
+    fields = ((prefix + name, field) for prefix, model in sections.items() for name, field in model.model_fields.items())
+    return {name for name, field in fields if settings_of(field)["free"]}
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a configuration file, follow its ``base:``, apply ``key=value`` overrides and check the result.
 
     Raises:
-        UserError: a missing or unreadable file, an unknown key, a wrong type, an impossible value.
+        UserError: a missing or unreadable file, an unknown key, a wrong type, an impossible value, or a value that the other
+            values make no use of.
     """
-    config = _apply(Config(), _read_with_bases(Path(path), ()))
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise UserError(f"-o {override}: an override looks like key=value, for example train.batch_size=64")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"-o {override}: the value is not valid YAML; quote it") from None
-        for part in reversed(key.strip().split(".")):
-            value = {part: value}
-        config = _apply(config, [(f"-o {override}", value)])
-    _check_values(config, str(path))
-    return config
+    values: dict[str, Any] = {}
+    for source, layer in [*_read_with_bases(Path(path)), *map(_read_override, overrides)]:
+        values = _merged(values, layer)
+        validate(Config, values, source, PARTIAL)  # here, so that the layer which made the mistake is named
+    return validate(Config, values, str(path))
 
 
 def save_config(config: Config, path: str | Path) -> None:
     """Write the resolved configuration, every key spelled out, as YAML that :func:`load_config` reads back."""
-    plain = dataclasses.asdict(config)
-    for name in ("mean", "std"):
-        plain["data"][name] = list(plain["data"][name])
-    write_text(path, yaml.safe_dump(plain, sort_keys=False))
+    write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
-def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, dict[str, Any]]]:
+def _read_with_bases(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """The file's differences behind those of its bases, each with the name to blame in errors."""
-    if path.resolve() in seen:
-        raise UserError(f"{path}: the 'base:' entries form a circle")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the configuration ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: the configuration is not valid YAML ({' '.join(str(error).split())})") from None
-    values = {} if values is None else values
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: a configuration is a set of 'key: value' lines")
-    base = values.pop("base", None)
-    if base is None:
-        return [(str(path), values)]
-    return [*_read_with_bases(path.parent / str(base), (*seen, path.resolve())), (str(path), values)]
+    layers: list[tuple[str, dict[str, Any]]] = []
+    seen: set[str] = set()
+    base: Path | None = path
+    while base is not None:
+        values = read_section(base, "the configuration")
+        real = os.path.realpath(base)
+        if real in seen:
+            raise UserError(f"{base}: the 'base:' entries form a circle")
+        seen.add(real)
+        name = values.pop("base", None)
+        layers.append((str(base), values))
+        if name is not None and not isinstance(name, str):
+            raise UserError(f"{base}: base must be the name of a file, not {shown(name)}; quote it")
+        base = None if name is None else base.parent / name
+    return layers[::-1]
 
 
-def _apply(config: Config, layers: list[tuple[str, dict[str, Any]]]) -> Config:
-    for source, values in layers:
-        config = _merge(config, values, source, "")
-    return config
+def _read_override(override: str) -> tuple[str, dict[str, Any]]:
+    source = f"-o {cut(override, 100)}"
+    dotted, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"{source}: an override looks like key=value, for example train.batch_size=64")
+    value = parse_yaml(text, source, "the value", "; quote it")
+    for part in reversed(dotted.strip().split(".")):
+        value = {part: value}
+    return source, value
 
 
-def _merge(section: Any, values: Any, source: str, prefix: str) -> Any:
-    if not isinstance(values, dict):
-        raise UserError(f"{source}: {prefix.rstrip('.')} is a section of keys, not the value {values!r}")
-    hints = get_type_hints(type(section))
-    changes = {}
-    for key, value in values.items():
-        if key not in hints:
-            close = difflib.get_close_matches(str(key), hints, n=1)
-            hint = f"did you mean {prefix}{close[0]}?" if close else f"known keys: {', '.join(hints)}"
-            raise UserError(f"{source}: unknown key {prefix}{key}; {hint}")
-        current = getattr(section, key)
-        if dataclasses.is_dataclass(current):
-            changes[key] = _merge(current, value, source, f"{prefix}{key}.")
-        else:
-            changes[key] = _convert(value, hints[key], source, f"{prefix}{key}")
-    return dataclasses.replace(section, **changes)
+def _merged(values: Mapping[str, Any], changes: Mapping[Any, Any]) -> dict[str, Any]:
+    """The values with the changes in their place, section by section."""
+    merged = dict(values)
+    for name, value in changes.items():
+        old = merged.get(name)
+        merged[str(name)] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
 
 
-def _convert(value: Any, hint: Any, source: str, key: str) -> Any:
-    """The value as the annotated type, without guessing: 3 is a float where one is wanted, 3.0 is not an integer."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is types.UnionType:  # only `X | None` occurs
-        return None if value is None else _convert(value, args[0], source, key)
-    if origin is Literal:
-        if value not in args:
-            raise UserError(f"{source}: {key} must be one of {', '.join(args)}, not {value!r}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise UserError(f"{source}: {key} must be a list of numbers, not {value!r}")
-        return tuple(_convert(item, args[0], source, key) for item in value)
-    if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
-        with suppress(ValueError, OverflowError):  # text too: YAML 1.1 reads 1e-3, which lacks the dot, as text
-            value = float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise UserError(f"{source}: {key} must be of type {hint.__name__}, not {value!r}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{source}: {key} must be a finite number, not {value}")
-    return value
-
-
-def _check_values(config: Config, source: str) -> None:
-    """Reject what has the right type and no meaning."""
-    for key, low in AT_LEAST.items():
-        value: Any = config
-        for part in key.split("."):
-            value = getattr(value, part)
-        if value is not None and value < low:
-            raise UserError(f"{source}: {key} must be at least {low}, not {value}")
+def _problems(config: Config) -> Iterator[str]:
+    """What has the right type and range and still no meaning."""
     data, train = config.data, config.train
-    if len(data.mean) != 3 or len(data.std) != 3 or min(data.std) <= 0:
-        raise UserError(f"{source}: data.mean and data.std need three numbers each (red, green, blue), those of std positive")
+    if min(data.std) <= 0:
+        yield f"data.std must be above 0 for red, green and blue, not {shown(data.std)}"
     if data.resize < data.image_size:
-        raise UserError(f"{source}: data.resize ({data.resize}) must not be smaller than data.image_size ({data.image_size})")
-    if train.strategy in ("uniform", "progressive") and train.random_subnets < 1:
-        raise UserError(f"{source}: train.random_subnets must be at least 1 for the {train.strategy} strategy")
+        yield f"data.resize ({data.resize}) must not be smaller than data.image_size ({data.image_size})"
+    if train.strategy in TAUGHT["strategy"] and train.random_subnets < 1:
+        yield f"train.random_subnets must be at least 1 for the {train.strategy} strategy"
     if train.batch_size % train.accumulate:
-        raise UserError(
-            f"{source}: train.batch_size ({train.batch_size}) must be a multiple of train.accumulate ({train.accumulate})"
-        )
-    if train.draws == "published" and train.strategy in ("progressive", "fair_sandwich"):
-        raise UserError(f"{source}: train.draws: published has no draws for the {train.strategy} strategy; use seed")
-    if train.momentum >= 1:
-        raise UserError(f"{source}: train.momentum must be below 1, not {train.momentum}")
+        yield f"train.batch_size ({train.batch_size}) must be a multiple of train.accumulate ({train.accumulate})"
+    for section in ("data", "train"):
+        values = getattr(config, section)
+        for name, user in unused(values):
+            value, default = getattr(values, name), type(values).model_fields[name].default
+            if value != default:
+                chosen = f"the {train.strategy} strategy makes no use of " if section == "train" else "nothing makes use of "
+                yield f"{chosen}{section}.{name}={plain(value)} (it needs {user}); set {section}.{name}={plain(default)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ def test_what_a_file_does_not_say_is_the_default(tmp_path: Path, text: str) -> N
 
 def test_a_file_states_its_differences_only(tmp_path: Path) -> None:
     config = load_config(file(tmp_path, "space: mini\ntrain:\n  epochs: 3\n"))
-    assert config == dataclasses.replace(Config(), space="mini", train=dataclasses.replace(Config().train, epochs=3))
+    assert config == Config().changed(space="mini", train={"epochs": 3})
     assert config.search_space is MINI
 
 
@@ -94,7 +93,7 @@ def test_values_become_what_the_key_holds(tmp_path: Path, text: str, key: str, v
     ],
 )
 def test_overrides_are_read_like_values_of_a_file(tmp_path: Path, override: str, key: str, value: object) -> None:
-    path = file(tmp_path, "train: {teacher: file.pdparams}")
+    path = file(tmp_path, "train: {strategy: uniform, teacher: file.pdparams}")
     assert value_of(load_config(path, [override]), key) == value
 
 
@@ -115,11 +114,11 @@ def test_overrides_are_read_like_values_of_a_file(tmp_path: Path, override: str,
         ("train: {lr_per_256: null}", r"train\.lr_per_256 must be of type float, not None"),
         ("model: {reorder: 1}", r"model\.reorder must be of type bool, not 1"),
         ("output_dir: 2022", "output_dir must be of type str, not 2022"),
-        ("space: resnet", "space must be one of track1, mini, track1_thin, mini_thin, not 'resnet'"),
+        ("space: resnet", "space must be one of track1, mini, track1_thin or mini_thin, not 'resnet'"),
         ("data: {mean: 0.5}", r"data\.mean must be a list of numbers"),
         ("data: {mean: [a, b, c]}", r"data\.mean must be of type float, not 'a'"),
-        ("data: {mean: [0.5]}", r"data\.mean and data\.std need three numbers"),
-        ("data: {std: [1, 1, 0]}", r"data\.mean and data\.std need three numbers.*positive"),
+        ("data: {mean: [0.5]}", r"data\.mean must hold three numbers"),
+        ("data: {std: [1, 1, 0]}", r"data\.std must be above 0"),
         ("train: 3", "train is a section of keys, not the value 3"),
         ("train:", "train is a section of keys, not the value None"),
         ("train: {epochs: 0}", r"train\.epochs must be at least 1, not 0"),
@@ -198,7 +197,7 @@ def test_overrides_are_checked_for_range_too(tmp_path: Path) -> None:
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    output_dir=st.text(),
+    output_dir=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
     root=st.none() | st.sampled_from(["null", "1e-3", "yes", "1:30", "a: b", "#"]),
     seed=st.integers(0, 2**40),
     lr=st.floats(0, 1e6),
@@ -207,14 +206,7 @@ def test_overrides_are_checked_for_range_too(tmp_path: Path) -> None:
 def test_a_saved_configuration_loads_back_unchanged(
     tmp_path: Path, output_dir: str, root: str | None, seed: int, lr: float, mean: tuple[float, ...]
 ) -> None:
-    default = Config()
-    config = dataclasses.replace(
-        default,
-        seed=seed,
-        output_dir=output_dir,
-        data=dataclasses.replace(default.data, root=root, mean=mean),
-        train=dataclasses.replace(default.train, lr_per_256=lr),
-    )
+    config = Config().changed(seed=seed, output_dir=output_dir, data={"root": root, "mean": mean}, train={"lr_per_256": lr})
     save_config(config, tmp_path / "saved.yaml")
     assert load_config(tmp_path / "saved.yaml") == config
 
@@ -233,3 +225,63 @@ def test_every_shipped_configuration_loads_and_saves(path: Path, tmp_path: Path)
 def test_no_two_shipped_runs_write_to_the_same_place() -> None:
     places = [load_config(path).output_dir for path in SHIPPED]
     assert len(set(places)) == len(places)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "output_dir=2026-13-45",
+        "seed=0b_",
+        "train.epochs=!!int ''",
+        "data.root=!!timestamp x",
+        "seed=" + "9" * 5000,
+        "seed=0x" + "f" * 5000,
+        "seed=" + "[" * 20_000,
+        f"seed={10**26}",
+        'output_dir="\\udcff"',
+        'output_dir="\\0"',
+        "seed=[&a [x,x,x,x,x,x,x,x,x], &b [*a,*a,*a,*a,*a,*a,*a,*a,*a], [*b,*b,*b,*b,*b,*b,*b,*b,*b]]",
+        "seed=[" + "&a x" + ", *a" * 30 + "]",
+        "seed=" + "x" * 3_000_000,
+    ],
+    ids=range(13),
+)
+def test_a_hostile_value_is_one_short_line(tmp_path: Path, override: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(file(tmp_path, ""), [override])
+    assert len(str(caught.value)) < 600
+
+
+def test_hostile_bases_are_one_line_and_a_long_chain_is_read(tmp_path: Path) -> None:
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    for base in ("loop.yaml", '"a\\0b"', "3"):
+        with pytest.raises(UserError):
+            load_config(file(tmp_path, f"base: {base}"))
+    file(tmp_path, "seed: 7", "0.yaml")
+    for number in range(1, 1500):
+        (tmp_path / f"{number}.yaml").write_text(f"base: {number - 1}.yaml")
+    assert load_config(tmp_path / "1499.yaml").seed == 7
+
+
+@pytest.mark.parametrize(
+    ("strategy", "option"),
+    [
+        ("sandwich", "train.teacher=file"),
+        ("uniform", "train.label_epochs=1"),
+        ("uniform", "train.pairs=3"),
+        ("sandwich", "train.prior=zen"),
+        ("uniform", "train.distillation=alpha"),
+        ("pgonas", "train.temperature=2"),
+        ("pgonas", "train.warmup_images=5"),
+    ],
+)
+def test_an_option_that_the_strategy_does_not_use_is_refused(tmp_path: Path, strategy: str, option: str) -> None:
+    with pytest.raises(UserError, match=strategy) as caught:
+        load_config(file(tmp_path, ""), [f"train.strategy={strategy}", option])
+    assert option in str(caught.value).replace(".0", "")
+
+
+def test_a_section_given_twice_is_refused_and_off_is_text(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="train stands twice"):
+        load_config(file(tmp_path, "train: {epochs: 1}\ntrain: {pairs: 1}"))
+    assert load_config(file(tmp_path, "train: {amp: off}")).train.amp == "off"

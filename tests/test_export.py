@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -116,11 +115,11 @@ def test_without_images_running_statistics_are_checked_on_noise(tmp_path: Path) 
     config = load_config(
         REPOSITORY / "configs" / "mini" / "track1_thin.yaml", ["model.activation=relu", f"output_dir={tmp_path}"]
     )
-    config = dataclasses.replace(config, score=dataclasses.replace(config.score, bn="running"))
+    config = config.changed(score={"bn": "running"})
     record = export(config, tmp_path / "w.safetensors", TRACK1_THIN.smallest, tmp_path / "out", images=3)
     assert (record["images"], record["images_are"], record["top1"]) == (3, "noise", None)
     with pytest.raises(UserError, match=r"data\.root"):
-        export(dataclasses.replace(config, score=dataclasses.replace(config.score, bn="calibrated")),
+        export(config.changed(score={"bn": "calibrated"}),
                tmp_path / "w.safetensors", TRACK1_THIN.smallest, tmp_path / "other")  # fmt: skip
 
 

@@ -55,7 +55,7 @@ def test_the_candidates_are_spread_and_every_method_has_a_configuration() -> Non
         shared = load_config(
             REPOSITORY / "configs" / "mini_track1" / f"{'random' if method in track.RANDOM else 'supernet'}.yaml"
         )
-        equal = ("epochs", "batch_size", "lr_per_256", "label_epochs", "stretch_lambda")
+        equal = ("epochs", "batch_size", "lr_per_256", "warmup_epochs")
         assert [getattr(config.train, key) for key in equal] == [getattr(shared.train, key) for key in equal]
         assert config.data == shared.data
 

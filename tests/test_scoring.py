@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -131,7 +130,7 @@ def test_the_official_file_shares_half_its_work() -> None:
 
 def config(**changes: object) -> Config:
     base = load_config(REPOSITORY / "configs" / "demo.yaml", ["score.batch_size=7"])
-    return dataclasses.replace(base, score=dataclasses.replace(base.score, **changes))
+    return base.changed(score=changes)
 
 
 def scoring_set(count: int = 20) -> ScoringSet:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from paddle_pgonas.training.standalone import accuracy, make_truth, train_standa
 
 def config(folder: Path, **changes: object) -> Config:
     base = load_config(REPOSITORY / "configs" / "mini" / "standalone_digits.yaml")
-    return dataclasses.replace(base, output_dir=str(folder), train=dataclasses.replace(base.train, **changes))
+    return base.changed(output_dir=str(folder), train=changes)
 
 
 def test_a_subnet_learns_the_digits_and_one_seed_gives_one_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +29,7 @@ def test_a_subnet_learns_the_digits_and_one_seed_gives_one_result(tmp_path: Path
     assert acc > 0.6
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")  # processes share the subnets of a list, never the images of one
     assert train_standalone(settings, MINI.smallest) == acc
-    assert train_standalone(dataclasses.replace(settings, seed=1), MINI.smallest) != acc
+    assert train_standalone(settings.changed(seed=1), MINI.smallest) != acc
 
 
 def test_a_truth_file_grows_and_trains_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from paddle_pgonas.priors import PRIORS
 from paddle_pgonas.searching.evolution import Found, Task, evolve, front, random_search
 from paddle_pgonas.searching.job import make_costs, supernet_scores
 
-DIGITS = Data("digits", image_size=8, resize=8, augment="shift", workers=0, mean=(0.3,) * 3, std=(0.37,) * 3)
+DIGITS = Data(source="digits", image_size=8, resize=8, augment="shift", workers=0, mean=(0.3,) * 3, std=(0.37,) * 3)
 RECIPE = Train(
     epochs=12, batch_size=64, lr_per_256=0.1, weight_decay=1e-4, warmup_epochs=2, stretch_lambda=True, rank_gradient="better"
 )
@@ -30,7 +30,9 @@ def measure(seeds: int = 5) -> dict[str, Any]:
     zen = Task(TRACK1, make_costs(Config(), limits), limits, "macs", lambda archs: [PRIORS["zen"](arch) for arch in archs])
     figures: dict[str, Any] = {"zen_track1": compare(zen, 64, 20, seeds)}
     with tempfile.TemporaryDirectory() as folder:
-        config = Config("mini", output_dir=folder, data=DIGITS, model=Model(10, "prelu"), train=RECIPE)
+        config = Config(
+            space="mini", output_dir=folder, data=DIGITS, model=Model(num_classes=10, activation="prelu"), train=RECIPE
+        )
         from paddle_pgonas.training.trainer import train
 
         weights = train(config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import tempfile
 from collections.abc import Iterator
@@ -110,7 +109,7 @@ def export(
     save_weights(folder / "subnet.safetensors", subnet, _describe(config, arch))
     write_text(folder / "code.txt", f"{arch}\n")
     save_config(config, folder / "config.yaml")
-    write_json(folder / "record.json", record | {"config": dataclasses.asdict(config)})
+    write_json(folder / "record.json", record | {"config": config.model_dump(mode="json")})
     return record
 
 
@@ -177,7 +176,7 @@ def _open_images(config: Config, count: int) -> ScoringSet:
         side = config.data.image_size
         noise = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
         return ScoringSet(noise, np.zeros(0, np.int64), "noise")
-    return scoring_set(dataclasses.replace(config, data=dataclasses.replace(config.data, val_limit=count)))
+    return scoring_set(config.changed(data={"val_limit": count}))
 
 
 def _scorer(net: Supernet, arch: Arch, bn: str, calibration: list[list[paddle.Tensor]]) -> Network:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import time
@@ -72,7 +71,7 @@ def write_submission(
         "seconds": round(time.time() - started, 1),
         "device": session.device,
         "versions": versions(),
-        "config": dataclasses.asdict(config),
+        "config": config.model_dump(mode="json"),
     }
     write_json(f"{stem}.record.json", record)
     print(f"{len(candidates)} candidates, {images} images, {metric} {acc.min():.4f} to {acc.max():.4f}: {output}")

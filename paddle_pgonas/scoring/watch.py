@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 
 import numpy as np
@@ -25,7 +24,7 @@ class Watcher:
 
     def __init__(self, config: Config) -> None:
         settings, space = config.train, config.search_space
-        self.config = dataclasses.replace(config, data=dataclasses.replace(config.data, val_limit=settings.watch_images))
+        self.config = config.changed(data={"val_limit": settings.watch_images})
         self.data = scoring_set(self.config)
         self.latest: dict[str, float] = {}
         """What was measured last."""

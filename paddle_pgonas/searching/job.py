@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +124,7 @@ def search(
         "population": population,
         "generations": generations,
         "latency_batch": latency_batch,
-        "config": dataclasses.asdict(config),
+        "config": config.model_dump(mode="json"),
     }
     return Result(task, prior or f"{metric}, score.bn {config.score.bn}", found, settings)
 

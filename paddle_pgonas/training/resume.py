@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from paddle_pgonas import distributed
-from paddle_pgonas.config import Config
+from paddle_pgonas.config import Config, free_on_resume
 from paddle_pgonas.container import Record
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.runtime import versions
-
-# A run may be resumed with other values of these: they do not change a weight.
-FREE_ON_RESUME = {
-    "output_dir",
-    "device",
-    "data.root",
-    "data.cache_dir",
-    "data.workers",
-    "data.val_limit",
-    "data.max_unreadable",
-    "train.max_steps",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "train.watch_images",
-    "train.watch_subnets",
-    "train.watch_truth",
-    "score.bn",
-    "score.batch_size",
-    "score.calibration_images",
-    "score.calibration_batch",
-}
 
 
 def run_record(config: Config, step: int, loss_scale: dict[str, Any]) -> Record:
@@ -44,7 +21,7 @@ def run_record(config: Config, step: int, loss_scale: dict[str, Any]) -> Record:
         "step": step,
         "processes": distributed.world(),
         "loss_scale": loss_scale,
-        "config": dataclasses.asdict(config),
+        "config": config.model_dump(mode="json"),
         "versions": versions(),
     }
 
@@ -56,8 +33,8 @@ def check_same_run(now: Record, then: Record) -> None:
         UserError: a key that can change a weight differs, or the number of processes.
     """
     ours, theirs = _flat(now["config"]), _flat(then["config"])
-    for key in sorted(set(ours) | set(theirs)):
-        if key not in FREE_ON_RESUME and _plain(ours.get(key)) != _plain(theirs.get(key)):
+    for key in sorted((set(ours) | set(theirs)) - free_on_resume()):
+        if _plain(ours.get(key)) != _plain(theirs.get(key)):
             raise UserError(f"--resume: the run was started with {key}={theirs.get(key)}, now it is {ours.get(key)}")
     if then["processes"] != now["processes"]:
         raise UserError(f"--resume: the run was started with {then['processes']} processes, now there are {now['processes']}")

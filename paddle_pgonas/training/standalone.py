@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -66,7 +65,7 @@ def train_standalone(config: Config, arch: Arch, weights: str | Path | None = No
     if weights is not None:
         model = config.model
         record = {"space": config.space, "activation": model.activation, "num_classes": model.num_classes, "arch": arch.code}
-        save_weights(weights, net, record | {"acc": acc, "config": dataclasses.asdict(config), "versions": versions()})
+        save_weights(weights, net, record | {"acc": acc, "config": config.model_dump(mode="json"), "versions": versions()})
     return acc
 
 
@@ -95,7 +94,7 @@ def make_truth(config: Config, candidates: Sequence[Candidate], output: str | Pa
         started = time.time()
         acc = train_standalone(config, candidate.arch)
         record = {"acc": acc, "seconds": round(time.time() - started, 1), "versions": versions()}
-        store.put(candidate.arch.code, record | {"config": dataclasses.asdict(config)})
+        store.put(candidate.arch.code, record | {"config": config.model_dump(mode="json")})
         _write_results(candidates, store, output)
     _write_results(candidates, store, output)
 

@@ -1,0 +1,170 @@
+"""Sections of keys that users write: type, range and use of each key are declared beside it, and every mistake is one line.
+
+A section is a pydantic model (strict: 3 is a float where one is wanted, 3.0 is no integer). This module turns pydantic's errors
+into sentences with the key, the remedy and the closest known key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.yaml_files import cut
+
+PARTIAL = "partial"
+"""As a validation's context: the values are not complete yet, so rules about several keys wait."""
+
+
+class Section(BaseModel):
+    """Immutable keys; no others are allowed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def key(
+    default: Any,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    free: bool = False,
+    only: Mapping[str, Any] | None = None,
+) -> Any:
+    """A key of a section: its default, its range and its use.
+
+    Args:
+        free: a run may be resumed with another value, because it changes no weight.
+        only: what makes the key count, as ``{other key of the section: its values}`` (True: any value but none and 0); one of
+            several is enough. Otherwise the key must keep its default.
+    """
+    extra: Any = {"free": free, "only": dict(only or {})}
+    return Field(default, ge=at_least, le=at_most, gt=above, lt=below, json_schema_extra=extra)
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return float(value)
+    return value
+
+
+def _text(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"holds characters that no file can hold: {shown(value)}") from None
+    if "\0" in value:
+        raise ValueError(f"must not hold a NUL character: {shown(value)}")
+    return value
+
+
+Integer = Annotated[int, Field(lt=2**63)]
+"""A whole number of 64 bits."""
+Number = Annotated[float, BeforeValidator(_number)]
+"""A finite number; text too, because YAML 1.1 reads 1e-3, which lacks the dot, as text."""
+Text = Annotated[str, AfterValidator(_text)]
+"""Text that a file's name can hold."""
+ListAsTuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+"""Makes YAML's lists tuples."""
+
+
+def settings_of(field: Any) -> dict[str, Any]:
+    """``free`` and ``only`` of a field made by :func:`key`."""
+    return field.json_schema_extra or {"free": False, "only": {}}
+
+
+def unused(section: Section) -> Iterator[tuple[str, str]]:
+    """The keys of a section that the section's other values make no use of, each with what would."""
+    for name, field in type(section).model_fields.items():
+        only = settings_of(field)["only"]
+        if only and not any(_holds(getattr(section, other), wanted) for other, wanted in only.items()):
+            yield name, " or ".join(f"{other}={'...' if wanted is True else '|'.join(wanted)}" for other, wanted in only.items())
+
+
+def _holds(value: Any, wanted: Any) -> bool:
+    return bool(value) if wanted is True else value in wanted
+
+
+Model = TypeVar("Model", bound=Section)
+
+
+def validate(model: type[Model], values: Mapping[str, Any], source: str, context: str | None = None) -> Model:
+    """The section with these values.
+
+    Raises:
+        UserError: the first mistake in one line, behind the ``source`` of the values.
+    """
+    try:
+        return model.model_validate(values, context=context)
+    except ValidationError as error:
+        raise UserError(f"{source}: {_sentence(model, error.errors(include_url=False)[0])}") from None
+
+
+TYPES = {"int_type": "int", "float_type": "float", "bool_type": "bool", "string_type": "str"}
+LIMITS = {
+    "greater_than_equal": ("ge", "at least"),
+    "less_than_equal": ("le", "at most"),
+    "greater_than": ("gt", "above"),
+    "less_than": ("lt", "below"),
+}
+
+
+def _sentence(model: type[Section], fault: Any) -> str:
+    kind, value, context = fault["type"], fault["input"], fault.get("ctx", {})
+    path = [str(part) for part in fault["loc"] if not isinstance(part, int)]
+    name = cut(".".join(path))
+    if kind == "extra_forbidden":
+        return _unknown_key(model, path)
+    if kind == "model_type":
+        return f"{name} is a section of keys, not the value {shown(value)}"
+    if kind == "value_error":  # a rule of ours
+        return f"{name} {context['error']}".strip()
+    if kind == "literal_error":
+        return f"{name} must be one of {context['expected'].replace(chr(39), '')}, not {shown(value)}"
+    if kind in LIMITS:
+        limit, words = LIMITS[kind]
+        return f"{name} must be {words} {context[limit]}, not {shown(value)}"
+    if kind in TYPES:
+        remedy = "; quote it" if kind == "string_type" and not isinstance(value, list | dict | None) else ""
+        return f"{name} must be of type {TYPES[kind]}, not {shown(value)}{remedy}"
+    if kind == "finite_number":
+        return f"{name} must be a finite number, not {shown(value)}"
+    if kind == "tuple_type":
+        return f"{name} must be a list of numbers, not {shown(value)}"
+    if kind in ("missing", "too_long", "too_short"):
+        return f"{name} must hold three numbers" if isinstance(value, tuple) else f"{name} is missing"
+    return f"{name}: {fault['msg']}, not {shown(value)}"
+
+
+def _unknown_key(model: type[Section], path: list[str]) -> str:
+    for part in path[:-1]:
+        model = model.model_fields[part].annotation  # type: ignore[assignment]  # a section, or the path ended there
+    *sections, unknown = path
+    close = difflib.get_close_matches(unknown[:100], model.model_fields, n=1)
+    hint = f"did you mean {'.'.join([*sections, close[0]])}?" if close else f"known keys: {', '.join(model.model_fields)}"
+    return f"unknown key {cut('.'.join(path))}; {hint}"
+
+
+_repr = reprlib.Repr()
+_repr.maxlevel, _repr.maxlist, _repr.maxdict, _repr.maxtuple, _repr.maxset, _repr.maxstring = 2, 4, 4, 4, 4, 60
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: at most 60 characters, whatever it holds."""
+    try:
+        return cut(_repr.repr(value))
+    except ValueError:  # Python refuses to write out numbers of more than 4,300 digits
+        return "a number of thousands of digits"
+
+
+def plain(value: Any) -> str:
+    """A value as YAML writes it."""
+    return cut(yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip())

@@ -1,0 +1,74 @@
+"""Reading YAML that others wrote: plain values only, in bounded time and memory, every mistake one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from paddle_pgonas.errors import UserError
+
+MOST_ALIASES = 20
+"""A file may refer back to its own parts so many times; lists of lists of aliases would grow without bound."""
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader that refuses a key given twice in a section, of which it would drop the first, and many aliases."""
+
+    aliases = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """The next node; aliases are counted."""
+        self.aliases += self.check_event(yaml.AliasEvent)
+        if self.aliases > MOST_ALIASES:
+            raise yaml.YAMLError(f"more than {MOST_ALIASES} aliases")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The section as a dict."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(keys)) < len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise yaml.YAMLError(f"the key {cut(twice)} stands twice in line {node.start_mark.line + 1} and below")
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, source: str, what: str, remedy: str = "") -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        UserError: not YAML, with ``source``, ``what`` it was to be, and ``remedy``.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except Exception as error:  # on texts such as 0b_ or 2026-13-45 PyYAML raises whatever its conversions do
+        reason = "nested too deeply" if isinstance(error, RecursionError) else cut(" ".join(str(error).split()), 300)
+        raise UserError(f"{source}: {what} is not valid YAML ({reason or type(error).__name__}){remedy}") from None
+
+
+def read_section(path: Path, what: str) -> dict[str, Any]:
+    """The keys of a YAML file, none of an empty one.
+
+    Raises:
+        UserError: the file cannot be read, is not YAML, or holds something else than keys.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot read {what} ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: {what} is not valid YAML (not a UTF-8 text file)") from None
+    except ValueError as error:  # a name with a NUL
+        raise UserError(f"{cut(repr(str(path)))}: cannot read {what} ({error})") from None
+    values = parse_yaml(text, str(path), what)
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: {what} is a set of 'key: value' lines")
+    return values
+
+
+def cut(text: str, length: int = 60) -> str:
+    """The text, its end left out where it is longer than a message should hold."""
+    return text if len(text) <= length else f"{text[: length - 3]}..."
