@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import time
@@ -35,7 +34,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def config(root: Path, folder: Path, **changes: object) -> Config:
     base = load_config(REPOSITORY / "configs" / "mini" / "standalone_digits.yaml")
     data = Data(root=str(root), image_size=16, resize=18, workers=0, augment="shift")
-    return dataclasses.replace(base, output_dir=str(folder), data=data, **changes)
+    return base.changed(output_dir=str(folder), data=data, **changes)
 
 
 def test_a_moved_or_copied_folder_is_the_same_and_is_not_read_again(
@@ -133,7 +132,7 @@ REFUSED = {"accumulate", "amp"}
 
 
 def test_every_key_of_train_is_known_to_change_a_stand_alone_result_or_not_to() -> None:
-    names = {field.name for field in dataclasses.fields(Train)}
+    names = set(Train.model_fields)
     assert names == FREE | SUPERNET | REFUSED | set(standalone.RECIPE)
 
 
@@ -155,5 +154,5 @@ def test_a_stand_alone_result_is_kept_by_what_can_change_it(
     image_folder: Path, tmp_path: Path, section: str, name: str, value: object, same: bool
 ) -> None:
     base = config(image_folder, tmp_path)
-    changed = dataclasses.replace(base, **{section: dataclasses.replace(getattr(base, section), **{name: value})})
+    changed = base.changed(**{section: {name: value}})
     assert (standalone.identity(base) == standalone.identity(changed)) == same
