@@ -16,23 +16,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, ValidationInfo, model_validator
 
+from paddle_pgonas import validation
 from paddle_pgonas.arch import SPACES, SearchSpace
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import write_text
-from paddle_pgonas.validation import (
-    PARTIAL,
-    Integer,
-    ListAsTuple,
-    Number,
-    Section,
-    Text,
-    key,
-    plain,
-    settings_of,
-    shown,
-    unused,
-    validate,
-)  # fmt: skip
+from paddle_pgonas.validation import Integer, ListAsTuple, Number, Section, Text, key, plain, shown, validate
 from paddle_pgonas.yaml_files import cut, parse_yaml, read_section
 
 _PACKAGE = Path(__file__).parent
@@ -212,7 +200,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> Config:
-        if info.context != PARTIAL:
+        if info.context != validation.PARTIAL:
             for problem in _problems(self):
                 raise ValueError(problem)
         return self
@@ -222,7 +210,7 @@ def free_on_resume() -> set[str]:
     """The keys, ``section.key``, that a resumed run may have other values of: they do not change a weight."""
     sections: dict[str, type[Section]] = {"": Config, "data.": Data, "model.": Model, "train.": Train, "score.": Score}
     fields = ((prefix + name, field) for prefix, model in sections.items() for name, field in model.model_fields.items())
-    return {name for name, field in fields if settings_of(field)["free"]}
+    return {name for name, field in fields if validation.settings_of(field)["free"]}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -235,7 +223,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     values: dict[str, Any] = {}
     for source, layer in [*_read_with_bases(Path(path)), *map(_read_override, overrides)]:
         values = _merged(values, layer)
-        validate(Config, values, source, PARTIAL)  # here, so that the layer which made the mistake is named
+        validate(Config, values, source, validation.PARTIAL)  # here, so that the layer which made the mistake is named
     return validate(Config, values, str(path))
 
 
@@ -296,7 +284,7 @@ def _problems(config: Config) -> Iterator[str]:
         yield f"train.batch_size ({train.batch_size}) must be a multiple of train.accumulate ({train.accumulate})"
     for section in ("data", "train"):
         values = getattr(config, section)
-        for name, user in unused(values):
+        for name, user in validation.unused(values):
             value, default = getattr(values, name), type(values).model_fields[name].default
             if value != default:
                 chosen = f"the {train.strategy} strategy makes no use of " if section == "train" else "nothing makes use of "
