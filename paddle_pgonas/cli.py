@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import sys
@@ -12,6 +13,8 @@ from typing import Any, NoReturn
 from paddle_pgonas.config import Config, load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import refuse_overwriting
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class InputFile(str):
@@ -67,24 +70,35 @@ def config_of(arguments: argparse.Namespace) -> Config:
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-    """Call ``main`` and exit: 0 if it returns, 2 with one line for a user's mistake, 130 for Ctrl-C."""
+    """Call ``main`` and exit: 0 if it returns, 2 with one line for a user's mistake or a full disk, 130 for Ctrl-C."""
     program = os.path.basename(sys.argv[0])
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
     try:
         _check_working_folder()
         main()
-        sys.stdout.flush()
+        print(end="", flush=True)
     except UserError as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _leave(2, f"{program}: error: {error}")
     except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _leave(130, f"{program}: interrupted")
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    sys.exit(0)
+        _leave(141)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        _leave(2, f"{program}: error: {error.filename or 'output'}: cannot be written ({error.strerror}); free some space")
+    _leave(0)
+
+
+def _leave(status: int, message: str = "") -> NoReturn:
+    """Exit, even where the message or the rest of the output cannot be written."""
+    for stream, text in ((sys.stdout, ""), (sys.stderr, message and message + "\n")):
+        try:
+            print(text, end="", file=stream, flush=True)
+        except OSError:  # Python would try once more at its end, and exit with another status
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(status)
 
 
 def _check_working_folder() -> None:

@@ -61,6 +61,14 @@ def test_the_inference_model_gives_the_scorers_metrics(tmp_path: Path, supernet:
         assert wanted.mean() == pytest.approx(loss, rel=1e-4)
 
 
+def test_a_killed_exports_files_are_removed_by_the_next(tmp_path: Path, supernet: tuple[Supernet, Path]) -> None:
+    left = tmp_path / "out" / ".export-abc" / "inference.json"
+    left.parent.mkdir(parents=True)
+    left.write_text("half")
+    export(demo(tmp_path, "score.bn=running"), supernet[1], ARCH, tmp_path / "out", images=2)
+    assert not list((tmp_path / "out").glob(".*"))
+
+
 def test_the_two_statistics_are_not_the_same(tmp_path: Path, supernet: tuple[Supernet, Path]) -> None:
     """Else the test above could not tell a forgotten calibration."""
     for bn in ("calibrated", "running"):

@@ -87,18 +87,22 @@ def _whole(store: Store) -> Entry | None:
 def _build(source: ImageSource, data: Data, store: Store, unreadable: Unreadable) -> Entry:
     count, size = len(source.labels), data.image_size
     kept: list[int] = []
-    with atomic_path(store.folder / PIXELS) as part:
-        images = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size, 3)}
+    # Written in order, not through a memory map: a full disk would end the process at a mapped page.
+    with atomic_path(store.folder / PIXELS) as part, part.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        start = file.tell()
         for index in tqdm(range(count), desc="decoding images", unit="image", mininterval=1, delay=2):
             try:
-                images[len(kept)] = center_crop(source.read(index), data.resize, size)
+                file.write(center_crop(source.read(index), data.resize, size).tobytes())
                 kept.append(index)
             except UnreadableImage as error:
                 unreadable.add(index, error)
                 unreadable.check()
         if not kept:
             raise UserError(f"no image could be read; the first is {source.name(0)}")
-        images.flush()
+        file.truncate(start + count * size * size * 3)
+        file.flush()
         checksum = _checksum(part)
     if unreadable:
         print(f"left out in all: {len(unreadable):,} of {count:,} images", file=sys.stderr)

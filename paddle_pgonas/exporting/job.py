@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from paddle_pgonas.exporting.inference import (
     save_inference_model,
 )
 from paddle_pgonas.files import refuse_overwriting, write_json, write_text
+from paddle_pgonas.locks import exclusive
 from paddle_pgonas.nn.elastic import calibrate
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract
@@ -39,6 +41,9 @@ from paddle_pgonas.scoring.walker import Walker
 
 EXPORTED = ("subnet.safetensors", "code.txt", "config.yaml", "record.json")
 """What an export writes, with ``inference.*``."""
+
+WORKING = ".export-"
+"""Begins the name of the folder in which an export is made."""
 
 TOLERANCE = 1e-3
 """Largest difference of logits, relative to the largest logit, that rounding in another order may make."""
@@ -85,31 +90,27 @@ def export(
     subnet = extract(net, arch)
     if calibration:
         calibrate(subnet, [batch for [batch] in calibration])
-    with _folder_inside(folder) as part:
+    with exclusive(folder, "export"), _folder_inside(folder) as part:
         save_inference_model(subnet, part, config.data.image_size)
         scorer = _scorer(net, arch, config.score.bn, calibration)
+        save_weights(part / "subnet.safetensors", subnet, _describe(config, arch))  # raises where Paddle met a full disk silently
         ways = {"scorer": scorer, "dygraph": _dygraph(subnet), "paddle.inference": open_inference_model(part, device)}
         if onnx:
             (part / "inference.onnx").write_bytes(convert_to_onnx(part))
             ways["onnxruntime"] = open_onnx_model(part / "inference.onnx")
-        figures = _compare(ways, data, config)
-        for old in (folder / "record.json", *folder.glob("inference.*")):  # another Paddle's files have other names
-            old.unlink(missing_ok=True)
-        for path in part.iterdir():
-            path.replace(folder / path.name)
-    record = _describe(config, arch) | {
-        "calibration_images": None if data.calibration is None else len(data.calibration),
-        "weights": str(weights),
-        "trained_steps": trained.get("step"),
-        "model": model_file(folder).name,
-        **figures,
-        "device": device,
-        "versions": versions(),
-    }
-    save_weights(folder / "subnet.safetensors", subnet, _describe(config, arch))
-    write_text(folder / "code.txt", f"{arch}\n")
-    save_config(config, folder / "config.yaml")
-    write_json(folder / "record.json", record | {"config": config.model_dump(mode="json")})
+        record = _describe(config, arch) | {
+            "calibration_images": None if data.calibration is None else len(data.calibration),
+            "weights": str(weights),
+            "trained_steps": trained.get("step"),
+            "model": model_file(part).name,
+            **_compare(ways, data, config),
+            "device": device,
+            "versions": versions(),
+        }
+        write_text(part / "code.txt", f"{arch}\n")
+        save_config(config, part / "config.yaml")
+        write_json(part / "record.json", record | {"config": config.model_dump(mode="json")})
+        _move(part, folder)
     return record
 
 
@@ -145,14 +146,26 @@ def _check_folder(folder: Path, weights: str | Path) -> None:
 
 @contextmanager
 def _folder_inside(folder: Path) -> Iterator[Path]:
-    """A temporary folder inside ``folder``, which is made: files move from one to the other in no time."""
+    """A temporary folder inside ``folder``: files move from one to the other in no time."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(prefix=".export-", dir=folder)
+        for left in folder.glob(f"{WORKING}*/"):  # of an export that was killed; the lock says that none runs
+            shutil.rmtree(left)
+        temporary = tempfile.TemporaryDirectory(prefix=WORKING, dir=folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another place") from None
-    with temporary as part:
-        yield Path(part)
+    try:
+        with temporary as part:
+            yield Path(part)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); free some space or choose another place") from error
+
+
+def _move(part: Path, folder: Path) -> None:
+    """Move a whole export into its folder. The record goes first and comes last: without it an export is not whole."""
+    for old in (folder / "record.json", *folder.glob("inference.*")):  # another Paddle's files have other names
+        old.unlink(missing_ok=True)
+    for path in sorted(part.iterdir(), key=lambda path: path.name == "record.json"):
+        path.replace(folder / path.name)
 
 
 def _describe(config: Config, arch: Arch) -> dict[str, Any]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 from tqdm import tqdm
 from visualdl import LogWriter
 
+from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json_lines, write_text
 
 
@@ -19,15 +22,19 @@ class RunLog:
 
     Args:
         silent: write and show nothing, for all processes but the first.
+
+    Raises:
+        UserError: the log cannot be written; so do the methods.
     """
 
     def __init__(self, folder: Path, total_steps: int, first_step: int, silent: bool = False) -> None:
         self.silent = silent
         self.path = Path(os.devnull) if silent else folder / "metrics.jsonl"
-        if not silent:
-            _forget_from(self.path, first_step)
-            self.writer = LogWriter(logdir=str(folder / "visualdl"))
-        self.lines = self.path.open("a", encoding="utf-8")
+        with self._writing():
+            if not silent:
+                _forget_from(self.path, first_step)
+                self.writer = LogWriter(logdir=str(folder / "visualdl"))
+            self.lines = self.path.open("ab", buffering=0)  # a buffer would be written once more, and fail once more, when closed
         self.bar = tqdm(total=total_steps, initial=first_step, desc="training", unit="step", dynamic_ncols=True, mininterval=0.5,
                         disable=silent)  # fmt: skip
         self.restart_clock()
@@ -62,10 +69,19 @@ class RunLog:
         """Write one line and the scalars."""
         if self.silent:
             return
-        self.lines.write(json.dumps({"step": step, **scalars}) + "\n")
-        self.lines.flush()
-        for name, value in scalars.items():
-            self.writer.add_scalar(name, value, step)
+        line = json.dumps({"step": step, **scalars}).encode() + b"\n"
+        with self._writing():
+            while line := line[self.lines.write(line) :]:  # the rest of what a full disk took only a part of
+                pass
+            for name, value in scalars.items():
+                self.writer.add_scalar(name, value, step)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror}); free some space, then --resume") from error
 
 
 def _forget_from(path: Path, step: int) -> None:
