@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import json
 import os
 import stat
@@ -9,11 +11,14 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from paddle_pgonas.errors import UserError
+
+PART = ".part"
+"""Ends the names of temporary files."""
 
 
 @contextmanager
@@ -21,7 +26,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; move it there when the block ends well, remove it when it does not.
 
     The bytes are on the disk before the name is, so a crash at any moment leaves the old file, the new one, or none. A symbolic
-    link stays, and the file that it leads to is replaced.
+    link stays, and the file that it leads to is replaced. What killed processes left of earlier attempts is removed.
 
     Raises:
         UserError: the folder cannot be made or written, or ``path`` is a device, a pipe or a folder.
@@ -29,11 +34,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     target = _regular(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-        os.close(handle)
+        _remove_left_parts(target)
+        part, lock = _locked_part(target)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
-    part = Path(name)
+        raise UserError(f"{path}: cannot be written ({error.strerror}); free some space or choose another place") from None
     try:
         yield part
         with part.open("rb") as file:
@@ -46,6 +50,26 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise UserError(f"{path}: cannot be written ({error.strerror}); free some space or choose another place") from error
     finally:
         part.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _locked_part(target: Path) -> tuple[Path, int]:
+    """A new temporary file beside ``target``, and its descriptor, which keeps it locked until it is closed."""
+    while True:
+        lock, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=PART, dir=target.parent)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(lock).st_nlink:
+            return Path(name), lock
+        os.close(lock)  # another process took it for a left one before it was locked
+
+
+def _remove_left_parts(target: Path) -> None:
+    """Remove what killed processes were writing in place of ``target``: temporary files that nobody keeps locked."""
+    for part in target.parent.glob(f".{glob.escape(target.name)}.????????{PART}"):
+        with suppress(OSError), part.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink()
 
 
 def _regular(path: str | Path) -> Path:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from paddle_pgonas import distributed
 from paddle_pgonas.errors import UserError
@@ -19,9 +20,9 @@ from paddle_pgonas.errors import UserError
 def exclusive(folder: str | Path, job: str) -> Iterator[None]:
     """Keep other runs of the same kind out of ``folder`` (which is made) while the block runs.
 
-    The processes of one launch are one owner: each locks its own rank. The lock file stays behind and is no obstacle; what counts
-    is the lock, which ends with the process. It is a POSIX record lock, because forked loader processes do not inherit those:
-    one that outlives a killed training does not keep the folder locked.
+    The processes of one launch are one owner: each locks its own rank. A lock file that a killed process leaves is no obstacle:
+    what counts is the lock, which ends with the process. It is a POSIX record lock, because forked loader processes do not
+    inherit those: one that outlives a killed training does not keep the folder locked.
 
     Args:
         job: the kind of job as one word; jobs of different kinds may share a folder.
@@ -30,22 +31,32 @@ def exclusive(folder: str | Path, job: str) -> Iterator[None]:
         UserError: another process holds the lock, or the folder cannot be written.
     """
     path = Path(folder) / f".{job}-{distributed.rank()}.lock"
+    while not os.fstat((file := _locked(path, folder, job)).fileno()).st_nlink:
+        file.close()  # its last owner removed it between our opening and locking
+    with file:
+        with suppress(OSError):  # a full disk: the lock holds all the same
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _locked(path: Path, folder: str | Path, job: str) -> TextIO:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another place") from None
-    with file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            with file:
                 file.seek(0)
                 owner = file.read(200) or "another process"
-                raise UserError(f"{folder} is in use by another {job} ({owner}); wait for it or choose another folder") from None
-            print(f"{folder}: its file system has no locks ({error.strerror}); start no second {job} there", file=sys.stderr)
-        with suppress(OSError):  # a full disk: the lock holds all the same
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
-        yield
+            raise UserError(f"{folder} is in use by another {job} ({owner}); wait for it or choose another folder") from None
+        print(f"{folder}: its file system has no locks ({error.strerror}); start no second {job} there", file=sys.stderr)
+    return file

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY
 
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import atomic_path, read_json, read_json_lines, refuse_overwriting, write_json, write_text
@@ -46,6 +50,38 @@ def test_a_full_disk_is_a_one_line_error_that_keeps_the_old_file(tmp_path: Path)
         raise OSError(28, "No space left on device")
     assert names(tmp_path) == ["file.txt"]
     assert target.read_text() == "old"
+
+
+WRITE = """
+import sys, time
+from paddle_pgonas.files import atomic_path
+with atomic_path(sys.argv[1]) as part:
+    part.write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_next_writer_removes_what_a_killed_one_left_and_only_that(tmp_path: Path) -> None:
+    target = tmp_path / "file.txt"
+    command = [sys.executable, "-c", WRITE, str(target)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None and writer.stdout.readline() == "writing\n"
+        write_text(target, "meanwhile")
+        assert len(names(tmp_path)) == 2  # the other process is alive
+        writer.kill()
+    write_text(tmp_path / "other.txt", "others' files are left alone")
+    assert len(names(tmp_path)) == 3
+    write_text(target, "after")
+    assert names(tmp_path) == ["file.txt", "other.txt"]
+
+
+def test_many_writers_of_one_file_do_not_take_each_others_parts(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        for _ in pool.map(lambda number: write_text(tmp_path / "file.txt", f"{number}" * 9), range(400)):
+            pass
+    assert names(tmp_path) == ["file.txt"]
+    assert len((tmp_path / "file.txt").read_text()) in (9, 18, 27)
 
 
 @pytest.mark.parametrize("name", ["a_folder", "a_file/file.txt"])

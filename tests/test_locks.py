@@ -1,33 +1,54 @@
-"""One training per folder: a second one is refused in one line, and a lock ends with its process."""
+"""One job of a kind per folder: a second one is refused in one line, and a lock ends with its process."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
 
+from paddle_pgonas.arch import MINI
+from paddle_pgonas.config import load_config
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.exporting.job import export
 from paddle_pgonas.locks import exclusive
+from paddle_pgonas.nn.supernet import Supernet
+from paddle_pgonas.nn.weights import save_weights
+from paddle_pgonas.searching.job import search
+from paddle_pgonas.store import Store
+from paddle_pgonas.submission import Candidate
+from paddle_pgonas.training.standalone import identity, make_truth
+from paddle_pgonas.training.trainer import train
 
 HOLD = """
 import sys, time
 from paddle_pgonas.locks import exclusive
-with exclusive(sys.argv[1], "training"):
+with exclusive(*sys.argv[1:]):
     print("held", flush=True)
     time.sleep(60)
 """
 
 
+@contextmanager
+def held(folder: Path, job: str) -> Iterator[int]:
+    """Another process that holds the lock; its id."""
+    command = [sys.executable, "-c", HOLD, str(folder), job]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+            yield holder.pid
+        finally:
+            holder.kill()
+
+
 def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
-    holder = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
-    try:
-        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    with held(tmp_path / "run", "training") as pid:
         with (
-            pytest.raises(UserError, match=f"in use by another training .process {holder.pid} on"),
+            pytest.raises(UserError, match=f"in use by another training .process {pid} on"),
             exclusive(tmp_path / "run", "training"),
         ):
             pass
@@ -37,10 +58,30 @@ def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path: Path, mon
         monkeypatch.setenv("PADDLE_TRAINER_ID", "1")
         with exclusive(tmp_path / "run", "training"):  # another rank, as of the same launch
             pass
-    finally:
-        holder.kill()
-        holder.wait()
     monkeypatch.setenv("PADDLE_TRAINER_ID", "0")
     for _ in range(2):
         with exclusive(tmp_path / "run", "training"):
             pass
+    assert not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize("job", ["training", "standalone", "search", "export"])
+def test_every_job_that_keeps_files_refuses_a_second_of_its_kind(tmp_path: Path, job: str) -> None:
+    options = [f"output_dir={tmp_path}", "data.train_limit=64", "data.val_limit=4", "train.max_steps=1", "score.bn=running"]
+    config = load_config(REPOSITORY / "configs" / "demo.yaml", options)
+    weights = tmp_path / "w.safetensors"
+    save_weights(weights, Supernet(MINI, 10, "prelu"), {})
+    candidates = [Candidate("a", MINI.smallest, MINI.smallest.code, None)]
+    jobs: dict[str, tuple[Path, Callable[[], object]]] = {
+        "training": (tmp_path, lambda: train(config)),
+        "standalone": (
+            Store(tmp_path / "standalone", identity(config)).folder,
+            lambda: make_truth(config, candidates, tmp_path / "t.json"),
+        ),
+        "search": (tmp_path, lambda: search(config, weights=weights, population=4, generations=1)),
+        "export": (tmp_path / "out", lambda: export(config, weights, MINI.smallest, tmp_path / "out", images=2)),
+    }
+    folder, start = jobs[job]
+    with held(folder, job), pytest.raises(UserError, match=f"in use by another {job}"):
+        start()
+    start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import write_json, write_text
+from paddle_pgonas.locks import exclusive
 from paddle_pgonas.priors import PRIORS
 from paddle_pgonas.runtime import versions
 from paddle_pgonas.searching.evolution import Costs, Found, Scores, Task, evolve, front
@@ -103,22 +105,25 @@ def search(
             on this device). The first of them is the cost of the front; without any, it is ``macs``.
 
     Raises:
-        UserError: neither or both of weights and prior, or a limit that not even the smallest subnet keeps.
+        UserError: neither or both of weights and prior, a limit that not even the smallest subnet keeps, or another search that
+            keeps its measurements in the same folder.
     """
     if (weights is None) == (prior is None):
         raise UserError("give either weights (of a supernet) or a prior to score with")
     if population < 4 or generations < 1:
         raise UserError("a search needs a population of at least 4 and at least 1 generation")
     limits = dict(limits or {})
-    task = Task(
-        config.search_space,
-        make_costs(config, limits, latency_batch),
-        limits,
-        next(iter(limits), "macs"),
-        _prior_scores(prior) if prior else supernet_scores(config, str(weights), metric),
-    )
-    _check_limits(task)
-    found = evolve(task, population, generations, config.seed)
+    measures = weights is not None or "latency_ms" in limits  # and keeps what it measured
+    with exclusive(config.output_dir, "search") if measures else nullcontext():
+        task = Task(
+            config.search_space,
+            make_costs(config, limits, latency_batch),
+            limits,
+            next(iter(limits), "macs"),
+            _prior_scores(prior) if prior else supernet_scores(config, str(weights), metric),
+        )
+        _check_limits(task)
+        found = evolve(task, population, generations, config.seed)
     settings = {
         "weights": None if weights is None else str(weights),
         "population": population,

@@ -18,6 +18,7 @@ from paddle_pgonas.config import Config
 from paddle_pgonas.data.cache import DecodedImages, training_fingerprint, validation_images
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.locks import exclusive
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.runtime import seed_weights, select_device, versions
@@ -88,15 +89,16 @@ def make_truth(config: Config, candidates: Sequence[Candidate], output: str | Pa
     last one all of them.
     """
     store = Store(Path(config.output_dir) / "standalone", identity(config))
-    for candidate in candidates[distributed.rank() :: distributed.world()]:
-        if store.get(candidate.arch.code) is not None:
-            continue
-        started = time.time()
-        acc = train_standalone(config, candidate.arch)
-        record = {"acc": acc, "seconds": round(time.time() - started, 1), "versions": versions()}
-        store.put(candidate.arch.code, record | {"config": config.model_dump(mode="json")})
+    with exclusive(store.folder, "standalone"):
+        for candidate in candidates[distributed.rank() :: distributed.world()]:
+            if store.get(candidate.arch.code) is not None:
+                continue
+            started = time.time()
+            acc = train_standalone(config, candidate.arch)
+            record = {"acc": acc, "seconds": round(time.time() - started, 1), "versions": versions()}
+            store.put(candidate.arch.code, record | {"config": config.model_dump(mode="json")})
+            _write_results(candidates, store, output)
         _write_results(candidates, store, output)
-    _write_results(candidates, store, output)
 
 
 def _write_results(candidates: Sequence[Candidate], store: Store, output: str | Path) -> None:
