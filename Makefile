@@ -1,23 +1,40 @@
 # make setup   .venv with everything      make demo   the main job on built-in images
 # make test    the tests                  make lint   style and types      make docs   docs/api.md from the docstrings
+# make smoke   imports every module and takes the demo's first steps
 # PYTHON chooses the interpreter, REQUIREMENTS the wheel of Paddle (a GPU wheel only where nvidia-smi finds a GPU).
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 PY := $(VENV)/bin/python
-REQUIREMENTS ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
 DEMO := runs/demo
+SMOKE := build/smoke
+REQUIREMENTS ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
+PIP := $(PY) -m pip --disable-pip-version-check install
+# A command may be there and yet not run (pyenv's, for a version that is not selected), so each is tried.
+SUPPORTED := -c 'import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' >/dev/null 2>&1
+WANTED := Python 3.10, 3.11 or 3.12 with its venv module
 # The demo's networks are too small for a second thread to help.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint docs
+.PHONY: setup demo test lint docs smoke
 
 setup: $(VENV)/ready
+	@test -z "$(PYTHON)" || test "$$($(PYTHON) --version)" = "$$($(PY) --version)" || \
+		{ echo "setup: $(VENV) has $$($(PY) --version), not $(PYTHON)'s: remove $(VENV), or choose another VENV" >&2; exit 2; }
 
-$(VENV)/ready: $(REQUIREMENTS) requirements-dev.txt
-	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS) -r requirements-dev.txt
-	touch $@
+$(PY):
+	@for python in $(or $(PYTHON),python3.11 python3.10 python3.12 python3 python); do \
+		if $$python $(SUPPORTED); then \
+			echo "setup 1/3: $(VENV) with $$($$python --version)"; exec $$python -m venv $(VENV); fi; done; \
+	echo "setup: $(WANTED) is needed$(PYTHON:%=, % is not one); install one, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 2
+
+$(VENV)/ready: requirements.txt requirements-common.txt requirements-cpu.txt requirements-dev.txt pyproject.toml | $(PY)
+	@$(PY) $(SUPPORTED) || { echo "setup: $(VENV) is not of $(WANTED): remove it" >&2; exit 2; }
+	@echo "setup 2/3: the packages of $(REQUIREMENTS) and requirements-dev.txt: about 0.5 GB to fetch, one to three minutes"
+	@$(PIP) -r $(REQUIREMENTS) -r requirements-dev.txt
+	@echo "setup 3/3: this package, in place"
+	@$(PIP) --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+	@echo "setup: done"
 
 demo: setup
 	rm -rf $(DEMO)
@@ -31,6 +48,16 @@ demo: setup
 	$(PY) tools/compare.py $(DEMO)/submission.json $(DEMO)/flops.json $(DEMO)/params.json $(DEMO)/zen.json \
 		--run $(DEMO) --output $(DEMO)/report.html
 	@echo "submission: $(DEMO)/submission.json"
+
+smoke: setup
+	rm -rf $(SMOKE)
+	$(PY) -c "import importlib, pkgutil, paddle_pgonas as pg; from paddle_pgonas.runtime import prepare_process; prepare_process(); \
+		[importlib.import_module(module.name) for module in pkgutil.walk_packages(pg.__path__, 'paddle_pgonas.')]"
+	$(VENV)/bin/pgonas-sample-candidates --space mini --count 4 --output $(SMOKE)/candidates.json
+	$(PY) tools/train_supernet.py -c configs/demo.yaml \
+		-o output_dir=$(SMOKE) train.max_steps=2 train.watch_images=20 train.watch_subnets=0
+	$(PY) tools/write_submission.py -c configs/demo.yaml -o output_dir=$(SMOKE) data.val_limit=50 \
+		--weights $(SMOKE)/supernet.safetensors --candidates $(SMOKE)/candidates.json --output $(SMOKE)/submission.json
 
 test: setup
 	$(PY) -m pytest -n auto

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import functools
 import io
 import os
 import sys
@@ -89,6 +90,11 @@ def run(main: Callable[[], None]) -> NoReturn:
             raise
         _leave(2, f"{program}: error: {error.filename or 'output'}: cannot be written ({error.strerror}); free some space")
     _leave(0)
+
+
+def command(main: Callable[[], None]) -> Callable[[], NoReturn]:
+    """Make a function a program that :func:`run` calls, for ``python tools/NAME.py`` and the installed command alike."""
+    return functools.partial(run, main)
 
 
 def _leave(status: int, message: str = "") -> NoReturn:

@@ -27,6 +27,7 @@ def prepare_process() -> None:
     os.environ.setdefault("MPLBACKEND", "Agg")
     os.environ.setdefault("GLOG_minloglevel", "2")
     warnings.filterwarnings("ignore", message="Setuptools is replacing distutils")
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # PaddleSlim imports it
     warnings.filterwarnings("ignore", message="No ccache found")  # Paddle 3 says so to all who compile nothing
     warnings.filterwarnings("ignore", message="When training, we now always track global mean")  # as calibration wants it
     warnings.filterwarnings("ignore", message="You are using GPU version Paddle, but")  # select_device tells the device

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from paddle_pgonas.arch import Arch, SearchSpace
@@ -15,6 +17,7 @@ from paddle_pgonas.runtime import prepare_process
 prepare_process()
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+os.environ["PYTHONPATH"] = str(REPOSITORY)  # processes that tests start use this checkout, whatever is installed
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,6 +29,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not (paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count()):
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason="no GPU that this Paddle can use"))
+
+
+settings.register_profile("any machine", deadline=None)  # a loaded machine is slow, not wrong
+settings.load_profile("any machine")
 
 
 @pytest.fixture

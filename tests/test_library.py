@@ -63,7 +63,10 @@ def test_every_package_and_configuration_is_installed() -> None:
     tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no reader of TOML")
     settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
     folders = {path.parent.relative_to(REPOSITORY) for path in (REPOSITORY / "paddle_pgonas").rglob("__init__.py")}
-    assert set(settings["packages"]) == {".".join(folder.parts) for folder in folders} | {"paddle_pgonas.configs"}
+    assert set(settings["packages"]) == {".".join(folder.parts) for folder in folders} | {
+        "paddle_pgonas.configs",
+        "paddle_pgonas.tools",
+    }
     assert pg.CONFIGS == REPOSITORY / "configs"
 
 

@@ -7,11 +7,10 @@ score   256 neighbouring Track 1 subnets at 64 pixels, subnet by subnet against 
 search  NSGA-II against random search with as many scored subnets: Zen-score on Track 1, a supernet on digits (6 minutes)
 """
 
-import _checkout  # noqa: F401
-
 from paddle_pgonas import cli
 
 
+@cli.command
 def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("what", choices=["prior", "score", "train", "search", "data"])
@@ -40,4 +39,5 @@ def main() -> None:
         write_json(arguments.json, figures)
 
 
-cli.run(main)
+if __name__ == "__main__":
+    main()

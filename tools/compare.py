@@ -11,11 +11,10 @@ import shlex
 import sys
 from pathlib import Path
 
-import _checkout  # noqa: F401
-
 from paddle_pgonas import cli
 
 
+@cli.command
 def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("files", nargs="*", type=cli.InputFile, metavar="SUBMISSION")
@@ -80,4 +79,5 @@ def validate(path: str, candidates: str | None, json_path: str | None) -> None:
         raise UserError(f"{path}: not accepted; rules broken: {len(verdict.faults)}, listed above")
 
 
-cli.run(main)
+if __name__ == "__main__":
+    main()

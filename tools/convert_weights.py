@@ -3,11 +3,10 @@
 Reads published checkpoints and training checkpoints too: known prefixes, copies of a teacher and the optimizer's state go.
 """
 
-import _checkout  # noqa: F401
-
 from paddle_pgonas import cli
 
 
+@cli.command
 def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("source", type=cli.InputFile, metavar="FROM")
@@ -19,4 +18,5 @@ def main() -> None:
     print(f"{convert_weights(arguments.source, arguments.target)} arrays: {arguments.target}")
 
 
-cli.run(main)
+if __name__ == "__main__":
+    main()

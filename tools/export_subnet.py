@@ -4,12 +4,11 @@ BatchNorm statistics are as score.bn says: the subnet's own over the calibration
 inference model's logits are compared with the scorer's; nothing is left behind if they differ by more than rounding.
 """
 
-import _checkout  # noqa: F401
-
 from paddle_pgonas import cli
 from paddle_pgonas.errors import UserError
 
 
+@cli.command
 def main() -> None:
     parser = cli.Parser(__doc__)
     cli.add_config(parser)
@@ -33,4 +32,5 @@ def main() -> None:
     print(f"exported: {arguments.output}")
 
 
-cli.run(main)
+if __name__ == "__main__":
+    main()

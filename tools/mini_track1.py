@@ -12,8 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import _checkout  # noqa: F401
-
 from paddle_pgonas import cli
 from paddle_pgonas.arch import MINI
 from paddle_pgonas.errors import UserError
@@ -24,6 +22,7 @@ HOME = REPOSITORY / "benchmarks" / "mini_track1"
 CONFIGS = REPOSITORY / "configs" / "mini_track1"
 
 
+@cli.command
 def main() -> None:
     parser = cli.Parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -118,4 +117,5 @@ def train_method(runs: Path, options: list[str], method: str, seed: int) -> str:
     return str(result)
 
 
-cli.run(main)
+if __name__ == "__main__":
+    main()

@@ -1,12 +1,11 @@
 """Write a candidate file of distinct architectures of a space: random ones, or evenly spread over their cost."""
 
-import _checkout  # noqa: F401
-
 from paddle_pgonas import cli
 from paddle_pgonas.arch import SPACES
 from paddle_pgonas.submission import sample_candidates, write_scores
 
 
+@cli.command
 def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("--count", type=int, required=True, metavar="N")
@@ -23,4 +22,5 @@ def main() -> None:
     print(f"{len(candidates)} candidates of space {space.name}: {arguments.output}")
 
 
-cli.run(main)
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,6 @@
 A prior alone is a yardstick, not a legal challenge entry.
 """
 
-import _checkout  # noqa: F401
 from tqdm import tqdm
 
 from paddle_pgonas import cli
@@ -11,6 +10,7 @@ from paddle_pgonas.priors import PRIORS
 from paddle_pgonas.submission import detect_space, read_candidates, write_scores
 
 
+@cli.command
 def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("--prior", required=True, choices=list(PRIORS), help="zen_mc samples and takes about a second a subnet")
@@ -24,4 +24,5 @@ def main() -> None:
     print(f"{len(candidates)} values of {arguments.prior}: {arguments.output}")
 
 
-cli.run(main)
+if __name__ == "__main__":
+    main()

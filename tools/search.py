@@ -10,13 +10,12 @@ A killed search goes on where it was when the same command is given again: what 
 The seed is the configuration's (-o seed=1). The best score is the largest of many on the same images: expect less on others.
 """
 
-import _checkout  # noqa: F401
-
 from paddle_pgonas import cli
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.priors import PRIORS
 
 
+@cli.command
 def main() -> None:
     parser = cli.Parser(__doc__)
     cli.add_config(parser)
@@ -60,4 +59,5 @@ def main() -> None:
     print(f"front: {arguments.output}")
 
 
-cli.run(main)
+if __name__ == "__main__":
+    main()

@@ -4,13 +4,12 @@ With --arch one subnet; with --candidates a whole file, whose accuracies become 
 run goes on with the subnets it lacks; several processes (python -m paddle.distributed.launch) share them.
 """
 
-import _checkout  # noqa: F401
-
 from paddle_pgonas import cli
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.submission import read_candidates
 
 
+@cli.command
 def main() -> None:
     parser = cli.Parser(__doc__)
     cli.add_config(parser)
@@ -42,4 +41,5 @@ def main() -> None:
         make_truth(config, candidates, arguments.output)
 
 
-cli.run(main)
+if __name__ == "__main__":
+    main()

@@ -5,11 +5,10 @@ an interrupted run goes on from its last checkpoint and ends with the same weigh
 python -m paddle.distributed.launch the processes share each step's images, train.batch_size each.
 """
 
-import _checkout  # noqa: F401
-
 from paddle_pgonas import cli
 
 
+@cli.command
 def main() -> None:
     parser = cli.Parser(__doc__)
     cli.add_config(parser)
@@ -29,4 +28,5 @@ def main() -> None:
         print(watcher.summary())
 
 
-cli.run(main)
+if __name__ == "__main__":
+    main()

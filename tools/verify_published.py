@@ -6,11 +6,10 @@ Exit status 0 if every difference is within rounding, 1 if not.
 
 import sys
 
-import _checkout  # noqa: F401
-
 from paddle_pgonas import cli
 
 
+@cli.command
 def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("references", nargs="*", metavar="REFERENCE.json", help="files of reference steps")
@@ -30,4 +29,5 @@ def main() -> None:
         sys.exit(1)
 
 
-cli.run(main)
+if __name__ == "__main__":
+    main()

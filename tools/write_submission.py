@@ -5,13 +5,12 @@ A killed run goes on with the chunks it lacks when the same command is given aga
 loss of every candidate) and .record.json (what the scores were made from).
 """
 
-import _checkout  # noqa: F401
-
 from paddle_pgonas import cli
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.submission import read_candidates
 
 
+@cli.command
 def main() -> None:
     parser = cli.Parser(__doc__)
     cli.add_config(parser)
@@ -45,4 +44,5 @@ def main() -> None:
         job.write_submission(config, arguments.weights, arguments.candidates, arguments.output, arguments.metric, candidates)
 
 
-cli.run(main)
+if __name__ == "__main__":
+    main()
