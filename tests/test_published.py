@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
-from collections.abc import Callable
+import math
+import operator
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import REPOSITORY
 
 from paddle_pgonas.arch import TRACK1
 from paddle_pgonas.config import CONFIGS, Train, load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.published import LEARNING_RATES, STEPS
-from paddle_pgonas.published.replay import read_reference, replay
+from paddle_pgonas.published.compare import Outcome, compare
+from paddle_pgonas.published.reference import Reference, configuration, read_reference
+from paddle_pgonas.published.replay import repeat, replay
+from paddle_pgonas.runtime import select_device
 from paddle_pgonas.training.samplers import draw_published_baseline, draw_published_pgonas, published_generator
 from paddle_pgonas.training.schedules import learning_rate
 
@@ -49,26 +61,62 @@ def test_every_published_architecture_is_drawn_again(path: Path) -> None:
             assert [draw_published_baseline(TRACK1, rng).code for _ in codes] == codes
 
 
-def perturbed(path: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
-    reference = json.loads(path.read_text())
-    change(reference)
-    target = tmp_path / "reference.json"
-    target.write_text(json.dumps(reference))
-    return target
+def numbers(values: Any, *path: Any) -> Iterator[tuple[Any, ...]]:
+    """Where the numbers of a JSON value stand."""
+    if isinstance(values, dict | list):
+        for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+            yield from numbers(value, *path, key)
+    elif isinstance(values, float):
+        yield path
+
+
+def changed(values: Any, path: tuple[Any, ...], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """A copy of a JSON object with one value changed."""
+    values = copy.deepcopy(values)
+    within = functools.reduce(operator.getitem, path[:-1], values)
+    within[path[-1]] = change(within[path[-1]])
+    return values
+
+
+def apart(values: dict[str, Any], outcome: Outcome) -> set[str]:
+    """The quantities in which an outcome is not the reference's."""
+    return {entry.quantity for entry in compare(Reference.model_validate(values), outcome) if not entry.within}
 
 
 @pytest.mark.parametrize("path", STEPS, ids=lambda path: path.stem)
-def test_the_published_steps_come_out(path: Path) -> None:
-    differences = replay(path, "cpu")
-    assert all(entry.within for entry in differences), [entry for entry in differences if not entry.within]
-    assert {entry.step for entry in differences} == {0, 1, 2, None}
-    assert {"losses", "gradients", "learning rate", "final weights"} <= {entry.quantity for entry in differences}
+def test_the_published_steps_come_out_and_a_value_off_by_a_thousandth_does_not(path: Path) -> None:
+    """One replay for all: of gradients, what is below a hundredth of its tensor's usual size drowns in rounding."""
+    select_device("cpu")
+    outcome = repeat(read_reference(path))
+    values = json.loads(path.read_text())
+    assert apart(values, outcome) == set()
+
+    results = ("losses", "rank_losses", "lr", "gradients", "final_weights")
+    places = [place for key in results if key in values for place in numbers(values[key], key)]
+    places = [place for place in places if functools.reduce(operator.getitem, place, values) != 0]
+    few = [place for place in places if place[0] not in ("gradients", "final_weights")]
+    missed = []
+    for place in few + random.Random(0).sample(places, 100):
+        if not apart(changed(values, place, lambda value: value * 1.001), outcome):
+            missed.append(place)
+    assert len(missed) <= 6, missed
+    assert all(place[0] == "gradients" and ("at" in place or "sum" in place) for place in missed), missed
+
+    assert apart(changed(values, ("codes", 1), lambda code: TRACK1.largest.code), outcome) == {"architectures"}
+    assert "losses" in apart(values, replace(outcome, steps=[replace(outcome.steps[0], losses=[math.nan])]))
+    for name in ("blocks.24.fc.bias", "blocks.1.conv1.weight"):  # a gradient that only one side has
+        without = {other: tensor for other, tensor in outcome.steps[0].gradients.items() if other != name}
+        assert "gradient norms" in apart(values, replace(outcome, steps=[replace(outcome.steps[0], gradients=without)]))
+        lacking = changed(values, ("gradients", 0), lambda gradients, name=name: gradients.pop(name) and gradients)
+        assert "gradient norms" in apart(lacking, outcome)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("path", STEPS, ids=lambda path: path.stem)
-def test_the_published_steps_come_out_on_a_gpu(path: Path) -> None:
-    assert all(entry.within for entry in replay(path, "gpu"))
+def test_the_published_steps_come_out_on_a_gpu() -> None:
+    """In a process of its own, because TF32 can only be turned off before the first computation on a GPU."""
+    command = [sys.executable, "tools/verify_published.py", "--device", "gpu"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("override", ["model.reorder=false", "model.bn=batch"])
@@ -76,28 +124,40 @@ def test_another_configuration_is_told_apart(override: str) -> None:
     assert not all(entry.within for entry in replay(STEPS[1], "cpu", [override], steps=1))
 
 
-def test_a_changed_reference_is_told_apart(tmp_path: Path) -> None:
-    """Each of these values is off by a thousandth, in one replay of one step."""
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("gpus",), 8),
+        (("prior",), "params"),
+        (("epoch",), 5.005),
+        (("image_seeds", 1), -1),
+        (("label_seeds",), [1, 2]),
+        (("losses",), []),
+        (("losses", 0), "11.8"),
+        (("rank_losses",), [0.0]),
+        (("gradients", 0), {"blocks.0.conv.weight": {"norm": 1.0}}),
+        (("final_weights", "blocks.0.bn.bias", "norm"), math.inf),
+        (("final_weights", "blocks.0.bn.bias", "at"), [0.0] * 4),
+        (("codes",), None),
+    ],
+)
+def test_what_is_no_reference_is_one_line(tmp_path: Path, place: tuple[Any, ...], value: Any) -> None:
+    target = tmp_path / "reference.json"
+    target.write_text(json.dumps(changed(json.loads(STEPS[0].read_text()), place, lambda _: value)))
+    with pytest.raises(UserError, match=rf"reference\.json: .*{place[0]}"):
+        read_reference(target)
 
-    def change(reference: dict[str, Any]) -> None:
-        reference["losses"][1][1] *= 1.001
-        reference["lr"][0] *= 1.001
-        reference["codes"][1] = TRACK1.smallest.code
-        reference["gradients"][0]["blocks.24.fc.weight"]["norm"] *= 1.001
 
-    differences = replay(perturbed(STEPS[1], tmp_path, change), "cpu", steps=1)
-    assert {entry.quantity for entry in differences if not entry.within} == {
-        "architectures",
-        "losses",
-        "learning rate",
-        "gradients",
-    }
-
-
-@pytest.mark.parametrize(("key", "value"), [("gpus", 8), ("prior", "params"), ("losses", None)])
-def test_what_is_no_reference_is_one_line(tmp_path: Path, key: str, value: Any) -> None:
-    def change(reference: dict[str, Any]) -> None:
-        reference.pop(key) if value is None else reference.update({key: value})
-
-    with pytest.raises(UserError, match=r"reference\.json"):
-        read_reference(perturbed(STEPS[0], tmp_path, change))
+def test_references_of_other_settings_are_read(tmp_path: Path) -> None:
+    """Activation, epoch, seeds, sizes, priors and the number of passes are the file's own."""
+    values = json.loads(STEPS[0].read_text())
+    values |= {"activation": "mish", "prior": "zen", "epoch": 0, "batch_size": 2, "image_size": 32, "note": "not read"}
+    for key in ("image_seeds", "label_seeds", "lr", "gradients"):
+        values[key] = values[key][:1]
+    values["codes"], values["losses"], values["rank_losses"] = values["codes"][:10], values["losses"][:10], [0.0] * 3
+    target = tmp_path / "reference.json"
+    target.write_text(json.dumps(values))
+    config = configuration(read_reference(target), tmp_path / "weights.safetensors", [])
+    assert (config.model.activation, config.train.prior, config.train.pairs, config.train.batch_size) == ("mish", "zen", 3, 2)
+    assert config.model.reorder
+    assert config.model.bn == "frozen"

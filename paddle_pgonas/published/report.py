@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from paddle_pgonas.published.replay import Difference
+    from paddle_pgonas.published.compare import Difference
 
 
 def print_differences(path: str | Path, differences: Sequence[Difference]) -> bool:

@@ -1,0 +1,167 @@
+"""Files of reference steps: consecutive optimizer steps that the published code or the organisers' baseline computed.
+
+A file says how to make weights, images and labels, and holds what was computed from them.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import paddle
+from pydantic import ConfigDict, Field, model_validator
+
+from paddle_pgonas.config import CONFIGS, Config, load_config
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.files import read_json
+from paddle_pgonas.validation import Section, validate
+
+CONFIGURATIONS = {
+    ("uniform", None): "official_baseline.yaml",
+    ("pgonas", "flops"): "as_published_pgonas_prelu_flops.yaml",
+    ("pgonas", "zen"): "as_published_pgonas_mish_zen.yaml",
+}
+"""Method and prior of a reference to the configuration in configs/track1 that repeats it."""
+
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Sample(Section):
+    """What a file keeps of a tensor."""
+
+    norm: float
+    sum: float
+    at: Annotated[list[float], Field(min_length=5, max_length=5)]
+    """The entries at :func:`sampled_positions` of the flattened tensor."""
+
+
+class Reference(Section):
+    """A file of reference steps. Keys that it may have beside these describe it and are not read."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    method: Literal["pgonas", "uniform"]
+    prior: Literal["flops", "zen"] | None = None
+    activation: Literal["relu", "prelu", "swish", "mish", "selu"]
+    rank_lambda: Literal["warmup", "constant", "sine", "multi_stage"] | None = None
+    epoch: Annotated[int, Field(ge=0, lt=70)]
+    steps_per_epoch: Count
+    batch_size: Count
+    image_size: Annotated[int, Field(ge=8, le=4096)]
+    gpus: Literal[1]
+    """Steps of several GPUs cannot be repeated by one process."""
+    lr_per_256: float
+    momentum: float
+    weight_decay: float
+    reorder: bool
+    teacher: str | None = None
+    """A description; without it there was no teacher."""
+    image_seeds: Annotated[list[Seed], Field(min_length=1)]
+    label_seeds: list[Seed]
+    codes: list[str]
+    """The architecture of every pass, step after step; so the losses, and the hinge of every pair."""
+    losses: list[float] | list[Annotated[list[float], Field(min_length=2, max_length=2)]]
+    """Cross-entropy of every pass; with a teacher, cross-entropy and soft cross-entropy to it."""
+    rank_losses: list[float] = Field(default_factory=list)
+    lr: list[float]
+    gradients: list[dict[str, Sample]]
+    final_weights: dict[str, Sample]
+
+    @property
+    def steps(self) -> int:
+        """How many steps there are."""
+        return len(self.lr)
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of a step: what follows the sandwich's four passes."""
+        return (len(self.codes) // self.steps - 4) // 2
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Reference:
+        if (self.method, self.prior) not in CONFIGURATIONS:
+            raise ValueError(f"no configuration repeats method {self.method} with prior {self.prior}")
+        for key in ("image_seeds", "label_seeds", "gradients"):
+            if len(getattr(self, key)) != self.steps:
+                raise ValueError(f"{key} and lr must have one entry per step, not {len(getattr(self, key))} and {self.steps}")
+        if len(self.codes) != len(self.losses) or len(self.codes) % self.steps or not self.codes:
+            raise ValueError(f"codes and losses must have one entry per pass, not {len(self.codes)} and {len(self.losses)}")
+        if self.method == "pgonas" and (self.pairs < 1 or len(self.rank_losses) != self.pairs * self.steps):
+            raise ValueError(f"rank_losses must have one entry per pair, not {len(self.rank_losses)}")
+        return self
+
+
+def read_reference(path: str | Path) -> Reference:
+    """Read a file of reference steps.
+
+    Raises:
+        UserError: it is no such file, or nothing here repeats it (several GPUs, or another method).
+    """
+    values = read_json(path, "reference")
+    if not isinstance(values, dict) or not {"codes", "gradients"} <= values.keys():
+        raise UserError(f"{path}: not a file of reference steps, which is an object with codes, losses, gradients and more")
+    return validate(Reference, values, str(path))
+
+
+def configuration(reference: Reference, weights: Path, overrides: Sequence[str]) -> Config:
+    """The as-published configuration of the reference's method with the reference's settings and this file of weights."""
+    options = {
+        "model.activation": reference.activation,
+        "model.pretrained": json.dumps(str(weights)),
+        "model.reorder": json.dumps(reference.reorder),
+        "data.image_size": reference.image_size,
+        "data.resize": reference.image_size,
+        "train.batch_size": reference.batch_size,
+        "train.lr_per_256": reference.lr_per_256,
+        "train.momentum": reference.momentum,
+        "train.weight_decay": reference.weight_decay,
+    }
+    if reference.method == "pgonas":
+        options["train.pairs"] = reference.pairs
+        if reference.rank_lambda:
+            options["train.rank_lambda"] = reference.rank_lambda
+    else:
+        options["train.random_subnets"] = len(reference.codes) // reference.steps
+        options["train.teacher"] = json.dumps(str(weights)) if reference.teacher else "null"
+    given = [f"{key}={value}" for key, value in options.items()]
+    return load_config(CONFIGS / "track1" / CONFIGURATIONS[reference.method, reference.prior], [*given, *overrides])
+
+
+def batch(reference: Reference, step: int) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """Images [N, 3, S, S] and labels [N] of a step, from its seeds."""
+    count, side = reference.batch_size, reference.image_size
+    images = np.random.RandomState(reference.image_seeds[step]).standard_normal((count, 3, side, side))
+    labels = np.random.RandomState(reference.label_seeds[step]).randint(0, 1000, count)
+    return paddle.to_tensor(images.astype(np.float32)), paddle.to_tensor(labels.astype(np.int64))
+
+
+def first_weights(name: str, shape: Sequence[int]) -> np.ndarray:
+    """A parameter of the full network that reference steps start from: a function of its name and shape, float32."""
+    rng = np.random.RandomState(zlib.crc32(name.encode()))
+    if name.endswith("act._weight"):
+        values = np.full(shape, 0.25)
+    elif name.endswith("_variance"):
+        values = rng.uniform(0.5, 1.5, shape)
+    elif name.endswith("_mean"):
+        values = 0.1 * rng.standard_normal(shape)
+    elif len(shape) == 4:
+        values = rng.standard_normal(shape) * np.sqrt(2 / (shape[1] * shape[2] * shape[3]))
+    elif len(shape) == 2:
+        values = rng.standard_normal(shape) / np.sqrt(shape[0])
+    elif name.endswith("bn2.weight"):
+        values = rng.uniform(0.1, 0.3, shape)
+    elif name.endswith("bias"):
+        values = 0.1 * rng.standard_normal(shape)
+    else:
+        values = rng.uniform(0.5, 1.5, shape)
+    return values.astype(np.float32)
+
+
+def sampled_positions(size: int) -> np.ndarray:
+    """Where a file samples a flattened tensor of this size."""
+    return np.linspace(0, size - 1, 5).astype(int)
