@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from paddle_pgonas.exporting.job import export, load_subnet
     from paddle_pgonas.nn.supernet import Supernet, extract
     from paddle_pgonas.nn.weights import load_weights
-    from paddle_pgonas.priors import prior
+    from paddle_pgonas.priors import make_prior
     from paddle_pgonas.report.comparison import compare, table
     from paddle_pgonas.report.page import write_page
     from paddle_pgonas.scoring.job import write_submission
@@ -31,7 +31,7 @@ _HOMES = {
     "arch": ("TRACK1", "MINI", "TRACK1_THIN", "SearchSpace", "Arch"),
     "config": ("CONFIGS", "Config", "load_config"),
     "errors": ("UserError",),
-    "priors": ("prior",),
+    "priors": ("make_prior",),
     "submission": ("Candidate", "read_candidates", "sample_candidates", "write_scores"),
     "nn.supernet": ("Supernet", "extract"),
     "nn.weights": ("load_weights",),
@@ -57,7 +57,7 @@ __all__ = [
     "Config",
     "load_config",
     "UserError",
-    "prior",
+    "make_prior",
     "Candidate",
     "read_candidates",
     "sample_candidates",

@@ -49,10 +49,10 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
+def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Add ``-c CONFIG`` and ``-o key=value ...``."""
     parser.add_argument(
-        "-c", "--config", required=True, type=InputFile, metavar="CONFIG", help="configuration file (YAML), see configs/"
+        "-c", "--config", required=required, type=InputFile, metavar="CONFIG", help="configuration file (YAML), see configs/"
     )
     parser.add_argument(
         "-o",

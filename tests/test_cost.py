@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from paddle_pgonas import cost, geometry
 from paddle_pgonas.arch import MINI, SPACES, TRACK1, Arch, SearchSpace
-from paddle_pgonas.priors import PRIORS, prior
+from paddle_pgonas.priors import PRIORS, make_prior
 from paddle_pgonas.zen import zen_score
 
 TESTS = Path(__file__).resolve().parent
@@ -83,15 +83,26 @@ def test_the_candidates_cost_on_average_what_the_challenge_says() -> None:
 
 @pytest.mark.parametrize("name", ["flops", "params", "zen"])
 def test_a_prior_ranks_the_largest_network_over_any_other_and_the_smallest_below(name: str) -> None:
-    value, rng = prior(name), random.Random(0)
+    value, rng = make_prior(name, TRACK1), random.Random(0)
     values = [value(TRACK1.sample(rng)) for _ in range(50)]
     assert value(TRACK1.smallest) < min(values) <= max(values) < value(TRACK1.largest)
 
 
-def test_priors_are_the_costs_and_the_zen_score() -> None:
-    arch = TRACK1.sample(random.Random(1))
-    assert {"flops", "params", "zen"} <= set(PRIORS)
-    assert [prior(name)(arch) for name in ("flops", "params", "zen")] == [cost.macs(arch), cost.params(arch), zen_score(arch)]
+@pytest.mark.parametrize("space", [MINI, TRACK1])
+def test_priors_are_the_costs_and_the_zen_score_at_the_runs_image_size_and_classes(space: SearchSpace) -> None:
+    arch = space.sample(random.Random(1))
+    values = [make_prior(name, space, 40, 7)(arch) for name in ("flops", "params", "zen")]
+    assert values == [cost.macs(arch, 40, 7), cost.params(arch, 7), zen_score(arch, 40)]
+    values = [make_prior(name, space)(arch) for name in ("flops", "params", "zen")]
+    assert values == [cost.macs(arch, space.image_size), cost.params(arch, 1000), zen_score(arch)]
+
+
+def test_a_prior_computes_each_value_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Arch] = []
+    monkeypatch.setitem(PRIORS, "noted", lambda arch, image_size, num_classes: asked.append(arch) or 1.0)
+    prior = make_prior("noted", MINI)
+    assert [prior(MINI.smallest), prior(MINI.largest), prior(MINI.smallest)] == [1.0] * 3
+    assert asked == [MINI.smallest, MINI.largest]
 
 
 @pytest.mark.parametrize("space", [MINI, TRACK1])

@@ -14,10 +14,10 @@ from conftest import fill_golden
 
 from paddle_pgonas import cost, distributed
 from paddle_pgonas.arch import MINI, TRACK1, Arch
-from paddle_pgonas.config import Train
+from paddle_pgonas.config import Config, Data, Train
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.supernet import Supernet, extract
-from paddle_pgonas.priors import PRIORS
+from paddle_pgonas.priors import make_prior
 from paddle_pgonas.training.losses import adaptive_alpha_divergence, kl_divergence, soft_cross_entropy
 from paddle_pgonas.training.samplers import draw_fair, draw_ordered_pair, draw_pair, draw_progressive
 from paddle_pgonas.training.schedules import RANK_LAMBDAS, learning_rate, rank_lambda
@@ -70,12 +70,16 @@ def test_pairs_keep_their_distance() -> None:
 
 
 def test_pairs_are_redrawn_until_their_priors_are_apart() -> None:
-    rng, flops = random.Random(0), PRIORS["flops"]
+    rng, flops = random.Random(0), make_prior("flops", MINI)
     pairs = [draw_ordered_pair(MINI, rng, 5, flops, 2.0) for _ in range(50)]
     assert all(max(map(flops, pair)) >= 2 * min(map(flops, pair)) and pair[0].distance(pair[1]) >= 5 for pair in pairs)
     assert draw_ordered_pair(MINI, random.Random(1), 0, flops, 1.0) == draw_pair(MINI, random.Random(1), 0)
     with pytest.raises(UserError, match=r"train\.pair_ratio"):
         draw_ordered_pair(MINI, rng, 0, flops, 20)  # more than from the smallest to the largest
+
+
+def configured(train: Train) -> Config:
+    return Config(space="mini", data=Data(image_size=MINI.image_size), train=train)
 
 
 def batch() -> tuple[paddle.Tensor, paddle.Tensor]:
@@ -149,7 +153,7 @@ def test_weights_after_twenty_steps_equal_the_straightforward_ones(method: dict[
     for ours in (True, False):
         net = golden_net(bn="frozen")
         optimizer = paddle.optimizer.Momentum(0.0003, 0.9, net.model.parameters())
-        strategy = make_strategy(settings, teacher)
+        strategy = make_strategy(configured(settings), teacher)
         for index in range(20):
             step = Step(random.Random(index), rank_lambda=index % 3 * 0.75, progress=index / 20)
             if ours:
@@ -173,7 +177,7 @@ def test_rank_loss_reaches_the_sides_it_should_and_raises_the_worse(side: str) -
     seen = set()
     for seed in range(12):
         net = golden_net()
-        strategy = make_strategy(Train(pairs=1, rank_gradient=side), None)
+        strategy = make_strategy(configured(Train(pairs=1, rank_gradient=side)), None)
         pair = draw_pair(MINI, random.Random(seed), 0)
         step, metrics = Step(random.Random(seed), rank_lambda=1.0), Metrics()
         strategy.rank(net, x, y, step, metrics, *pair)  # the pair alone, without the sandwich before it
@@ -206,7 +210,7 @@ def test_of_equal_priors_the_second_is_worse_as_published_or_the_pair_is_left_ou
     pair = draw_pair(MINI, random.Random(0), 0)
     reports = []
     for equal_priors in ("skip", "second_worse"):
-        strategy = make_strategy(Train(equal_priors=equal_priors), None)
+        strategy = make_strategy(configured(Train(equal_priors=equal_priors)), None)
         strategy.prior = lambda arch: 1.0
         reports += [out_of_order_pair(golden_net(), strategy, *order) for order in (pair, pair[::-1])]
     assert [report.pairs for report in reports] == [0, 0, 1, 1]
@@ -222,7 +226,7 @@ def test_a_pair_is_judged_on_all_processes_images_or_on_ones_own(monkeypatch: py
     pair, seen = draw_pair(MINI, random.Random(0), 0), set()
     for order in (pair, pair[::-1]):
         alone, together = (
-            out_of_order_pair(golden_net(), make_strategy(Train(pair_losses=name), None), *order).pairs_out_of_order
+            out_of_order_pair(golden_net(), make_strategy(configured(Train(pair_losses=name)), None), *order).pairs_out_of_order
             for name in ("per_process", "all_processes")
         )
         assert alone == 1 - together
@@ -302,7 +306,7 @@ def test_smaller_subnets_learn_from_the_labels_until_told_to_distil() -> None:
 
     def gradient(distils: bool, labels: paddle.Tensor) -> np.ndarray:
         net = golden_net()
-        make_strategy(Train(strategy="sandwich"), None)(net, x, labels, Step(random.Random(0), distils=distils))
+        make_strategy(configured(Train(strategy="sandwich")), None)(net, x, labels, Step(random.Random(0), distils=distils))
         return net.weights()["blocks.1.conv1.weight"].grad.numpy()
 
     net = golden_net()
@@ -316,4 +320,4 @@ def test_smaller_subnets_learn_from_the_labels_until_told_to_distil() -> None:
 
 def test_no_pair_runs_while_the_weight_is_zero() -> None:
     x, y = batch()
-    assert make_strategy(Train(), None)(golden_net(), x, y, Step(random.Random(0), rank_lambda=0.0)).pairs == 0
+    assert make_strategy(configured(Train()), None)(golden_net(), x, y, Step(random.Random(0), rank_lambda=0.0)).pairs == 0

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, fill_golden
 
-from paddle_pgonas import distributed
-from paddle_pgonas.arch import MINI
+from paddle_pgonas import cost, distributed
+from paddle_pgonas.arch import MINI, TRACK1, TRACK1_THIN
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet
@@ -82,7 +82,7 @@ def test_the_main_job_from_digits_to_report(tool: Tool, tmp_path: Path) -> None:
     assert (record["bn"], record["images"], record["candidates"]) == ("calibrated", 500, 12)
 
     flops = tmp_path / "flops.json"
-    assert tool("score_prior", "--prior", "flops", "--candidates", candidates, "--output", flops)[0] == 0
+    assert tool("score_prior", "-c", DEMO, "--prior", "flops", "--candidates", candidates, "--output", flops)[0] == 0
     status, out, _ = tool("compare", submission, flops, "--output", report, "--run", run, "--json", tmp_path / "c.json")
     assert status == 0
     assert "Kendall tau" in out
@@ -281,6 +281,33 @@ for tool, *arguments in (
 assert "paddle" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], cost.macs(TRACK1.smallest, 224, 1000)),
+        (["--space", "track1_thin"], cost.macs(TRACK1_THIN.smallest, 32, 1000)),
+        (["--space", "track1_thin", "--image-size", 48, "--classes", 7], cost.macs(TRACK1_THIN.smallest, 48, 7)),
+        (["-c", DEMO, "-o", "space=track1", "--image-size", 40], cost.macs(TRACK1.smallest, 40, 10)),
+    ],
+    ids=["file alone", "space", "all", "configuration"],
+)
+def test_a_prior_is_that_of_the_space_image_size_and_classes_asked_for(
+    tool: Tool, tmp_path: Path, options: list[object], expected: int
+) -> None:
+    (tmp_path / "c.json").write_text(json.dumps({"a": {"acc": 0, "arch": TRACK1.smallest.code}}))
+    files = ["--candidates", tmp_path / "c.json", "--output", tmp_path / "p.json"]
+    assert tool("score_prior", "--prior", "flops", *options, *files)[0] == 0
+    assert json.loads((tmp_path / "p.json").read_text())["a"]["acc"] == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [(["--classes", 0], "--classes"), (["-o", "seed=1"], "-o goes with -c"), (["-c", DEMO, "--space", "mini"], "--space")],
+)
+def test_options_of_a_prior_that_make_no_sense_are_one_line(tool: Tool, options: list[object], names: str) -> None:
+    assert_one_line(*tool("score_prior", "--prior", "flops", "--candidates", "c", "--output", "o", *options)[::2], names)
 
 
 def test_an_unknown_argument_is_one_line(tool: Tool) -> None:

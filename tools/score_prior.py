@@ -1,12 +1,14 @@
 """Write a prior's value of every candidate, in the format of a submission, to compare it with trained scores.
 
-A prior alone is a yardstick, not a legal challenge entry.
+Space, image size and classes come from CONFIG or the options; else the space is the first built-in one with codes as long as the
+file's, at its image size and with 1,000 classes. A prior alone is a yardstick, not a legal challenge entry.
 """
 
 from tqdm import tqdm
 
 from paddle_pgonas import cli
-from paddle_pgonas.priors import PRIORS
+from paddle_pgonas.arch import SPACES
+from paddle_pgonas.priors import PRIORS, make_prior
 from paddle_pgonas.submission import detect_space, read_candidates, write_scores
 
 
@@ -16,12 +18,31 @@ def main() -> None:
     parser.add_argument("--prior", required=True, choices=list(PRIORS), help="zen_mc samples and takes about a second a subnet")
     parser.add_argument("--candidates", type=cli.InputFile, required=True, metavar="FILE")
     parser.add_argument("--output", type=cli.OutputFile, required=True, metavar="FILE")
+    cli.add_config(parser, required=False)
+    parser.add_argument("--space", choices=list(SPACES), help="search space of the candidates")
+    parser.add_argument("--image-size", type=int, metavar="N", help="side of the images")
+    parser.add_argument("--classes", type=int, metavar="N", help="outputs of the network")
     arguments = parser.parse_args()
-    candidates = read_candidates(arguments.candidates, detect_space(arguments.candidates))
-    prior = PRIORS[arguments.prior]
+    if arguments.config and arguments.space:
+        parser.error("give either -c or --space")
+    if arguments.override and not arguments.config:
+        parser.error("-o goes with -c")
+    for option, value in (("--image-size", arguments.image_size), ("--classes", arguments.classes)):
+        if value is not None and value < 1:
+            parser.error(f"{option} must be at least 1, not {value}")
+    if arguments.config:
+        config = cli.config_of(arguments)
+        space, image_size, classes = config.search_space, config.data.image_size, config.model.num_classes
+    else:
+        space = SPACES[arguments.space] if arguments.space else detect_space(arguments.candidates)
+        image_size, classes = space.image_size, 1000
+    image_size, classes = arguments.image_size or image_size, arguments.classes or classes
+    candidates = read_candidates(arguments.candidates, space)
+    prior = make_prior(arguments.prior, space, image_size, classes)
     values = [prior(entry.arch) for entry in tqdm(candidates, desc=arguments.prior, unit="subnet", delay=2)]
     write_scores(arguments.output, candidates, values)
-    print(f"{len(candidates)} values of {arguments.prior}: {arguments.output}")
+    setting = f"space {space.name}, {image_size} pixels, {classes} classes"
+    print(f"{len(candidates)} values of {arguments.prior} ({setting}): {arguments.output}")
 
 
 if __name__ == "__main__":

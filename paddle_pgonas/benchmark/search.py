@@ -11,7 +11,7 @@ from pymoo.indicators.hv import HV
 
 from paddle_pgonas.arch import MINI, TRACK1
 from paddle_pgonas.config import Config, Data, Model, Train
-from paddle_pgonas.priors import PRIORS
+from paddle_pgonas.priors import make_prior
 from paddle_pgonas.searching.evolution import Found, Task, evolve, front, random_search
 from paddle_pgonas.searching.job import make_costs, supernet_scores
 
@@ -27,7 +27,8 @@ def measure(seeds: int = 5) -> dict[str, Any]:
     ``digits``: top-1 and exp(-loss) of a mini supernet trained here for a minute, within 1 M, 32 over 10 generations.
     """
     limits = {"macs": 2e9}
-    zen = Task(TRACK1, make_costs(Config(), limits), limits, "macs", lambda archs: [PRIORS["zen"](arch) for arch in archs])
+    score = make_prior("zen", TRACK1)
+    zen = Task(TRACK1, make_costs(Config(), limits), limits, "macs", lambda archs: list(map(score, archs)))
     figures: dict[str, Any] = {"zen_track1": compare(zen, 64, 20, seeds)}
     with tempfile.TemporaryDirectory() as folder:
         config = Config(

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from paddle_pgonas import cost
 from paddle_pgonas.arch import TRACK1, Arch
-from paddle_pgonas.config import Train
+from paddle_pgonas.config import Config, Train
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract
 from paddle_pgonas.training.losses import cross_entropy, rank_hinge, soft_cross_entropy
@@ -44,7 +44,7 @@ def measure_steps(batch: int = 4, side: int = 64, steps: int = 3) -> dict[str, A
     teacher = extract(net, TRACK1.largest)
     teacher.eval()
     optimizer = paddle.optimizer.Momentum(1e-4, 0.9, net.model.parameters())
-    strategy = make_strategy(SETTINGS, None)
+    strategy = make_strategy(Config(train=SETTINGS), None)
 
     def ours(seed: int) -> None:
         strategy(net, x, y, Step(random.Random(seed), WEIGHT))

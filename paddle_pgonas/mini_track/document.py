@@ -19,7 +19,6 @@ from paddle_pgonas.files import write_text
 from paddle_pgonas.mini_track.pictures import write_pictures
 from paddle_pgonas.mini_track.results import CLASSES, METHODS, Track, read_track
 from paddle_pgonas.mini_track.statistics import attainable_tau, cost_ratios, estimate, resampled_tau, share_ordered_alike, similar
-from paddle_pgonas.priors import PRIORS
 from paddle_pgonas.submission import write_scores
 
 SIMILAR = 1.5
@@ -131,7 +130,7 @@ def _methods_table(track: Track) -> str:
             f"{np.mean([run['train_seconds'] for run in runs]) / 60:.0f}",
         ])  # fmt: skip
     for name in ("flops", "params", "zen"):
-        values = np.array([PRIORS[name](arch) for arch in track.archs], dtype=float)
+        values = track.prior(name)
         alone = _interval(estimate(resampled_tau(values[None], truth)))
         rows.append([f"{name} alone", "", alone, "", f"{100 * pearson(values, truth):.1f}", "", ""])
     head = [
@@ -178,7 +177,7 @@ def _pairs_table(track: Track) -> str:
     rng = random.Random(0)
     drawn = np.array([cost.macs(MINI.sample(rng), num_classes=CLASSES) for _ in range(1000)])
     ratios, drawn_ratios = cost_ratios(track.macs), cost_ratios(drawn)[np.triu_indices(len(drawn), 1)]
-    zen = np.array([PRIORS["zen"](arch) for arch in track.archs])
+    zen = track.prior("zen")
     rows, shares, right = [], [], []
     for low, high in zip(BANDS, (*BANDS[1:], math.inf), strict=True):
         inside = (low <= ratios) & (ratios < high) & ~np.eye(len(ratios), dtype=bool)

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from paddle_pgonas import cost
 from paddle_pgonas.arch import MINI, Arch
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json, read_json_lines, write_json
 from paddle_pgonas.mini_track.statistics import resampled_tau
+from paddle_pgonas.priors import make_prior
 from paddle_pgonas.submission import Candidate, read_candidates, read_scores, write_scores
 
 METHODS = {
@@ -134,7 +134,11 @@ class Track:
     @property
     def macs(self) -> np.ndarray:
         """Multiply-accumulates, [candidates]."""
-        return np.array([cost.macs(arch, num_classes=CLASSES) for arch in self.archs])
+        return self.prior("flops")
+
+    def prior(self, name: str) -> np.ndarray:
+        """A prior's values for the track's image size and classes, [candidates]."""
+        return np.array(list(map(make_prior(name, MINI, num_classes=CLASSES), self.archs)))
 
     def scores(self, method: str, bn: str, metric: str = "top1") -> np.ndarray:
         """Scores of a method's runs, [seeds, candidates]; the loss with its sign turned, so that more is better."""

@@ -17,9 +17,9 @@ from matplotlib.ticker import MaxNLocator
 from scipy.stats import rankdata
 from tqdm import tqdm
 
+from paddle_pgonas import cost
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.files import atomic_path
-from paddle_pgonas.priors import prior
 from paddle_pgonas.report.comparison import Comparison, Row
 
 INK, ACCENT = "#1f4e79", "#c8553d"
@@ -160,7 +160,7 @@ def rank_scatter(row: Row, reference: str) -> Figure:
 def cost_scatter(archs: Sequence[Arch], values: np.ndarray, name: str) -> Figure:
     """A file's values against multiply-accumulates, and their mean in up to ten groups of equal number."""
     figure, axes = _axes()
-    macs = np.array([prior("flops")(arch) for arch in archs]) / 1e6
+    macs = np.array([cost.macs(arch) for arch in archs]) / 1e6
     _points(axes, macs, values, INK)
     groups = np.array_split(np.argsort(macs, kind="stable"), min(10, max(1, len(macs) // 5)))
     means = [(macs[group].mean(), values[group].mean()) for group in groups]

@@ -10,7 +10,7 @@ from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
 from paddle_pgonas.correlation import kendall
 from paddle_pgonas.nn.supernet import Supernet
-from paddle_pgonas.priors import prior
+from paddle_pgonas.priors import make_prior
 from paddle_pgonas.scoring.scorer import score, scoring_set
 from paddle_pgonas.submission import read_scores
 
@@ -33,7 +33,8 @@ class Watcher:
         self.references: dict[str, dict[Arch, float]] = {}
         if settings.watch_subnets:
             drawn = [space.sample(rng) for _ in range(settings.watch_subnets)]
-            self.references[settings.prior] = {arch: prior(settings.prior)(arch) for arch in drawn}
+            prior = make_prior(settings.prior, space, config.data.image_size, config.model.num_classes)
+            self.references[settings.prior] = {arch: prior(arch) for arch in drawn}
         if settings.watch_truth:
             truth = read_scores(settings.watch_truth, space)
             self.references["truth"] = {space.parse(code): accuracy for code, accuracy in truth.items()}

@@ -14,7 +14,7 @@ from paddle_pgonas.config import Config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import write_json, write_text
 from paddle_pgonas.locks import exclusive
-from paddle_pgonas.priors import PRIORS
+from paddle_pgonas.priors import make_prior
 from paddle_pgonas.runtime import versions
 from paddle_pgonas.searching.evolution import Costs, Found, Scores, Task, evolve, front
 from paddle_pgonas.store import Store, digest
@@ -120,7 +120,7 @@ def search(
             make_costs(config, limits, latency_batch),
             limits,
             next(iter(limits), "macs"),
-            _prior_scores(prior) if prior else supernet_scores(config, str(weights), metric),
+            _prior_scores(config, prior) if prior else supernet_scores(config, str(weights), metric),
         )
         _check_limits(task)
         found = evolve(task, population, generations, config.seed)
@@ -181,10 +181,9 @@ def supernet_scores(config: Config, weights: str, metric: str) -> Scores:
     return scores
 
 
-def _prior_scores(name: str) -> Scores:
-    if name not in PRIORS:
-        raise UserError(f"there is no prior {name!r}; choose one of {', '.join(PRIORS)}")
-    return lambda archs: [PRIORS[name](arch) for arch in archs]
+def _prior_scores(config: Config, name: str) -> Scores:
+    prior = make_prior(name, config.search_space, config.data.image_size, config.model.num_classes)
+    return lambda archs: list(map(prior, archs))
 
 
 def _check_limits(task: Task) -> None:

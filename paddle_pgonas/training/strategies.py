@@ -16,9 +16,9 @@ from paddle import nn
 
 from paddle_pgonas import distributed
 from paddle_pgonas.arch import Arch, SearchSpace
-from paddle_pgonas.config import Train
+from paddle_pgonas.config import Config
 from paddle_pgonas.nn.supernet import Supernet
-from paddle_pgonas.priors import Prior, prior
+from paddle_pgonas.priors import Prior, make_prior
 from paddle_pgonas.training.losses import Distillation, cross_entropy, make_distillation, rank_hinge
 from paddle_pgonas.training.samplers import Sample, draw_fair, draw_ordered_pair, draw_progressive
 
@@ -224,8 +224,9 @@ class Pgonas:
             return cross_entropy(net(x), y)
 
 
-def make_strategy(train: Train, teacher: nn.Layer | None) -> Strategy:
+def make_strategy(config: Config, teacher: nn.Layer | None) -> Strategy:
     """The configured method."""
+    train = config.train
     distil = make_distillation(train.distillation, train.temperature)
     if train.strategy in ("uniform", "progressive"):
         return {"uniform": Uniform, "progressive": Progressive}[train.strategy](train.random_subnets, distil, teacher)
@@ -234,7 +235,7 @@ def make_strategy(train: Train, teacher: nn.Layer | None) -> Strategy:
         return sandwich
     return Pgonas(
         sandwich,
-        prior(train.prior),
+        make_prior(train.prior, config.search_space, config.data.image_size, config.model.num_classes),
         train.pairs,
         train.pair_distance,
         train.pair_ratio,

@@ -115,7 +115,7 @@ class Run:
         self.scaler = paddle.amp.GradScaler(enable=settings.amp == "fp16")
         if settings.unused_parameters == "zero_gradient":
             zero_gradients(self.net.parameters())
-        self.strategy = make_strategy(settings, build_teacher(config))
+        self.strategy = make_strategy(config, build_teacher(config))
         self.health = Health(settings, batches)
 
     def batches_from(self, step: int) -> Iterator[tuple[paddle.Tensor, paddle.Tensor]]:
