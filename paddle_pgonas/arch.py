@@ -17,7 +17,7 @@ Nothing in this module needs Paddle.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -165,19 +165,18 @@ class SearchSpace:
         return self.parse("".join(parts))
 
     def sample(
-        self, rng: random.Random, highest: tuple[int, ...] | None = None, shallowest: tuple[int, ...] | None = None
+        self, rng: random.Random, highest: Sequence[int] | None = None, depths: Sequence[tuple[int, int]] | None = None
     ) -> Arch:
         """Draw an architecture: every depth and every free width code uniformly, tied codes drawn once.
 
         Args:
             highest: highest (narrowest) width code per stage; all codes by default.
-            shallowest: least depth per stage; the space's by default.
+            depths: least and greatest depth per stage; the space's by default.
         """
         highest = highest or (len(self.ratios),) * len(self.bases)
-        shallowest = shallowest or (self.min_depth,) * len(self.bases)
-        depths = [rng.randint(least, deepest) for least, deepest in zip(shallowest, self.max_depths, strict=True)]
+        drawn = [rng.randint(*bounds) for bounds in depths or [(self.min_depth, deepest) for deepest in self.max_depths]]
         conv2 = tuple(rng.randint(1, code) for code in highest)
-        stages = zip(depths, highest, strict=True)
+        stages = zip(drawn, highest, strict=True)
         return self.build(tuple(tuple(rng.randint(1, code) for _ in range(depth)) for depth, code in stages), conv2)
 
     @cached_property

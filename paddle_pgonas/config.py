@@ -20,6 +20,7 @@ from paddle_pgonas import validation
 from paddle_pgonas.arch import SPACES, SearchSpace
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import write_text
+from paddle_pgonas.regions import Region
 from paddle_pgonas.validation import Integer, ListAsTuple, Number, Section, Text, key, plain, shown, validate
 from paddle_pgonas.yaml_files import cut, parse_yaml, read_section
 
@@ -29,10 +30,12 @@ CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.
 
 Colour = Annotated[tuple[Number, Number, Number], ListAsTuple]
 """One number each for red, green and blue."""
+Range = Annotated[tuple[Integer, Integer], ListAsTuple]
+"""The least and the greatest value."""
 _YAML_OFF = BeforeValidator(lambda value: "off" if value is False else value)  # YAML 1.1 reads off as false
 
 # Values of train.strategy that make use of a key.
-TAUGHT = {"strategy": ("uniform", "progressive")}
+TAUGHT = {"strategy": ("uniform", "progressive", "phases", "largest")}
 SANDWICHES = {"strategy": ("sandwich", "fair_sandwich", "pgonas")}
 PGONAS = {"strategy": ("pgonas",)}
 
@@ -82,10 +85,11 @@ class Model(Section):
 class Train(Section):
     """How the supernet is trained."""
 
-    strategy: Literal["uniform", "progressive", "sandwich", "fair_sandwich", "pgonas"] = "pgonas"
-    """``uniform``: random subnets (SPOS, the official baseline). ``progressive``: the same from a space that opens in phases
-    (once-for-all). ``sandwich``: largest, smallest and random ones. ``fair_sandwich``: the random ones share no choice
-    (FairNAS). ``pgonas``: the sandwich and the rank loss."""
+    strategy: Literal["uniform", "progressive", "phases", "largest", "sandwich", "fair_sandwich", "pgonas"] = "pgonas"
+    """``uniform``: random subnets (SPOS, the official baseline). ``progressive``: the same from a space that opens step by step
+    (once-for-all); ``phases``: as the challenge's 2nd place opened it. ``largest``: the largest of many random subnets, and every
+    third step an unfiltered one as well (the 1st place). ``sandwich``: largest, smallest and random ones. ``fair_sandwich``: the
+    random ones are sampled without replacement (FairNAS). ``pgonas``: the sandwich and the rank loss."""
     epochs: Integer = key(70, at_least=1)
     max_steps: Integer | None = key(None, at_least=1, free=True)
     """Stop after so many steps, whatever the epochs say; the schedules stay those of the whole run."""
@@ -102,20 +106,31 @@ class Train(Section):
     """Highest learning rate per 256 images of a step's whole batch, all processes together: doubling it doubles the rate."""
     momentum: Number = key(0.9, at_least=0, below=1)
     weight_decay: Number = key(0.0, at_least=0)
-    schedule: Literal["cosine", "published"] = "cosine"
+    schedule: Literal["cosine", "published", "restarts"] = "cosine"
     """``cosine``: linear warm-up, then cosine to 0, both per step. ``published``: warm-up counted for ``warmup_images`` an
-    epoch, then one cosine step per epoch."""
-    warmup_epochs: Number = key(5.0, at_least=0)
+    epoch, then one cosine step per epoch. ``restarts``: the six cosines of the challenge's 2nd place, without a warm-up."""
+    warmup_epochs: Number = key(5.0, at_least=0, only={"schedule": ("cosine", "published")})
     warmup_images: Integer = key(1281024, at_least=1, only={"schedule": ("published",)})
     """``published`` only: the images per epoch that the warm-up was counted for (ImageNet's, whatever the data)."""
-    draws: Literal["seed", "published"] = key("seed", only={"strategy": ("uniform", "sandwich", "pgonas")})
-    """Where random subnets come from: ``seed`` and step, each free choice drawn once; or, as ``published``, the step and epoch
-    alone, in the order of the published PGONAS code (``uniform``: of the organisers' baseline)."""
+    draws: Literal["seed", "candidates", "published"] = key("seed", only={"strategy": ("uniform", "sandwich", "pgonas")})
+    """Where random subnets come from: ``seed`` and step, each free choice drawn once; the ``candidates`` file, shuffled anew in
+    every round; or, as ``published``, the step and epoch alone, in the order of the published PGONAS code (``uniform``: of the
+    organisers' baseline)."""
+    candidates: Text | None = key(None, only={"draws": ("candidates",)})
+    """The candidate file to draw from; those outside ``depth_ranges`` are left out."""
+    highest_codes: Annotated[tuple[Integer, ...], ListAsTuple] | None = key(None, only={"draws": ("seed", "candidates")})
+    """Highest (narrowest) width code that is drawn, per stage; the sandwich's smallest subnet has these. Track 1's candidates
+    keep to [3, 3, 5, 7]; null draws all."""
+    depth_ranges: Annotated[tuple[Range, ...], ListAsTuple] | None = key(None, only={"draws": ("seed", "candidates")})
+    """Least and greatest depth that is drawn, per stage; null draws all. Scoring with several supernets gives each candidate to
+    the first whose ranges hold it."""
     unused_parameters: Literal["zero_gradient", "no_gradient"] = "zero_gradient"
     """Parameters that no step has used yet: weight decay shrinks them from the first step on, as it does all others; or they stay
     as they are until their first use (as published)."""
     random_subnets: Integer = key(2, at_least=0)
     """Random subnets per step: the only ones, or those beside the sandwich's largest and smallest."""
+    largest_of: Integer = key(400, at_least=1, only={"strategy": ("largest",)})
+    """``largest``: how many subnets are drawn per step, of which the ``random_subnets`` largest are trained."""
     teacher: Text | None = key(None, only=TAUGHT)
     """Weights of a fixed full network to distil from; null trains with labels alone."""
     distillation: Literal["soft_ce", "kl", "alpha"] = key("soft_ce", only=SANDWICHES | {"teacher": True})
@@ -282,6 +297,12 @@ def _problems(config: Config) -> Iterator[str]:
         yield f"train.random_subnets must be at least 1 for the {train.strategy} strategy"
     if train.batch_size % train.accumulate:
         yield f"train.batch_size ({train.batch_size}) must be a multiple of train.accumulate ({train.accumulate})"
+    try:
+        Region(config.search_space, train.highest_codes, train.depth_ranges)
+    except UserError as error:
+        yield str(error)
+    if train.draws == "candidates" and train.candidates is None:
+        yield "train.candidates: train.draws=candidates needs the path of a candidate file"
     for section in ("data", "train"):
         values = getattr(config, section)
         for name, user in validation.unused(values):

@@ -127,7 +127,16 @@ def test_a_moved_data_set_is_decoded_scored_and_trained_no_second_time(image_fol
 FREE = {"log_every", "checkpoint_every", "keep_checkpoints", "watch_images", "watch_subnets", "watch_truth"}
 SUPERNET = {"strategy", "random_subnets", "teacher", "distillation", "temperature", "label_epochs", "prior", "pairs"}
 SUPERNET |= {"pair_distance", "pair_ratio", "rank_gradient", "rank_lambda", "stretch_lambda", "rank_weight"}
-SUPERNET |= {"draws", "equal_priors", "pair_losses", "unused_parameters"}
+SUPERNET |= {
+    "draws",
+    "equal_priors",
+    "pair_losses",
+    "unused_parameters",
+    "candidates",
+    "highest_codes",
+    "depth_ranges",
+    "largest_of",
+}
 REFUSED = {"accumulate", "amp"}
 
 

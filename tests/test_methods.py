@@ -18,6 +18,7 @@ from paddle_pgonas.config import Config, Data, Train
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.supernet import Supernet, extract
 from paddle_pgonas.priors import make_prior
+from paddle_pgonas.regions import Region
 from paddle_pgonas.training.losses import adaptive_alpha_divergence, kl_divergence, soft_cross_entropy
 from paddle_pgonas.training.samplers import draw_fair, draw_ordered_pair, draw_pair, draw_progressive
 from paddle_pgonas.training.schedules import RANK_LAMBDAS, learning_rate, rank_lambda
@@ -105,13 +106,13 @@ def straightforward(net: Supernet, settings: Train, x: paddle.Tensor, y: paddle.
     if settings.strategy in ("uniform", "progressive"):
         for _ in range(settings.random_subnets):
             progressive = settings.strategy == "progressive"
-            out = logits(draw_progressive(net.space, step.rng, step.progress) if progressive else net.space.sample(step.rng))
+            out = logits(draw_progressive(step.region, step.rng, step.progress) if progressive else net.space.sample(step.rng))
             (F.cross_entropy(out, y) + soft_cross_entropy(out, teacher(x).detach())).backward()
         return
     largest = logits(net.space.largest)
     F.cross_entropy(largest, y).backward()
     if settings.strategy == "fair_sandwich":
-        middle = draw_fair(net.space, step.rng, settings.random_subnets)
+        middle = draw_fair(step.region, step.rng, settings.random_subnets)
     else:
         middle = [net.space.sample(step.rng) for _ in range(settings.random_subnets)]
     for arch in (net.space.smallest, *middle):
@@ -155,7 +156,7 @@ def test_weights_after_twenty_steps_equal_the_straightforward_ones(method: dict[
         optimizer = paddle.optimizer.Momentum(0.0003, 0.9, net.model.parameters())
         strategy = make_strategy(configured(settings), teacher)
         for index in range(20):
-            step = Step(random.Random(index), rank_lambda=index % 3 * 0.75, progress=index / 20)
+            step = Step(random.Random(index), Region(MINI), rank_lambda=index % 3 * 0.75, progress=index / 20)
             if ours:
                 metrics = strategy(net, x, y, step)
                 orders |= {metrics.pairs_out_of_order} if metrics.pairs else set()
@@ -179,7 +180,7 @@ def test_rank_loss_reaches_the_sides_it_should_and_raises_the_worse(side: str) -
         net = golden_net()
         strategy = make_strategy(configured(Train(pairs=1, rank_gradient=side)), None)
         pair = draw_pair(MINI, random.Random(seed), 0)
-        step, metrics = Step(random.Random(seed), rank_lambda=1.0), Metrics()
+        step, metrics = Step(random.Random(seed), Region(MINI), rank_lambda=1.0), Metrics()
         strategy.rank(net, x, y, step, metrics, *pair)  # the pair alone, without the sandwich before it
         bias = net.weights()["blocks.13.fc.bias"]
         if not metrics.pairs_out_of_order:
@@ -202,7 +203,7 @@ def test_rank_loss_reaches_the_sides_it_should_and_raises_the_worse(side: str) -
 def out_of_order_pair(net: Supernet, strategy: Any, first: Arch, second: Arch) -> Metrics:
     x, y = batch()
     metrics = Metrics()
-    strategy.rank(net, x, y, Step(random.Random(0), rank_lambda=1.0), metrics, first, second)
+    strategy.rank(net, x, y, Step(random.Random(0), Region(MINI), rank_lambda=1.0), metrics, first, second)
     return metrics
 
 
@@ -236,18 +237,18 @@ def test_a_pair_is_judged_on_all_processes_images_or_on_ones_own(monkeypatch: py
 
 def test_fair_subnets_share_no_choice() -> None:
     for seed in range(20):
-        archs = draw_fair(TRACK1, random.Random(seed), 3)
+        archs = draw_fair(Region(TRACK1), random.Random(seed), 3)
         for stage in range(4):
             assert len({arch.conv2[stage] for arch in archs}) == 3
             assert len({arch.depths[stage] for arch in archs}) == 3
             for block in range(2):
                 assert len({arch.conv1[stage][block] for arch in archs}) == 3
-    assert len(draw_fair(MINI, random.Random(0), 10)) == 10
+    assert len(draw_fair(Region(MINI), random.Random(0), 10)) == 10
 
 
 def test_progressive_shrinking_opens_depth_then_width() -> None:
     def seen(progress: float) -> tuple[int, int]:
-        archs = [draw_progressive(TRACK1, random.Random(seed), progress) for seed in range(300)]
+        archs = [draw_progressive(Region(TRACK1), random.Random(seed), progress) for seed in range(300)]
         return min(min(arch.depths) for arch in archs), max(max(arch.conv2) for arch in archs)
 
     assert [seen((phase + 0.5) / 9) for phase in range(9)] == [
@@ -306,7 +307,9 @@ def test_smaller_subnets_learn_from_the_labels_until_told_to_distil() -> None:
 
     def gradient(distils: bool, labels: paddle.Tensor) -> np.ndarray:
         net = golden_net()
-        make_strategy(configured(Train(strategy="sandwich")), None)(net, x, labels, Step(random.Random(0), distils=distils))
+        make_strategy(configured(Train(strategy="sandwich")), None)(
+            net, x, labels, Step(random.Random(0), Region(MINI), distils=distils)
+        )
         return net.weights()["blocks.1.conv1.weight"].grad.numpy()
 
     net = golden_net()
@@ -320,4 +323,7 @@ def test_smaller_subnets_learn_from_the_labels_until_told_to_distil() -> None:
 
 def test_no_pair_runs_while_the_weight_is_zero() -> None:
     x, y = batch()
-    assert make_strategy(configured(Train()), None)(golden_net(), x, y, Step(random.Random(0), rank_lambda=0.0)).pairs == 0
+    assert (
+        make_strategy(configured(Train()), None)(golden_net(), x, y, Step(random.Random(0), Region(MINI), rank_lambda=0.0)).pairs
+        == 0
+    )

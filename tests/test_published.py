@@ -26,7 +26,7 @@ from paddle_pgonas.published.compare import Outcome, compare
 from paddle_pgonas.published.reference import Reference, configuration, read_reference
 from paddle_pgonas.published.replay import repeat, replay
 from paddle_pgonas.runtime import select_device
-from paddle_pgonas.training.samplers import draw_published_baseline, draw_published_pgonas, published_generator
+from paddle_pgonas.training.published_draws import draw_published_baseline, draw_published_pgonas, published_generator
 from paddle_pgonas.training.schedules import learning_rate
 
 RATES: list[dict[str, Any]] = json.loads(LEARNING_RATES.read_text())

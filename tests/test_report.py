@@ -54,7 +54,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     for path, values in zip(paths, (truth, truth + depths, rng.random(len(archs))), strict=True):
         candidates = [Candidate(f"arch{number}", arch, arch.code, None) for number, arch in enumerate(archs)]
         write_scores(path, candidates, values.tolist())
-    record = {"acc": "top1", "bn": "calibrated", "weights": "w.safetensors", "versions": {"paddle": "9.8.7"}, "config": {}}
+    record = {"acc": "top1", "bn": "calibrated", "weights": ["w.safetensors"], "versions": {"paddle": "9.8.7"}, "config": {}}
     Path(paths[1]).with_suffix(".record.json").write_text(json.dumps(record))
     return paths
 
@@ -161,7 +161,7 @@ def test_an_empty_run_folder_is_fine_and_a_missing_one_is_named(tmp_path: Path) 
 def test_a_setting_that_scoring_changed_stands_in_its_command(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("data: {root: null, val_limit: null}\nseed: 0\n")
     config = {"output_dir": str(tmp_path), "data": {"root": None, "val_limit": 500}, "seed": 0}
-    record = {"acc": "probability", "weights": "w.safetensors", "config": config}
+    record = {"acc": "probability", "weights": ["w.safetensors"], "config": config}
     (tmp_path / "s.record.json").write_text(json.dumps(record))
     command = read_provenance(None, [str(tmp_path / "s.json")], "it").commands[0]
     assert "-o data.val_limit=500 --weights w.safetensors" in command

@@ -24,9 +24,10 @@ from paddle_pgonas.scoring import scorer
 from paddle_pgonas.scoring.job import write_submission
 from paddle_pgonas.scoring.scorer import METRICS, ScoringSet, score
 from paddle_pgonas.scoring.session import Session
+from paddle_pgonas.scoring.session import score as score_with
 from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
 from paddle_pgonas.scoring.walker import Walker
-from paddle_pgonas.submission import read_candidates, sample_candidates, write_scores
+from paddle_pgonas.submission import read_candidates, read_scores, sample_candidates, write_scores
 
 OFFICIAL = REPOSITORY.parent / "shared" / "data" / "CVPR_2022_NAS_Track1_test.json"
 
@@ -261,3 +262,26 @@ def test_candidates_that_change_while_they_are_scored_are_refused(tmp_path: Path
     with pytest.raises(UserError, match="changed while"):
         write_submission(config, weights, path, output)
     assert not output.exists()
+
+
+def test_of_several_weights_each_scores_the_depths_that_it_was_trained_for(tmp_path: Path) -> None:
+    candidates, path, output = sample_candidates(MINI, 12, seed=0), tmp_path / "candidates.json", tmp_path / "submission.json"
+    write_scores(path, candidates, [0.0] * len(candidates))
+    config = load_config(CONFIGS / "demo.yaml", [f"output_dir={tmp_path}", "data.val_limit=20", "score.bn=running"])
+    files = {"shallow": [[1, 2], [1, 4], [1, 4]], "deep": [[3, 4], [1, 4], [1, 4]], "one": [[1, 1], [1, 4], [1, 4]], "all": None}
+    for seed, (name, ranges) in enumerate(files.items()):
+        paddle.seed(seed)
+        record = {"config": {"train": {"depth_ranges": ranges}}, "step": seed}
+        save_weights(tmp_path / f"{name}.safetensors", Supernet(MINI, 10, "prelu"), record)
+    paths = {name: tmp_path / f"{name}.safetensors" for name in files}
+    write_submission(config, [paths["shallow"], paths["deep"]], path, output, "likelihood")
+    scores, archs = read_scores(output, MINI), [entry.arch for entry in candidates]
+    alone = {name: score_with(config, paths[name], archs, "likelihood") for name in ("shallow", "deep")}
+    for position, arch in enumerate(archs):
+        name = "shallow" if arch.depths[0] <= 2 else "deep"
+        assert scores[arch.code] == pytest.approx(alone[name][position], rel=1e-5)
+    assert len({arch.depths[0] <= 2 for arch in archs}) == 2
+    with pytest.raises(UserError, match="no file was trained for the depths"):
+        write_submission(config, [paths["deep"], paths["one"]], path, output)
+    with pytest.raises(UserError, match="no candidate is left"):
+        write_submission(config, [paths["all"], paths["deep"]], path, output)

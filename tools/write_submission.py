@@ -14,7 +14,13 @@ from paddle_pgonas.submission import read_candidates
 def main() -> None:
     parser = cli.Parser(__doc__)
     cli.add_config(parser)
-    parser.add_argument("--weights", type=cli.InputFile, metavar="FILE", help="supernet weights (.safetensors or .pdparams)")
+    parser.add_argument(
+        "--weights",
+        type=cli.InputFile,
+        nargs="+",
+        metavar="FILE",
+        help="supernet weights (.safetensors or .pdparams); of several, each scores the candidates of its train.depth_ranges",
+    )
     parser.add_argument("--candidates", type=cli.InputFile, required=True, metavar="FILE", help="the challenge's candidate file")
     parser.add_argument("--output", type=cli.OutputFile, metavar="FILE", help="where the submission goes")
     parser.add_argument("--bn", choices=["running", "calibrated", "batch"], help="BatchNorm statistics; overrides score.bn")

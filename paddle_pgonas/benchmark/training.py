@@ -16,6 +16,7 @@ from paddle_pgonas.arch import TRACK1, Arch
 from paddle_pgonas.config import Config, Train
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract
+from paddle_pgonas.regions import Region
 from paddle_pgonas.training.losses import cross_entropy, rank_hinge, soft_cross_entropy
 from paddle_pgonas.training.samplers import draw_pair
 from paddle_pgonas.training.strategies import Step, make_strategy
@@ -47,7 +48,7 @@ def measure_steps(batch: int = 4, side: int = 64, steps: int = 3) -> dict[str, A
     strategy = make_strategy(Config(train=SETTINGS), None)
 
     def ours(seed: int) -> None:
-        strategy(net, x, y, Step(random.Random(seed), WEIGHT))
+        strategy(net, x, y, Step(random.Random(seed), Region(TRACK1), rank_lambda=WEIGHT))
         optimizer.step()
         optimizer.clear_grad()
 

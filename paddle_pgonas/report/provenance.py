@@ -86,7 +86,7 @@ def _scoring_command(file: str, record: dict[str, Any]) -> str:
         if changed:
             words += ["-o", *(f"{key}={json.dumps(value)}" for key, value in changed.items())]
     again = str(Path(file).with_suffix(".again.json"))
-    words += ["--weights", str(record.get("weights")), "--candidates", file, "--output", again]
+    words += ["--weights", *map(str, record.get("weights", [])), "--candidates", file, "--output", again]
     return shlex.join([*words, "--metric", str(record.get("acc", "top1"))])
 
 

@@ -20,15 +20,16 @@ from paddle_pgonas.files import refuse_overwriting, write_json, write_text
 from paddle_pgonas.geometry import layers
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.runtime import select_device, versions
+from paddle_pgonas.scoring.routing import measure_with
 from paddle_pgonas.scoring.scorer import METRICS, chunked
-from paddle_pgonas.scoring.session import Session, metric_values
+from paddle_pgonas.scoring.session import metric_values
 from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
 from paddle_pgonas.submission import Candidate, check_submission, read_candidates, write_scores
 
 
 def write_submission(
     config: Config,
-    weights: str | Path,
+    weights: str | Path | Sequence[str | Path],
     path: str | Path,
     output: str | Path,
     metric: str = "top1",
@@ -37,6 +38,7 @@ def write_submission(
     """Score the candidates, write ``output``, ``<output>.metrics.json`` and ``<output>.record.json``, and check the file.
 
     Args:
+        weights: a supernet's weights; of several (few-shot supernets) each scores the candidates of its ``train.depth_ranges``.
         path: the candidate file.
         metric: one of ``top1``, ``top5``, ``probability`` or ``likelihood`` (``exp(-loss)``); becomes ``acc``.
         candidates: the file's entries, if they were read already.
@@ -46,15 +48,16 @@ def write_submission(
             meanwhile.
     """
     started = time.time()
+    files = [weights] if isinstance(weights, str | Path) else list(weights)
     stem = Path(output).with_suffix("")
-    refuse_overwriting([output, f"{stem}.metrics.json", f"{stem}.record.json"], [weights, path])
+    refuse_overwriting([output, f"{stem}.metrics.json", f"{stem}.record.json"], [*files, path])
     content = _digest(path)
     candidates = candidates or read_candidates(path, config.search_space)
-    session = Session(config, weights)
-    measured = session.measure([candidate.arch for candidate in candidates], Path(config.output_dir) / "scores")
+    archs = [candidate.arch for candidate in candidates]
+    measured, sessions = measure_with(config, files, archs, Path(config.output_dir) / "scores")
     if distributed.rank() != 0:
         return
-    images = len(session.data.labels)
+    images = len(sessions[0].data.labels)
     if _digest(path) != content:
         raise UserError(f"{path}: the candidates changed while they were scored; give the command again to score what is new")
     acc = metric_values(measured, metric)
@@ -64,12 +67,12 @@ def write_submission(
     record = {
         "acc": metric,
         "bn": config.score.bn,
-        "weights": str(weights),
-        "trained_steps": session.trained.get("step"),
+        "weights": [str(file) for file in files],
+        "trained_steps": [session.trained.get("step") for session in sessions],
         "candidates": len(candidates),
         "images": images,
         "seconds": round(time.time() - started, 1),
-        "device": session.device,
+        "device": sessions[0].device,
         "versions": versions(),
         "config": config.model_dump(mode="json"),
     }

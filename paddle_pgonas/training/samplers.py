@@ -1,61 +1,113 @@
-"""Which random subnets a step draws. Every draw comes from the step's own generator."""
+"""Which random subnets a step draws: pure functions of the configuration, the step and the step's own generator.
+
+What is drawn never depends on earlier calls, so a resumed run draws what the undisturbed one would have drawn.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 
+from paddle_pgonas import cost
 from paddle_pgonas.arch import Arch, SearchSpace
-from paddle_pgonas.config import Train
+from paddle_pgonas.config import Config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.priors import Prior
+from paddle_pgonas.regions import Region
+from paddle_pgonas.submission import read_candidates
+from paddle_pgonas.training.published_draws import published_draws
 
 DEPTH_PHASES, WIDTH_PHASES = 3, 6
-IMAGE_SIZE = 224
-
-Sample = Callable[[SearchSpace, random.Random], Arch]
-"""Draws one random architecture from the step's generator."""
-
-
-def step_draws(train: Train, seed: int, step: int, steps_per_epoch: int) -> tuple[random.Random, Sample]:
-    """The generator of a step (counted from 0 over all epochs), and what draws random architectures from it (``train.draws``)."""
-    if train.draws == "seed":
-        return random.Random(f"subnets {seed} {step}"), SearchSpace.sample
-    epoch, step_in_epoch = divmod(step, steps_per_epoch)
-    rng = published_generator(step_in_epoch, epoch)
-    if train.strategy == "uniform":
-        return rng, draw_published_baseline
-    for _ in ("largest", "smallest"):
-        rng.choice([IMAGE_SIZE])
-    return rng, draw_published_pgonas
+SECOND_PLACE_EPOCHS = 70
+"""Epochs of the 2nd place's first training, in which its phases are counted."""
+DEPTH_OPENS = ((0, 2 / 3), (5, 1 / 3), (15, 0.0))
+"""From which epoch on which share of a stage's optional blocks is kept at least; the last stage is free from the start."""
+WIDTH_OPENS = ((0, 1), (30, 3), (35, 5), (45, 9))
+"""From which epoch on which width codes are drawn at most (9: all that the region admits)."""
 
 
-def draw_fair(space: SearchSpace, rng: random.Random, count: int) -> list[Arch]:
+class Draws:
+    """What the steps of a run draw from (``train.draws``, ``highest_codes``, ``depth_ranges`` and ``candidates``).
+
+    Raises:
+        UserError: the candidate file cannot be read, holds no subnet of the region, or bounds do not fit the space.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config, train = config, config.train
+        self.region = Region(config.search_space, train.highest_codes, train.depth_ranges)
+        self.archs: list[Arch] = []
+        if train.draws == "candidates":
+            assert train.candidates is not None  # the configuration was checked
+            archs = dict.fromkeys(candidate.arch for candidate in read_candidates(train.candidates, config.search_space))
+            self.archs = [arch for arch in archs if self.region.within_depths(arch)]
+            if not self.archs:
+                raise UserError(f"{train.candidates}: no candidate has depths within train.depth_ranges")
+
+    def of_step(self, step: int, steps_per_epoch: int) -> tuple[random.Random, Region]:
+        """Generator and region of a step, counted from 0 over all epochs."""
+        train, seed = self.config.train, self.config.seed
+        if train.draws == "published":
+            epoch, step_in_epoch = divmod(step, steps_per_epoch)
+            return published_draws(self.region.space, train.strategy, step_in_epoch, epoch)
+        rng = random.Random(f"subnets {seed} {step}")
+        if train.draws == "seed":
+            return rng, self.region
+        subnets = train.random_subnets + (2 * train.pairs if train.strategy == "pgonas" else 0)
+        limits = self.region.highest_codes, self.region.depth_ranges
+        return rng, CandidateRegion(self.region.space, *limits, self.archs, seed, itertools.count(step * subnets))
+
+
+@dataclass(frozen=True)
+class CandidateRegion(Region):
+    """Given architectures, gone through in rounds of another order each; largest and smallest are those of the bounds."""
+
+    archs: Sequence[Arch] = ()
+    seed: int = 0
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+    """The numbers of the next draws, counted over the whole run."""
+
+    def sample(self, rng: random.Random) -> Arch:
+        """The next candidate; the generator is not used."""
+        turn, place = divmod(next(self.numbers), len(self.archs))
+        return self.archs[_order(len(self.archs), self.seed, turn)[place]]
+
+
+@lru_cache(maxsize=2)
+def _order(count: int, seed: int, turn: int) -> list[int]:
+    order = list(range(count))
+    random.Random(f"candidates {seed} {turn}").shuffle(order)
+    return order
+
+
+def draw_fair(region: Region, rng: random.Random, count: int) -> list[Arch]:
     """Architectures that share no choice (FairNAS): per depth and width, options without replacement.
 
     With more architectures than options a new round of options begins.
     """
 
     def options(low: int, high: int) -> list[int]:
-        found: list[int] = []
-        while len(found) < count:
-            found += rng.sample(range(low, high + 1), high + 1 - low)
-        return found[:count]
+        chosen: list[int] = []
+        while len(chosen) < count:
+            chosen += rng.sample(range(low, high + 1), high + 1 - low)
+        return chosen[:count]
 
-    codes = len(space.ratios)
-    depths = [options(space.min_depth, deepest) for deepest in space.max_depths]
-    conv2 = [options(1, codes) for _ in space.bases]
-    conv1 = [[options(1, codes) for _ in range(deepest)] for deepest in space.max_depths]
+    depths = [options(*bounds) for bounds in region.depths]
+    conv2 = [options(1, code) for code in region.codes]
+    conv1 = [[options(1, code) for _ in range(most)] for code, (_, most) in zip(region.codes, region.depths, strict=True)]
     archs = []
     for i in range(count):
         stages = zip(conv1, depths, strict=True)
-        archs.append(space.build(tuple(tuple(mid[i] for mid in mids[: depth[i]]) for mids, depth in stages),
+        archs.append(region.space.build(tuple(tuple(mid[i] for mid in mids[: depth[i]]) for mids, depth in stages),
                                  tuple(out[i] for out in conv2)))  # fmt: skip
     return archs
 
 
-def draw_progressive(space: SearchSpace, rng: random.Random, progress: float) -> Arch:
+def draw_progressive(region: Region, rng: random.Random, progress: float) -> Arch:
     """Progressive shrinking (once-for-all): three phases that admit ever shallower subnets, then six for ever narrower ones.
 
     Args:
@@ -63,76 +115,56 @@ def draw_progressive(space: SearchSpace, rng: random.Random, progress: float) ->
     """
     phase = min(int(progress * (DEPTH_PHASES + WIDTH_PHASES)), DEPTH_PHASES + WIDTH_PHASES - 1)
     opened = min(phase + 1, DEPTH_PHASES) / DEPTH_PHASES
-    shallowest = tuple(deepest - math.ceil(opened * (deepest - space.min_depth)) for deepest in space.max_depths)
-    narrowest = 1 if phase < DEPTH_PHASES else 1 + math.ceil((phase - DEPTH_PHASES + 1) / WIDTH_PHASES * (len(space.ratios) - 1))
-    return space.sample(rng, (narrowest,) * len(space.bases), shallowest)
+    shallowest = [most - math.ceil(opened * (most - least)) for least, most in region.depths]
+    width = 0 if phase < DEPTH_PHASES else (phase - DEPTH_PHASES + 1) / WIDTH_PHASES
+    codes = [1 + math.ceil(width * (code - 1)) for code in region.codes]
+    return region.narrowed(codes, shallowest).sample(rng)
 
 
-def published_generator(step: int, epoch: int) -> random.Random:
-    """Python's generator as the published code's crop sampler leaves it before each training step.
+def second_place_phase(region: Region, progress: float) -> Region:
+    """The part of the region that the 2nd place of the challenge draws from at this share of the training.
 
-    It is seeded with the digits of the step (counted within the epoch) and of the epoch, then one image size is chosen from a
-    list of one. So the published subnets are a function of step and epoch, whatever the seed.
+    Its own figures for Track 1 come out: least depths 4 4 6 2, then 3 3 4 2, then 2 2 2 2; codes 1, then up to 3, then 3 3 5 5,
+    then 3 3 5 7.
+
+    Args:
+        progress: share of the training that is over, 0 to 1.
     """
-    rng = random.Random(int(f"{step}{epoch:03d}"))
-    rng.choices([IMAGE_SIZE])
-    return rng
+    epoch = progress * SECOND_PLACE_EPOCHS
+    kept = [share for begin, share in DEPTH_OPENS if begin <= epoch][-1]
+    code = [most for begin, most in WIDTH_OPENS if begin <= epoch][-1]
+    shallowest = [least + math.ceil(kept * (most - least)) for least, most in region.depths[:-1]]
+    return region.narrowed([code] * len(region.codes), [*shallowest, region.depths[-1][0]])
 
 
-def draw_published_pgonas(space: SearchSpace, rng: random.Random) -> Arch:
-    """The next random architecture of the published PGONAS code.
+def draw_largest(region: Region, rng: random.Random, count: int, draws: int) -> list[Arch]:
+    """The ``count`` largest of ``draws`` random subnets, no two with equal multiply-accumulates (1st place, second stage).
 
-    Every convolution of the full network draws a width. Of tied widths the first drawn counts (the stem's for stage 1, that of
-    the first block's conv2 for the others), the rest, like those of blocks that the depth leaves out, are dropped.
+    Raises:
+        UserError: the draws hold fewer different costs than that.
     """
-    rng.choice([IMAGE_SIZE])
-    depths, codes = _published_depths(space, rng), range(1, 1 + len(space.ratios))
-    conv1, conv2 = [], [rng.choice(codes)]
-    for stage, deepest in enumerate(space.max_depths):
-        drawn = []
-        for block in range(deepest):
-            drawn += [rng.choice(codes), rng.choice(codes)]
-            if stage and not block:
-                rng.choice(codes)  # the shortcut's convolution
-        conv1.append(tuple(drawn[: 2 * depths[stage] : 2]))
-        conv2 += [drawn[1]] if stage else []
-    return space.build(tuple(conv1), tuple(conv2))
+    by_cost = {cost.macs(arch): arch for arch in (region.sample(rng) for _ in range(draws))}
+    if len(by_cost) < count:
+        raise UserError(f"train.random_subnets: {draws} draws (train.largest_of) hold only {len(by_cost)} different costs")
+    return [by_cost[macs] for macs in sorted(by_cost, reverse=True)[:count]]
 
 
-def draw_published_baseline(space: SearchSpace, rng: random.Random) -> Arch:
-    """The next random architecture of the organisers' baseline: no image size, and tied widths are drawn once."""
-    depths, codes = _published_depths(space, rng), range(1, 1 + len(space.ratios))
-    conv1, conv2 = [], [rng.choice(codes)]
-    for stage, deepest in enumerate(space.max_depths):
-        drawn = []
-        for block in range(deepest):
-            drawn.append(rng.choice(codes))
-            if stage and not block:
-                conv2.append(rng.choice(codes))
-        conv1.append(tuple(drawn[: depths[stage]]))
-    return space.build(tuple(conv1), tuple(conv2))
-
-
-def _published_depths(space: SearchSpace, rng: random.Random) -> list[int]:
-    return [rng.randint(space.min_depth, deepest) for deepest in space.max_depths]
-
-
-def draw_pair(space: SearchSpace, rng: random.Random, distance: int, sample: Sample = SearchSpace.sample) -> tuple[Arch, Arch]:
+def draw_pair(region: Region | SearchSpace, rng: random.Random, distance: int) -> tuple[Arch, Arch]:
     """Two random architectures whose codes differ in at least ``distance`` digits, the second redrawn until they do.
 
     Raises:
         UserError: a thousand draws did not find one.
     """
-    first = sample(space, rng)
+    first = region.sample(rng)
     for _ in range(1000):
-        second = sample(space, rng)
+        second = region.sample(rng)
         if first.distance(second) >= distance:
             return first, second
-    raise UserError(f"train.pair_distance: random codes of space {space.name} hardly ever differ in {distance} digits; lower it")
+    raise UserError(f"train.pair_distance: random codes hardly ever differ in {distance} digits; lower it")
 
 
 def draw_ordered_pair(
-    space: SearchSpace, rng: random.Random, distance: int, prior: Prior, ratio: float, sample: Sample = SearchSpace.sample
+    region: Region | SearchSpace, rng: random.Random, distance: int, prior: Prior, ratio: float
 ) -> tuple[Arch, Arch]:
     """A pair as :func:`draw_pair` gives it, redrawn until the larger prior is at least ``ratio`` times the smaller.
 
@@ -143,8 +175,8 @@ def draw_ordered_pair(
         UserError: ten thousand draws did not find one.
     """
     for _ in range(10_000):
-        first, second = draw_pair(space, rng, distance, sample)
+        first, second = draw_pair(region, rng, distance)
         low, high = sorted((prior(first), prior(second)))
         if high >= ratio * low:
             return first, second
-    raise UserError(f"train.pair_ratio: random subnets of space {space.name} hardly ever have priors {ratio} times apart")
+    raise UserError(f"train.pair_ratio: random subnets hardly ever have priors {ratio} times apart")

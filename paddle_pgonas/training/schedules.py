@@ -7,6 +7,8 @@ from math import ceil, cos, pi, sin
 from paddle_pgonas.config import Train
 
 PUBLISHED_EPOCHS = 70
+RESTARTS = ((0, 0.25), (5, 0.5), (15, 1.0), (30, 0.25), (35, 0.5), (45, 1.0))
+"""Where the 2nd place's cosines begin, in its 70 epochs, and their highest rate as a share of the highest of all."""
 
 
 def learning_rate(train: Train, step: int, steps_per_epoch: int, total_batch: int) -> float:
@@ -16,6 +18,7 @@ def learning_rate(train: Train, step: int, steps_per_epoch: int, total_batch: in
     ``published``: rises from exactly 0 over ``int(warmup_images / total_batch) * warmup_epochs`` steps, whatever the data's
     real size, then takes one cosine step at the end of each epoch, with a half-period of ``epochs``. The epoch with whose last
     step the warm-up ends already counts. On ImageNet-mini the rate never leaves the rise.
+    ``restarts``: the 2nd place's six cosines, without a warm-up, stretched over the run.
     """
     highest = train.lr_per_256 * total_batch / 256
     if train.schedule == "published":
@@ -26,10 +29,21 @@ def learning_rate(train: Train, step: int, steps_per_epoch: int, total_batch: in
         epochs_since = step // steps_per_epoch - first_end + 1
         return highest * 0.5 * (1 + cos(pi * epochs_since / train.epochs))
     total = train.epochs * steps_per_epoch
+    if train.schedule == "restarts":
+        return highest * restarted_cosine(step / total)
     warmup = min(round(train.warmup_epochs * steps_per_epoch), total)
     if step < warmup:
         return highest * (step + 1) / warmup
     return highest * 0.5 * (1 + cos(pi * (step - warmup) / max(1, total - warmup)))
+
+
+def restarted_cosine(progress: float) -> float:
+    """The learning rate's share of the highest one under the 2nd place's restarted cosines, at a share of the run (0 to 1)."""
+    epoch = progress * PUBLISHED_EPOCHS
+    number = max(index for index, (begin, _) in enumerate(RESTARTS) if begin <= epoch)
+    begin, highest = RESTARTS[number]
+    end = RESTARTS[number + 1][0] if number + 1 < len(RESTARTS) else PUBLISHED_EPOCHS
+    return highest * 0.5 * (1 + cos(pi * (epoch - begin) / (end - begin)))
 
 
 def _multi_stage(epoch: float) -> float:

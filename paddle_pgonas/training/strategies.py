@@ -15,12 +15,13 @@ import paddle
 from paddle import nn
 
 from paddle_pgonas import distributed
-from paddle_pgonas.arch import Arch, SearchSpace
-from paddle_pgonas.config import Config
+from paddle_pgonas.arch import Arch
+from paddle_pgonas.config import TAUGHT, Config
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.priors import Prior, make_prior
+from paddle_pgonas.regions import Region
 from paddle_pgonas.training.losses import Distillation, cross_entropy, make_distillation, rank_hinge
-from paddle_pgonas.training.samplers import Sample, draw_fair, draw_ordered_pair, draw_progressive
+from paddle_pgonas.training.samplers import draw_fair, draw_largest, draw_ordered_pair, draw_progressive, second_place_phase
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class Step:
     """What a strategy is given beside the network and the batch."""
 
     rng: random.Random
+    region: Region
+    """What random subnets are drawn from, and whose largest and smallest subnet the sandwich trains."""
+    index: int = 0
+    """Number of the step, from 0 over all epochs."""
     rank_lambda: float = 0.0
     progress: float = 0.0
     """Share of the training that is over, 0 to 1."""
@@ -35,8 +40,6 @@ class Step:
     """Whether the sandwich's smaller subnets learn from the largest; from the labels otherwise."""
     backward: Callable[[paddle.Tensor], None] = lambda loss: loss.backward()
     """Adds a loss's gradients to those that are there (the trainer's scales the loss first, for fp16 and micro-batches)."""
-    sample: Sample = SearchSpace.sample
-    """Draws a random architecture from ``rng``."""
 
 
 @dataclass
@@ -96,8 +99,8 @@ class Uniform:
         if self.teacher is not None:
             with paddle.no_grad():
                 target = self.teacher(x)
-        for _ in range(self.random_subnets):
-            net.set_active_subnet(self.draw(net.space, step))
+        for arch in self.draw(step):
+            net.set_active_subnet(arch)
             logits = net(x)
             loss = cross_entropy(logits, y)
             if target is not None:
@@ -110,18 +113,40 @@ class Uniform:
                 metrics.accuracy = _accuracy(logits, y)
         return metrics
 
-    def draw(self, space: SearchSpace, step: Step) -> Arch:
-        """The next subnet to train."""
-        return step.sample(space, step.rng)
+    def draw(self, step: Step) -> list[Arch]:
+        """The step's subnets."""
+        return [step.region.sample(step.rng) for _ in range(self.random_subnets)]
 
 
 @dataclass
 class Progressive(Uniform):
     """Progressive shrinking (once-for-all): the uniform step in a space that opens with the training's progress."""
 
-    def draw(self, space: SearchSpace, step: Step) -> Arch:
-        """The next subnet of the part of the space that is open."""
-        return draw_progressive(space, step.rng, step.progress)
+    def draw(self, step: Step) -> list[Arch]:
+        """Subnets of the part of the space that is open."""
+        return [draw_progressive(step.region, step.rng, step.progress) for _ in range(self.random_subnets)]
+
+
+@dataclass
+class Phases(Uniform):
+    """The 2nd place's first training: the uniform step in a space that opens in its phases, the widths late."""
+
+    def draw(self, step: Step) -> list[Arch]:
+        """Subnets of the phase's part of the space."""
+        phase = second_place_phase(step.region, step.progress)
+        return [phase.sample(step.rng) for _ in range(self.random_subnets)]
+
+
+@dataclass
+class Largest(Uniform):
+    """The 1st place's second stage: the largest of many random subnets, and every third step an unfiltered one."""
+
+    largest_of: int = 400
+
+    def draw(self, step: Step) -> list[Arch]:
+        """The step's subnets, the largest first."""
+        archs = draw_largest(step.region, step.rng, self.random_subnets, self.largest_of)
+        return archs if step.index % 3 else [*archs, step.region.sample(step.rng)]
 
 
 @dataclass
@@ -133,7 +158,7 @@ class Sandwich:
 
     def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> Metrics:
         """Largest subnet on the labels, then smallest and random ones on its detached logits (at first on labels, if asked)."""
-        net.set_active_subnet(net.space.largest)
+        net.set_active_subnet(step.region.largest)
         logits = net(x)
         loss = cross_entropy(logits, y)
         step.backward(loss)
@@ -141,8 +166,8 @@ class Sandwich:
         metrics.add("largest", loss)
         target, learn = (logits.detach(), self.distil) if step.distils else (y, cross_entropy)
 
-        metrics.add("smallest", self._learn(net, net.space.smallest, x, target, learn, step))
-        for arch in self.draw(net.space, step):
+        metrics.add("smallest", self._learn(net, step.region.smallest, x, target, learn, step))
+        for arch in self.draw(step):
             metrics.add("random", self._learn(net, arch, x, target, learn, step))
         return metrics
 
@@ -155,18 +180,18 @@ class Sandwich:
         step.backward(loss)
         return loss
 
-    def draw(self, space: SearchSpace, step: Step) -> list[Arch]:
+    def draw(self, step: Step) -> list[Arch]:
         """The subnets between the largest and the smallest."""
-        return [step.sample(space, step.rng) for _ in range(self.random_subnets)]
+        return [step.region.sample(step.rng) for _ in range(self.random_subnets)]
 
 
 @dataclass
 class FairSandwich(Sandwich):
     """The sandwich with middle subnets that share no choice (FairNAS)."""
 
-    def draw(self, space: SearchSpace, step: Step) -> list[Arch]:
+    def draw(self, step: Step) -> list[Arch]:
         """The subnets between the largest and the smallest, without replacement per layer."""
-        return draw_fair(space, step.rng, self.random_subnets)
+        return draw_fair(step.region, step.rng, self.random_subnets)
 
 
 @dataclass
@@ -188,7 +213,7 @@ class Pgonas:
         if step.rank_lambda == 0:  # the pairs could not change a weight
             return metrics
         for _ in range(self.pairs):
-            pair = draw_ordered_pair(net.space, step.rng, self.pair_distance, self.prior, self.pair_ratio, step.sample)
+            pair = draw_ordered_pair(step.region, step.rng, self.pair_distance, self.prior, self.pair_ratio)
             self.rank(net, x, y, step, metrics, *pair)
         return metrics
 
@@ -228,8 +253,11 @@ def make_strategy(config: Config, teacher: nn.Layer | None) -> Strategy:
     """The configured method."""
     train = config.train
     distil = make_distillation(train.distillation, train.temperature)
-    if train.strategy in ("uniform", "progressive"):
-        return {"uniform": Uniform, "progressive": Progressive}[train.strategy](train.random_subnets, distil, teacher)
+    if train.strategy == "largest":
+        return Largest(train.random_subnets, distil, teacher, train.largest_of)
+    if train.strategy in TAUGHT["strategy"]:
+        simple = {"uniform": Uniform, "progressive": Progressive, "phases": Phases}
+        return simple[train.strategy](train.random_subnets, distil, teacher)
     sandwich = (FairSandwich if train.strategy == "fair_sandwich" else Sandwich)(train.random_subnets, distil)
     if train.strategy != "pgonas":
         return sandwich

@@ -23,7 +23,7 @@ from paddle_pgonas.training.checkpoints import checkpoints, load_latest, refuse_
 from paddle_pgonas.training.health import Collapse, Health, check_losses
 from paddle_pgonas.training.resume import check_same_run, run_record
 from paddle_pgonas.training.runlog import RunLog
-from paddle_pgonas.training.samplers import step_draws
+from paddle_pgonas.training.samplers import Draws
 from paddle_pgonas.training.schedules import learning_rate, rank_lambda
 from paddle_pgonas.training.signals import stop_requests
 from paddle_pgonas.training.strategies import Metrics, Step, make_strategy, mean_metrics
@@ -115,6 +115,7 @@ class Run:
         self.scaler = paddle.amp.GradScaler(enable=settings.amp == "fp16")
         if settings.unused_parameters == "zero_gradient":
             zero_gradients(self.net.parameters())
+        self.draws = Draws(config)
         self.strategy = make_strategy(config, build_teacher(config))
         self.health = Health(settings, batches)
 
@@ -144,14 +145,15 @@ class Run:
     def _given(self, index: int) -> Step:
         """What the strategy is given in a step."""
         settings = self.settings
-        rng, sample = step_draws(settings, self.config.seed, index, self.steps_per_epoch)
+        rng, region = self.draws.of_step(index, self.steps_per_epoch)
         return Step(
             rng,
+            region,
+            index,
             rank_lambda(settings, index, self.steps_per_epoch),
             progress=index / (settings.epochs * self.steps_per_epoch),
             distils=index // self.steps_per_epoch >= settings.label_epochs,
             backward=self._backward,
-            sample=sample,
         )
 
     def _passes(self, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> Metrics:

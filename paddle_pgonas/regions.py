@@ -1,0 +1,76 @@
+"""The part of a search space that a training run draws its subnets from: bounds on width codes and depths."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from paddle_pgonas.arch import Arch, SearchSpace
+from paddle_pgonas.errors import UserError
+
+
+@dataclass(frozen=True)
+class Region:
+    """All architectures of a space, or those within bounds per stage. A higher width code is narrower.
+
+    Raises:
+        UserError: bounds that do not fit the space, with the key of the configuration that they come from.
+    """
+
+    space: SearchSpace
+    highest_codes: tuple[int, ...] | None = None
+    """Highest width code per stage, of all conv1 and conv2; the space's by default. Track 1's candidates keep to 3, 3, 5, 7."""
+    depth_ranges: tuple[tuple[int, int], ...] | None = None
+    """Least and greatest depth per stage; the space's by default."""
+
+    def __post_init__(self) -> None:
+        stages, codes = len(self.space.bases), len(self.space.ratios)
+        if self.highest_codes is not None and (
+            len(self.highest_codes) != stages or not all(1 <= code <= codes for code in self.highest_codes)
+        ):
+            rule = f"{stages} width codes from 1 to {codes}, one per stage of space {self.space.name}"
+            raise UserError(f"train.highest_codes must hold {rule}, not {list(self.highest_codes)}")
+        if self.depth_ranges is not None:
+            least, deepest = self.space.min_depth, self.space.max_depths
+            fits = len(self.depth_ranges) == stages and all(
+                least <= low <= high <= most for (low, high), most in zip(self.depth_ranges, deepest, strict=True)
+            )
+            if not fits:
+                rule = f"the least and greatest depth of each stage of space {self.space.name}, from {least} to {list(deepest)}"
+                raise UserError(f"train.depth_ranges must hold {rule}, not {[list(pair) for pair in self.depth_ranges]}")
+
+    @property
+    def codes(self) -> tuple[int, ...]:
+        """Highest width code per stage."""
+        return self.highest_codes or (len(self.space.ratios),) * len(self.space.bases)
+
+    @property
+    def depths(self) -> tuple[tuple[int, int], ...]:
+        """Least and greatest depth per stage."""
+        return self.depth_ranges or tuple((self.space.min_depth, deepest) for deepest in self.space.max_depths)
+
+    @property
+    def largest(self) -> Arch:
+        """Every stage at its deepest and widest."""
+        return self.space.build(tuple((1,) * deepest for _, deepest in self.depths), (1,) * len(self.codes))
+
+    @property
+    def smallest(self) -> Arch:
+        """Every stage at its shallowest and narrowest."""
+        stages = zip(self.depths, self.codes, strict=True)
+        return self.space.build(tuple((code,) * least for (least, _), code in stages), self.codes)
+
+    def sample(self, rng: random.Random) -> Arch:
+        """Draw an architecture: every depth and every free width code uniformly, tied codes drawn once."""
+        return self.space.sample(rng, self.codes, self.depths)
+
+    def within_depths(self, arch: Arch) -> bool:
+        """Whether the architecture's depths lie within the bounds."""
+        return all(least <= depth <= most for depth, (least, most) in zip(arch.depths, self.depths, strict=True))
+
+    def narrowed(self, codes: Sequence[int], shallowest: Sequence[int]) -> Region:
+        """The part of the region with at most these width codes and at least these depths."""
+        codes = tuple(min(pair) for pair in zip(self.codes, codes, strict=True))
+        depths = tuple((min(max(low, least), high), high) for least, (low, high) in zip(shallowest, self.depths, strict=True))
+        return Region(self.space, codes, depths)

@@ -1,0 +1,64 @@
+"""Scoring with several supernets (few-shot NAS): each architecture goes to the weights that were trained for its depths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from paddle_pgonas.arch import Arch
+from paddle_pgonas.config import Config
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.nn.weights import read_arrays
+from paddle_pgonas.regions import Region
+from paddle_pgonas.scoring.scorer import METRICS
+from paddle_pgonas.scoring.session import Session
+
+
+def measure_with(
+    config: Config, weights: Sequence[str | Path], archs: Sequence[Arch], folder: Path
+) -> tuple[np.ndarray, list[Session]]:
+    """``METRICS`` of each architecture, float64 [len(archs), 4], by the weights it belongs to, and the sessions that measured.
+
+    One weight file scores everything. Of several each scores the architectures within the ``train.depth_ranges`` that its record
+    states, and that no earlier file has taken.
+
+    Raises:
+        UserError: as :class:`Session`; or an architecture that no file is for, before anything is scored.
+    """
+    shares = [list(range(len(archs)))] if len(weights) == 1 else _shares(weights, archs)
+    measured, sessions = np.empty((len(archs), len(METRICS))), []
+    for path, share in zip(weights, shares, strict=True):
+        session = Session(config, path)
+        measured[share] = session.measure([archs[position] for position in share], folder)
+        sessions.append(session)
+    return measured, sessions
+
+
+def _shares(weights: Sequence[str | Path], archs: Sequence[Arch]) -> list[list[int]]:
+    """Positions of the architectures that each file scores."""
+    left, shares = list(range(len(archs))), []
+    for path in weights:
+        region = _trained_region(path, archs[0])
+        share = [position for position in left if region.within_depths(archs[position])]
+        if not share:
+            raise UserError(
+                f"{path}: no candidate is left for the depths that these weights were trained for; leave the file out"
+            )
+        shares.append(share)
+        left = [position for position in left if not region.within_depths(archs[position])]
+    if left:
+        missing = archs[left[0]]
+        raise UserError(
+            f"--weights: no file was trained for the depths {missing.depths} of {missing} ({len(left)} candidates in all); "
+            "give the supernet of all depths as the last file"
+        )
+    return shares
+
+
+def _trained_region(path: str | Path, arch: Arch) -> Region:
+    """The depths that the weights of a file were trained for, all if its record says nothing of them."""
+    train = read_arrays(path)[1].get("config", {}).get("train", {})
+    ranges = train.get("depth_ranges")
+    return Region(arch.space, None, ranges and tuple((low, high) for low, high in ranges))

@@ -1,0 +1,164 @@
+"""What other teams of the challenge drew, and draws from bounds and from a candidate file."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paddle_pgonas import cost
+from paddle_pgonas.arch import MINI, TRACK1, Arch
+from paddle_pgonas.config import Config, Train, load_config
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.regions import Region
+from paddle_pgonas.training.samplers import Draws, draw_fair, draw_largest, draw_progressive, second_place_phase
+from paddle_pgonas.training.schedules import learning_rate
+from paddle_pgonas.training.strategies import Step, make_strategy
+
+CODES = (3, 3, 5, 7)
+OFFICIAL = Region(TRACK1, CODES)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "codes", "depths"),
+    [
+        (0, (1, 1, 1, 1), (4, 4, 6, 2)),
+        (4, (1, 1, 1, 1), (4, 4, 6, 2)),
+        (5, (1, 1, 1, 1), (3, 3, 4, 2)),
+        (15, (1, 1, 1, 1), (2, 2, 2, 2)),
+        (30, (3, 3, 3, 3), (2, 2, 2, 2)),
+        (35, (3, 3, 5, 5), (2, 2, 2, 2)),
+        (45, (3, 3, 5, 7), (2, 2, 2, 2)),
+        (70, (3, 3, 5, 7), (2, 2, 2, 2)),
+    ],
+)
+def test_phases_open_as_the_second_place_opened_them(epoch: int, codes: tuple[int, ...], depths: tuple[int, ...]) -> None:
+    phase = second_place_phase(OFFICIAL, epoch / 70)
+    assert phase.codes == codes
+    assert tuple(least for least, _ in phase.depths) == depths
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_what_is_open_stays_open(one: float, other: float) -> None:
+    early, late = (second_place_phase(Region(MINI), at) for at in sorted((one, other)))
+    assert all(a <= b for a, b in zip(early.codes, late.codes, strict=True))
+    assert all(a >= b for (a, _), (b, _) in zip(early.depths, late.depths, strict=True))
+
+
+def test_cosines_restart_at_the_published_epochs_with_the_published_rates() -> None:
+    train, per_epoch = Train(schedule="restarts", lr_per_256=0.004, epochs=70), 100
+    rates = [learning_rate(train, begin * per_epoch, per_epoch, 8 * 256) for begin in (0, 5, 15, 30, 35, 45)]
+    assert rates == pytest.approx([0.008, 0.016, 0.032, 0.008, 0.016, 0.032])
+    ends = [learning_rate(train, end * per_epoch - 1, per_epoch, 8 * 256) for end in (5, 15, 30, 35, 45, 70)]
+    assert max(ends) < 1e-6
+
+
+@given(st.integers(0, 2**32))
+def test_the_largest_of_many_are_distinct_and_larger_than_the_others(seed: int) -> None:
+    kept = draw_largest(Region(MINI), random.Random(seed), 3, 20)
+    rng = random.Random(seed)
+    costs = sorted({cost.macs(MINI.sample(rng)) for _ in range(20)}, reverse=True)
+    assert [cost.macs(arch) for arch in kept] == costs[:3]
+
+
+def test_kept_subnets_cost_what_the_first_place_kept() -> None:
+    rng = random.Random(0)
+    kept = [arch for _ in range(20) for arch in draw_largest(OFFICIAL, rng, 4, 400)]
+    assert sum(map(cost.macs, kept)) / len(kept) == pytest.approx(4.28e9, rel=0.02)  # simulated from its published code
+    assert sum(len(arch.blocks) for arch in kept) / len(kept) == pytest.approx(21.8, rel=0.02)
+
+
+def test_too_few_draws_are_one_line() -> None:
+    with pytest.raises(UserError, match="random_subnets"):
+        draw_largest(Region(MINI), random.Random(0), 4, 2)
+
+
+def inside(arch: Arch, region: Region) -> bool:
+    codes = all(max((*mids, out)) <= code for mids, out, code in zip(arch.conv1, arch.conv2, region.codes, strict=True))
+    return codes and region.within_depths(arch)
+
+
+@given(st.integers(0, 2**32), st.floats(0, 1), st.data())
+def test_every_way_of_drawing_keeps_to_the_bounds(seed: int, progress: float, data: st.DataObject) -> None:
+    codes = tuple(data.draw(st.integers(1, 7)) for _ in MINI.bases)
+    depths = tuple(tuple(sorted((data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))))) for _ in MINI.bases)
+    region, rng = Region(MINI, codes, depths), random.Random(seed)  # type: ignore[arg-type]
+    drawn = [region.sample(rng), draw_progressive(region, rng, progress), *draw_fair(region, rng, 3)]
+    drawn += [second_place_phase(region, progress).sample(rng), region.smallest, region.largest]
+    assert all(inside(arch, region) for arch in drawn)
+
+
+def test_bounds_beyond_none_are_the_whole_space() -> None:
+    assert (Region(MINI).largest, Region(MINI).smallest) == (MINI.largest, MINI.smallest)
+    assert Region(MINI).sample(random.Random(3)) == MINI.sample(random.Random(3))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.highest_codes=[3, 3]",
+        "train.highest_codes=[3, 3, 8]",
+        "train.highest_codes=[0, 1, 1]",
+        "train.depth_ranges=[[1, 2]]",
+        "train.depth_ranges=[[1, 5], [1, 4], [1, 4]]",
+        "train.depth_ranges=[[3, 2], [1, 4], [1, 4]]",
+    ],
+)
+def test_bounds_that_do_not_fit_the_space_are_refused_with_their_key(override: str) -> None:
+    key = override.partition("=")[0]
+    with pytest.raises(UserError, match=rf"{key} must hold"):
+        load_config(REPOSITORY / "configs" / "demo.yaml", [override])
+
+
+def candidates_config(folder: Path, archs: list[Arch], *more: str) -> Config:
+    path = folder / "candidates.json"
+    path.write_text(json.dumps({f"arch{i}": {"arch": arch.code} for i, arch in enumerate(archs)}))
+    overrides = ["train.strategy=uniform", "train.label_epochs=0", "train.stretch_lambda=false", "train.rank_gradient=second"]
+    overrides += ["train.draws=candidates", f"train.candidates={path}", *more]
+    return load_config(REPOSITORY / "configs" / "demo.yaml", overrides)
+
+
+def drawn(config: Config, steps: range) -> list[Arch]:
+    draws, archs = Draws(config), []
+    for step in steps:
+        rng, region = draws.of_step(step, 10)
+        archs += [region.sample(rng) for _ in range(config.train.random_subnets)]
+    return archs
+
+
+def test_every_round_goes_through_all_candidates_once_and_resumes_anywhere(tmp_path: Path) -> None:
+    archs = list(dict.fromkeys(MINI.sample(random.Random(number)) for number in range(10)))
+    config = candidates_config(tmp_path, archs)
+    first, second = drawn(config, range(5)), drawn(config, range(5, 10))
+    assert {*first} == {*second} == {*archs}
+    assert first != second
+    assert drawn(config, range(3, 8)) == first[6:] + second[:6]
+    assert drawn(config.changed(seed=5), range(5)) != first
+
+
+def test_candidates_outside_the_depths_are_left_out_and_none_left_is_one_line(tmp_path: Path) -> None:
+    archs = [MINI.smallest, MINI.middle, MINI.largest]
+    config = candidates_config(tmp_path, archs, "train.depth_ranges=[[2, 4], [1, 4], [1, 4]]")
+    assert {*drawn(config, range(4))} == {MINI.middle, MINI.largest}
+    with pytest.raises(UserError, match="depth_ranges"):
+        Draws(candidates_config(tmp_path, [MINI.smallest], "train.depth_ranges=[[2, 4], [1, 4], [1, 4]]"))
+    with pytest.raises(UserError, match=r"train\.candidates"):
+        load_config(REPOSITORY / "configs" / "demo.yaml", ["train.draws=candidates"])
+
+
+def test_strategies_of_the_podium_train_what_their_teams_drew() -> None:
+    def drawn_at(strategy: str, index: int, progress: float) -> list[Arch]:
+        step = Step(random.Random(index), OFFICIAL, index, progress=progress)
+        return make_strategy(Config(train=Train(strategy=strategy, random_subnets=4)), None).draw(step)  # type: ignore[arg-type, attr-defined]
+
+    counts = [len(drawn_at("largest", index, 0)) for index in range(6)]
+    assert counts == [5, 4, 4, 5, 4, 4]
+    largest, plain = drawn_at("largest", 1, 0), drawn_at("uniform", 1, 0)
+    assert min(map(cost.macs, largest)) > max(map(cost.macs, plain))
+    assert {code for arch in drawn_at("phases", 1, 0.1) for codes in (*arch.conv1, arch.conv2) for code in codes} == {1}
+    assert all(inside(arch, OFFICIAL) for progress in (0.0, 0.5, 0.99) for arch in drawn_at("phases", 1, progress))
