@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,20 @@ from paddle_pgonas.errors import UserError
 MOST_ALIASES = 20
 """A file may refer back to its own parts so many times; lists of lists of aliases would grow without bound."""
 
+MOST_BRACKETS = 100
+"""Brackets inside brackets."""
+
 
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader that refuses a key given twice in a section, of which it would drop the first, and many aliases."""
 
     aliases = 0
+
+    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
+        """The token of a bracket that opens; PyYAML would read ahead over all of them, in quadratic time."""
+        if self.flow_level > MOST_BRACKETS:
+            raise yaml.YAMLError("nested too deeply")
+        super().fetch_flow_collection_start(token)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """The next node; aliases are counted."""
@@ -41,7 +51,9 @@ def parse_yaml(text: str, source: str, what: str, remedy: str = "") -> Any:
         UserError: not YAML, with ``source``, ``what`` it was to be, and ``remedy``.
     """
     try:
-        return yaml.load(text, _Loader)
+        value = yaml.load(text, _Loader)
+        json.dumps(value, default=str)  # raises for an alias of a part inside that part
+        return value
     except Exception as error:  # on texts such as 0b_ or 2026-13-45 PyYAML raises whatever its conversions do
         reason = "nested too deeply" if isinstance(error, RecursionError) else cut(" ".join(str(error).split()), 300)
         raise UserError(f"{source}: {what} is not valid YAML ({reason or type(error).__name__}){remedy}") from None

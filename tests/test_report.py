@@ -9,11 +9,13 @@ import random
 import re
 import shutil
 import subprocess
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from paddle_pgonas.arch import MINI
 from paddle_pgonas.errors import UserError
@@ -24,6 +26,13 @@ from paddle_pgonas.report.provenance import read_provenance
 from paddle_pgonas.submission import Candidate, write_scores
 
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+
+
+def safetensors_file(record: str) -> bytes:
+    """A file without arrays that says it is a run's weights."""
+    return save({}, metadata={"record": record})
+
+
 NAMES = ["a_name_" + "that_is_long_" * 8 + "<b>&awkward.json", "b.json"]
 CONFIG = "output_dir: <here> & there\ntrain:\n  lr: 1.0\n" + f"data:\n  root: /{'long' * 40}\n"
 
@@ -156,6 +165,34 @@ def test_an_empty_run_folder_is_fine_and_a_missing_one_is_named(tmp_path: Path) 
     assert read_provenance(tmp_path, [], "it").commands == ["it"]
     with pytest.raises(UserError, match=r"nowhere: no such folder; --run takes"):
         read_provenance(tmp_path / "nowhere", [], "it")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"metrics.jsonl": b'{"step": 1, "lr": 2}\n\xff\xfe\n[1]\n{"step": "x", "lr": 1}\n{"lr": 1e999, "step": 2}\n'},
+        {"metrics.jsonl": b'{"step": 1, "lr": 1' + b"0" * 400 + b', "accuracy": "high"}\n{"step": 1e308, "lr": -1e308}\n'},
+        {"config.yaml": b"seed: \xff"},
+        {"config.yaml": b"data: &a {data: *a}"},
+        {"config.yaml": b"[" * 5000},
+        {"supernet.safetensors": b"\xff" * 100},
+        {"supernet.safetensors": safetensors_file("[1]")},
+        {"supernet.safetensors": safetensors_file('{"versions": 3}')},
+        {"s.record.json": b'{"config": [1], "versions": "x", "weights": null}'},
+        {"s.record.json": b'{"config": {"output_dir": 3, "data": {"data": 1}}}'},
+    ],
+    ids=range(10),
+)
+def test_damaged_files_of_a_run_are_left_out_or_named(comparison: Comparison, tmp_path: Path, damage: dict[str, bytes]) -> None:
+    for name, content in damage.items():
+        (tmp_path / name).write_bytes(content)
+    if (tmp_path / "config.yaml").exists():
+        (tmp_path / "s.record.json").write_text(json.dumps({"config": {"output_dir": str(tmp_path), "seed": 0}}))
+    provenance = read_provenance(tmp_path, [str(tmp_path / "s.json")], "it")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_page(tmp_path / "report.html", comparison, pictures(comparison, provenance.metrics)[-2:], provenance)
+    assert provenance.commands[-1] == "it"
 
 
 def test_a_setting_that_scoring_changed_stands_in_its_command(tmp_path: Path) -> None:

@@ -9,18 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json, read_json_lines
+from paddle_pgonas.yaml_files import read_section
+
+LARGEST = 1e300
+"""A larger number in a log is damage; it would also overflow where it is drawn."""
 
 
 @dataclass(frozen=True)
 class Provenance:
     """What a report tells beside the figures; whatever the files do not hold is empty."""
 
-    metrics: list[dict[str, Any]]
-    """The run's log, one dictionary per logged step."""
+    metrics: list[dict[str, float]]
+    """The numbers of the run's log, one dictionary per logged step."""
     config: str
     """The run's configuration as YAML."""
     facts: dict[str, dict[str, Any]]
@@ -41,11 +43,11 @@ def read_provenance(run: Path | None, files: Sequence[str], command: str) -> Pro
     if run is not None and not run.is_dir():
         raise UserError(f"{run}: no such folder; --run takes the output_dir of a training run")
     config_path = run / "config.yaml" if run else None
-    config = config_path.read_text(encoding="utf-8") if config_path and config_path.is_file() else ""
+    config = _text(config_path) if config_path and config_path.is_file() else ""
     facts: dict[str, dict[str, Any]] = {}
     commands = []
     if run is not None and (trained := _training_record(run / "supernet.safetensors")):
-        facts["training"] = {"steps": trained.get("step"), **trained.get("versions", {})}
+        facts["training"] = {"steps": trained.get("step"), **_object(trained.get("versions"))}
     if config:
         again = ["-c", str(config_path), "-o", f"output_dir={run}-again"]
         commands.append(shlex.join(["python", "tools/train_supernet.py", *again]))
@@ -56,10 +58,26 @@ def read_provenance(run: Path | None, files: Sequence[str], command: str) -> Pro
             if not isinstance(record, dict):
                 raise UserError(f"{path}: a record is a JSON object; remove the file or score again")
             plain = {key: value for key, value in record.items() if not isinstance(value, dict)}
-            facts[Path(file).name] = plain | record.get("versions", {})
+            facts[Path(file).name] = plain | _object(record.get("versions"))
             commands.append(_scoring_command(file, record))
-    metrics = [line for line in read_json_lines(run / "metrics.jsonl") if isinstance(line, dict)] if run else []
+    metrics = [numbers for line in read_json_lines(run / "metrics.jsonl") if "step" in (numbers := _numbers(line))] if run else []
     return Provenance(metrics, config, facts, [*commands, command])
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _numbers(line: dict[str, Any]) -> dict[str, float]:
+    """What of a log's line can be drawn."""
+    return {name: float(value) for name, value in line.items() if isinstance(value, int | float) and abs(value) < LARGEST}
 
 
 def _training_record(weights: Path) -> dict[str, Any]:
@@ -70,32 +88,31 @@ def _training_record(weights: Path) -> dict[str, Any]:
 
     try:
         with safe_open(weights, framework="numpy") as file:
-            return json.loads((file.metadata() or {}).get("record", "{}"))
-    except (SafetensorError, ValueError):
+            return _object(json.loads((file.metadata() or {}).get("record", "{}")))
+    except (SafetensorError, ValueError, OSError, RecursionError):
         return {}
 
 
 def _scoring_command(file: str, record: dict[str, Any]) -> str:
     """Scores the file's candidates again. A scored file is a candidate file too, so it serves as one."""
-    settings = record.get("config", {})
-    config = Path(settings.get("output_dir", "RUN")) / "config.yaml"
+    settings = _object(record.get("config"))
+    config = Path(str(settings.get("output_dir", "RUN"))) / "config.yaml"
     words = ["python", "tools/write_submission.py", "-c", str(config)]
-    if config.is_file():
-        trained = _flat(_read_yaml(config))
-        changed = {key: value for key, value in _flat(settings).items() if key in trained and trained[key] != value}
-        if changed:
-            words += ["-o", *(f"{key}={json.dumps(value)}" for key, value in changed.items())]
+    trained = _flat(_trained_with(config))
+    changed = {key: value for key, value in _flat(settings).items() if key in trained and trained[key] != value}
+    if changed:
+        words += ["-o", *(f"{key}={json.dumps(value)}" for key, value in changed.items())]
     again = str(Path(file).with_suffix(".again.json"))
     words += ["--weights", *map(str, record.get("weights", [])), "--candidates", file, "--output", again]
     return shlex.join([*words, "--metric", str(record.get("acc", "top1"))])
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _trained_with(config: Path) -> dict[str, Any]:
+    """A run's configuration, nothing where there is none that can be read."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        values = None
-    return values if isinstance(values, dict) else {}
+        return read_section(config, "the configuration")
+    except UserError:
+        return {}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
