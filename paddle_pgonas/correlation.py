@@ -19,6 +19,8 @@ from scipy import stats
 Values = np.ndarray
 
 STATISTICS = ("pearson", "kendall", "spearman", "kendall_top", "precision_at_k")
+LEAST = 1e-150
+"""Differences whose squares can still be added."""
 LEVEL = 0.95
 """Share of the resamples that an interval holds."""
 TOP_SHARE = 0.1
@@ -36,8 +38,8 @@ class Estimate(NamedTuple):
 
 
 def pearson(x: Values, y: Values) -> float:
-    """Linear correlation; NaN if either side is constant."""
-    return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) and np.ptp(y) else math.nan
+    """Linear correlation; NaN if either side is constant, or varies so little that squares vanish."""
+    return float(np.corrcoef(x, y)[0, 1]) if min(np.ptp(x), np.ptp(y)) > LEAST else math.nan
 
 
 def kendall(x: Values, y: Values) -> float:

@@ -13,6 +13,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from paddle_pgonas import distributed
 from paddle_pgonas.errors import UserError
 
 
@@ -21,9 +22,13 @@ def prepare_process() -> None:
 
     On AMD processors Paddle's MKL takes its slow path unless ``MKL_DEBUG_CPU_TYPE=5``. With Paddle 2, PaddleSlim (which imports
     matplotlib) crashes if Paddle was loaded before matplotlib: their zlib symbols clash; the other order works.
+
+    Raises:
+        UserError: the environment variables that number the processes are not numbers.
     """
     if "paddle" in sys.modules:
         return
+    distributed.rank()  # Paddle's import fails on an environment that this names
     os.environ.setdefault("MPLBACKEND", "Agg")
     os.environ.setdefault("GLOG_minloglevel", "2")
     warnings.filterwarnings("ignore", message="Setuptools is replacing distutils")

@@ -27,6 +27,8 @@ from paddle_pgonas.files import read_json, write_text
 CHALLENGE_ENTRIES = 45_000
 """Entries of Track 1's candidate file."""
 
+LARGEST = 1e100
+"""Scores beyond it cannot be compared or drawn: their squares overflow."""
 
 Accs = dict[str, float | None]
 
@@ -132,12 +134,14 @@ def read_scored(path: str | Path, space: SearchSpace, known: dict[str, Arch] | N
     """Read a file whose every entry has a finite ``acc``; ``known`` as in :func:`read_candidates`.
 
     Raises:
-        UserError: as :func:`read_candidates`, or an entry without a finite ``acc``.
+        UserError: as :func:`read_candidates`, or an entry without a finite ``acc`` of at most ``LARGEST``.
     """
     candidates, faults = read_candidates(path, space, known), Faults()
     for candidate in candidates:
         if candidate.acc is None or not math.isfinite(candidate.acc):
             faults.add("acc", candidate.name, "has no finite 'acc'; score the file before comparing it")
+        elif abs(candidate.acc) > LARGEST:
+            faults.add("size", candidate.name, f"'acc' {candidate.acc:g} is too large to be compared (at most {LARGEST:g})")
     faults.stop(path)
     return candidates
 

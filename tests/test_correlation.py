@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from math import isnan, sqrt
 
@@ -186,3 +187,10 @@ def test_resamples_are_many_for_small_sets_and_affordable_for_the_challenge() ->
     assert resamples_for(100) == 1000
     assert resamples_for(45_000) == 100
     assert 100 < resamples_for(10_000) < 1000
+
+
+def test_values_too_close_to_be_squared_count_as_constant() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert isnan(pearson(np.array([1e-320, 2e-320, 0.0]), np.arange(3.0)))
+        assert pearson(np.array([1e-140, 2e-140, 3e-140]), np.arange(3.0)) == pytest.approx(1)

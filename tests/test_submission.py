@@ -198,6 +198,13 @@ def test_comparing_needs_a_finite_acc(tmp_path: Path, acc: str) -> None:
         read_scores(path, TRACK1)
 
 
+@pytest.mark.parametrize("acc", ["1e308", "-1e101"])
+def test_comparing_needs_an_acc_whose_square_is_a_number(tmp_path: Path, acc: str) -> None:
+    path = written(tmp_path, f'{{"a": {{"acc": {acc}, "arch": "{A}"}}}}')
+    with pytest.raises(UserError, match=r"a: 'acc' .* is too large"):
+        read_scores(path, TRACK1)
+
+
 def test_priors_outside_0_to_1_are_scores_too(tmp_path: Path) -> None:
     path = written(tmp_path, {"a": {"acc": 2971777832, "arch": A}, "b": {"acc": -3.5, "arch": B}})
     assert read_scores(path, TRACK1) == {A: 2971777832.0, B: -3.5}

@@ -381,6 +381,13 @@ def test_a_deleted_working_folder_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2 and b"working folder" in done.stderr and done.stderr.count(b"\n") == 1, done.stderr
 
 
+def test_a_rank_that_is_none_is_named_before_paddles_import_fails_on_it() -> None:
+    code = "from paddle_pgonas.runtime import prepare_process; prepare_process()"
+    command, environment = [sys.executable, "-c", code], os.environ | {"PADDLE_TRAINER_ID": "x"}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert "UserError: PADDLE_TRAINER_ID='x'" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize("name", ["PADDLE_TRAINER_ID", "PADDLE_TRAINERS_NUM"])
 @pytest.mark.parametrize("value", ["x", "-1", "", "7", "0" * 5000])
 def test_a_rank_that_is_none_is_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

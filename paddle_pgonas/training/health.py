@@ -56,5 +56,5 @@ class Health:
         images = steps * self.settings.batch_size * distributed.world()
         guessing = chance + 4 * math.sqrt(chance * (1 - chance) / images)
         warm = self.settings.schedule == "cosine" and step > (self.settings.warmup_epochs + 1) * per_epoch
-        if warm and accuracy <= guessing:
+        if warm and accuracy <= guessing < chance + (1 - chance) / 4:  # else the images are too few to tell
             raise Collapse(f"accuracy {accuracy:.4f} before step {step}, where guessing gives {chance:.4f}: training collapsed")
