@@ -5,7 +5,7 @@ score, a top-1 fraction; in a truth file it is the stand-alone accuracy, and the
 Files that hold a prior's values use the same format with any finite number as ``acc``.
 
 Each rule stands here once. Who needs a correct file stops at the first fault (:func:`read_candidates`, :func:`read_scored`,
-:func:`check_submission`); :func:`validate_submission` collects them all.
+:func:`check_submission`); :mod:`paddle_pgonas.validator` collects them all.
 """
 
 from __future__ import annotations
@@ -23,9 +23,6 @@ from paddle_pgonas.cost import sample_spread
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.faults import Faults
 from paddle_pgonas.files import read_json, write_text
-
-CHALLENGE_ENTRIES = 45_000
-"""Entries of Track 1's candidate file."""
 
 LARGEST = 1e100
 """Scores beyond it cannot be compared or drawn: their squares overflow."""
@@ -53,12 +50,30 @@ def read_candidates(path: str | Path, space: SearchSpace, known: dict[str, Arch]
         UserError: not JSON, empty, an entry without ``arch``, an illegal code, or a code that occurs twice.
     """
     faults = Faults()
-    candidates, _ = _candidates(read_json(path, "candidate file"), space, faults, {} if known is None else known)
+    candidates, _ = collect_candidates(read_json(path, "candidate file"), space, faults, {} if known is None else known)
     faults.stop(path)
     return candidates
 
 
-def _candidates(entries: Any, space: SearchSpace, faults: Faults, known: dict[str, Arch]) -> tuple[list[Candidate], Accs]:
+def select(
+    path: str | Path, candidates: Sequence[Candidate], first: int | None, names: Sequence[str] | None
+) -> Sequence[Candidate]:
+    """The first so many candidates of a file, or those of these names in the file's order; all if neither is given.
+
+    Raises:
+        UserError: a number below 1, or a name that the file does not have.
+    """
+    if first is not None and first < 1:
+        raise UserError(f"--first must be at least 1, not {first}")
+    if names is not None:
+        missing = set(names).difference(candidate.name for candidate in candidates)
+        if missing:
+            raise UserError(f"--only: {path} has no candidate named {min(missing)}")
+        candidates = [candidate for candidate in candidates if candidate.name in set(names)]
+    return candidates[:first]
+
+
+def collect_candidates(entries: Any, space: SearchSpace, faults: Faults, known: dict[str, Arch]) -> tuple[list[Candidate], Accs]:
     """The entries that are candidates, and every ``acc`` that is a number or absent; what the others break goes to ``faults``."""
     if not isinstance(entries, dict):
         faults.add("format", "the file", "must hold a JSON object of name: {'acc': ..., 'arch': ...} entries")
@@ -109,10 +124,11 @@ def _arch(name: str, code: Any, space: SearchSpace, faults: Faults, known: dict[
 
 def detect_space(path: str | Path) -> SearchSpace:
     """The space whose codes are as long as those of the file; Track 1 if none is, so that its errors are shown."""
-    return _space_of(read_json(path, "candidate file"))
+    return space_of(read_json(path, "candidate file"))
 
 
-def _space_of(entries: Any) -> SearchSpace:
+def space_of(entries: Any) -> SearchSpace:
+    """The space whose codes are as long as those of parsed entries; Track 1 if none is."""
     for entry in entries.values() if isinstance(entries, dict) else ():
         code = entry.get("arch") if isinstance(entry, dict) else None
         for space in SPACES.values():
@@ -153,13 +169,14 @@ def check_submission(path: str | Path, candidates: Sequence[Candidate], space: S
         UserError: illegal or repeated codes, other names, another order, other codes, or an ``acc`` outside [0, 1].
     """
     entries, faults = read_json(path, "submission"), Faults()
-    _, accs = _candidates(entries, space, faults, {})
-    _check_range(accs, faults)
-    _check_against(entries, candidates, faults)
+    _, accs = collect_candidates(entries, space, faults, {})
+    check_range(accs, faults)
+    check_against(entries, candidates, faults)
     faults.stop(path)
 
 
-def _check_range(accs: Accs, faults: Faults) -> None:
+def check_range(accs: Accs, faults: Faults) -> None:
+    """Every ``acc`` is a fraction of 0 to 1."""
     for name, acc in accs.items():
         if acc is None:
             faults.add("acc is missing", name, "'acc' must lie in [0, 1], here is none")
@@ -167,7 +184,7 @@ def _check_range(accs: Accs, faults: Faults) -> None:
             faults.add("acc is outside [0, 1]", name, f"'acc' must lie in [0, 1], not {acc}")
 
 
-def _check_against(entries: Any, candidates: Sequence[Candidate], faults: Faults) -> None:
+def check_against(entries: Any, candidates: Sequence[Candidate], faults: Faults) -> None:
     """The candidate file's names, in its order, with its codes as it writes them."""
     if not isinstance(entries, dict):
         return
@@ -189,86 +206,6 @@ def _check_against(entries: Any, candidates: Sequence[Candidate], faults: Faults
         if here != there:
             faults.add("order", here, f"stands where the candidate file has {there}; keep its order")
             return
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a file would be accepted as a submission, with all that is wrong, and what is merely worth knowing."""
-
-    path: str
-    faults: Faults
-    notes: list[str]
-
-    @property
-    def accepted(self) -> bool:
-        """No rule is broken."""
-        return not self.faults
-
-    def as_json(self) -> dict[str, Any]:
-        """``file``, ``accepted``, ``faults`` (each ``rule``, ``count``, ``examples`` of ``name`` and ``problem``), ``notes``."""
-        faults = [
-            {
-                "rule": fault.rule,
-                "count": fault.count,
-                "examples": [{"name": name, "problem": problem} for name, problem in fault.examples],
-            }
-            for fault in self.faults.values()
-        ]
-        return {"file": self.path, "accepted": self.accepted, "faults": faults, "notes": self.notes}
-
-    def __str__(self) -> str:
-        word = "accepted" if self.accepted else "NOT accepted"
-        indented = [f"  {line}" for line in self.faults.lines()]
-        return "\n".join([f"{self.path}: {word} as a submission", *indented, *(f"  note: {note}" for note in self.notes)])
-
-
-def validate_submission(path: str | Path, candidates_path: str | Path | None = None) -> Verdict:
-    """Everything that is wrong with a file as a submission, at once.
-
-    Args:
-        candidates_path: the candidate file; names, order and codes must be its own.
-
-    Raises:
-        UserError: the candidate file itself is wrong, or ``path`` cannot be read.
-    """
-    faults, notes, repeated = Faults(), list[str](), list[str]()
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        entries = read_json(path, "submission", repeated)
-    except UserError as error:
-        faults.add("JSON", "the file", str(error).removeprefix(f"{path}: "))
-        return Verdict(str(path), faults, notes)
-    for key in repeated:
-        faults.add("repeated name", key, "stands twice in one JSON object; every name may stand once")
-    known: dict[str, Arch] = {}
-    space = _space_of(entries) if candidates_path is None else detect_space(candidates_path)
-    wanted = None if candidates_path is None else read_candidates(candidates_path, space, known)
-    _, accs = _candidates(entries, space, faults, known)
-    _check_range(accs, faults)
-    _check_ranking(accs, faults)
-    count = len(entries) if isinstance(entries, dict) else 0
-    if wanted is not None:
-        _check_against(entries, wanted, faults)
-        if count != len(wanted):
-            notes.append(f"{count:,} entries, the candidate file has {len(wanted):,}")
-    else:
-        if space is TRACK1 and count != CHALLENGE_ENTRIES:
-            notes.append(f"{count:,} entries, the challenge's candidate file has {CHALLENGE_ENTRIES:,}")
-        notes.append("names, order and codes are not compared with a candidate file; give --candidates FILE")
-    if not faults:
-        values = [acc for acc in accs.values() if acc is not None]
-        spread = f"'acc' {min(values):.4g} to {max(values):.4g}, {len(set(values)):,} different values"
-        notes.append(f"{count:,} entries of space {space.name}, {spread}")
-    return Verdict(str(path), faults, notes)
-
-
-def _check_ranking(accs: Accs, faults: Faults) -> None:
-    """Scores that are all equal rank nothing: the leaderboards' correlations do not exist."""
-    values = set(accs.values())
-    if len(accs) > 1 and len(values) == 1 and (acc := values.pop()) is not None:
-        why = "as in a candidate file that was not scored" if acc == 0 else "so they rank nothing"
-        faults.add("constant acc", "the file", f"all {len(accs):,} 'acc' are {acc:g}, {why}")
 
 
 def write_scores(path: str | Path, candidates: Sequence[Candidate], scores: Sequence[float]) -> None:

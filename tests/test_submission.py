@@ -20,9 +20,9 @@ from paddle_pgonas.submission import (
     detect_space,
     read_candidates,
     read_scores,
-    validate_submission,
     write_scores,
 )
+from paddle_pgonas.validator import validate_submission
 
 OFFICIAL = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "CVPR_2022_NAS_Track1_test.json"
 A, B, C = (TRACK1.sample(random.Random(seed)).code for seed in range(3))

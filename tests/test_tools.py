@@ -397,3 +397,26 @@ def test_a_rank_that_is_none_is_one_line(monkeypatch: pytest.MonkeyPatch, name: 
     else:
         with pytest.raises(UserError, match=name):
             distributed.rank()
+
+
+def test_some_candidates_are_scored_without_any_training(tool: Tool, tmp_path: Path) -> None:
+    candidates, pretrained = tmp_path / "candidates.json", tmp_path / "pretrained.safetensors"
+    tool("sample_candidates", "--space", "mini", "--count", 6, "--output", candidates)
+    save_weights(pretrained, Supernet(MINI, 10, "relu"), {})
+    options = ["-c", DEMO, "-o", f"output_dir={tmp_path}", "data.val_limit=20", "model.activation=relu", "score.bn=running"]
+    files = ["--candidates", candidates, "--output", tmp_path / "s.json", "--metric", "likelihood"]
+
+    def scored(*more: object) -> dict[str, float]:
+        status, _, err = tool("write_submission", *options, *more, *files)
+        assert status == 0, err
+        return {name: entry["acc"] for name, entry in json.loads((tmp_path / "s.json").read_text()).items()}
+
+    untrained = [f"model.pretrained={pretrained}", "model.reorder=false", "--untrained"]
+    assert scored(*untrained) == scored("--weights", pretrained)
+    assert list(scored(*untrained, "--first", 2)) == ["arch1", "arch2"]
+    assert list(scored(*untrained, "--only", "arch5", "arch3")) == ["arch3", "arch5"]
+    for wrong in (["--only", "arch9"], ["--first", 0]):
+        assert tool("write_submission", *options, *untrained, *wrong, *files)[0] == 2
+    status, _, err = tool("write_submission", *options, "--untrained", *files)
+    assert status == 2 and "model.pretrained" in err
+    assert tool("write_submission", *options, *files)[0] == 2

@@ -69,7 +69,7 @@ def validate(path: str, candidates: str | None, json_path: str | None) -> None:
     """Print the verdict; a file that is not accepted is the user's mistake."""
     from paddle_pgonas.errors import UserError
     from paddle_pgonas.files import write_json
-    from paddle_pgonas.submission import validate_submission
+    from paddle_pgonas.validator import validate_submission
 
     verdict = validate_submission(path, candidates)
     print(verdict)

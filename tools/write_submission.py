@@ -7,21 +7,25 @@ loss of every candidate) and .record.json (what the scores were made from).
 
 from paddle_pgonas import cli
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.submission import read_candidates
+from paddle_pgonas.submission import read_candidates, select
 
 
 @cli.command
 def main() -> None:
     parser = cli.Parser(__doc__)
     cli.add_config(parser)
-    parser.add_argument(
+    networks = parser.add_mutually_exclusive_group()
+    networks.add_argument(
         "--weights",
         type=cli.InputFile,
         nargs="+",
         metavar="FILE",
         help="supernet weights (.safetensors or .pdparams); of several, each scores the candidates of its train.depth_ranges",
     )
+    networks.add_argument("--untrained", action="store_true", help="score the network of model.pretrained without any training")
     parser.add_argument("--candidates", type=cli.InputFile, required=True, metavar="FILE", help="the challenge's candidate file")
+    parser.add_argument("--first", type=int, metavar="N", help="score the first N candidates only")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="score the candidates of these names only, e.g. arch1 arch7")
     parser.add_argument("--output", type=cli.OutputFile, metavar="FILE", help="where the submission goes")
     parser.add_argument("--bn", choices=["running", "calibrated", "batch"], help="BatchNorm statistics; overrides score.bn")
     parser.add_argument(
@@ -37,17 +41,20 @@ def main() -> None:
         arguments.override.append(f"score.bn={arguments.bn}")
     config = cli.config_of(arguments)
 
-    if not arguments.dry_run and (arguments.weights is None or arguments.output is None):
-        raise UserError("--weights and --output are needed (or --dry-run)")
+    if not arguments.dry_run and (arguments.output is None or not (arguments.weights or arguments.untrained)):
+        raise UserError("--output and --weights (or --untrained) are needed, or --dry-run")
     # Read before Paddle is: a mistake shows at once.
     candidates = read_candidates(arguments.candidates, config.search_space)
+    candidates = select(arguments.candidates, candidates, arguments.first, arguments.only)
 
     from paddle_pgonas.scoring import job
 
     if arguments.dry_run:
         job.dry_run(config, [entry.arch for entry in candidates], arguments.json)
     else:
-        job.write_submission(config, arguments.weights, arguments.candidates, arguments.output, arguments.metric, candidates)
+        job.write_submission(
+            config, arguments.weights or [], arguments.candidates, arguments.output, arguments.metric, candidates
+        )
 
 
 if __name__ == "__main__":

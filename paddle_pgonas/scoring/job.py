@@ -39,9 +39,10 @@ def write_submission(
 
     Args:
         weights: a supernet's weights; of several (few-shot supernets) each scores the candidates of its ``train.depth_ranges``.
+            None at all (an empty list) scores the network of ``model.pretrained`` as it is before training.
         path: the candidate file.
         metric: one of ``top1``, ``top5``, ``probability`` or ``likelihood`` (``exp(-loss)``); becomes ``acc``.
-        candidates: the file's entries, if they were read already.
+        candidates: the file's entries to score; all by default.
 
     Raises:
         UserError: weights or images do not fit, an output is an input, a file cannot be written, or the candidate file changed

@@ -21,15 +21,17 @@ def measure_with(
 ) -> tuple[np.ndarray, list[Session]]:
     """``METRICS`` of each architecture, float64 [len(archs), 4], by the weights it belongs to, and the sessions that measured.
 
-    One weight file scores everything. Of several each scores the architectures within the ``train.depth_ranges`` that its record
-    states, and that no earlier file has taken.
+    One weight file scores everything, and without any the pretrained network does. Of several each scores the architectures
+    within the ``train.depth_ranges`` that its record states, and that no earlier file has taken.
 
     Raises:
         UserError: as :class:`Session`; or an architecture that no file is for, before anything is scored.
     """
-    shares = [list(range(len(archs)))] if len(weights) == 1 else _shares(weights, archs)
+    if len(weights) < 2:
+        session = Session(config, weights[0] if weights else None)
+        return session.measure(archs, folder), [session]
     measured, sessions = np.empty((len(archs), len(METRICS))), []
-    for path, share in zip(weights, shares, strict=True):
+    for path, share in zip(weights, _shares(weights, archs), strict=True):
         session = Session(config, path)
         measured[share] = session.measure([archs[position] for position in share], folder)
         sessions.append(session)

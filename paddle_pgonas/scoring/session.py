@@ -9,26 +9,38 @@ import numpy as np
 
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
+from paddle_pgonas.container import Record
+from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights
 from paddle_pgonas.runtime import select_device
 from paddle_pgonas.scoring import scorer
 from paddle_pgonas.scoring.scorer import METRICS
+from paddle_pgonas.training.builders import build_supernet
 
 
 class Session:
     """The configured images and a supernet with the weights of a file.
 
+    Args:
+        weights: the file; None takes the supernet as training would begin: ``model.pretrained``, reordered if so configured.
+
     Raises:
-        UserError: weights or images that do not fit the configuration.
+        UserError: weights or images that do not fit the configuration, or neither a file nor ``model.pretrained``.
     """
 
-    def __init__(self, config: Config, weights: str | Path) -> None:
+    def __init__(self, config: Config, weights: str | Path | None) -> None:
         self.device = select_device(config.device)
         self.config = config
-        self.net = Supernet(config.search_space, config.model.num_classes, config.model.activation)
-        self.trained = load_weights(self.net, weights)
+        self.trained: Record = {"step": 0}
         """The record of the weights."""
+        if weights is None:
+            if config.model.pretrained is None:
+                raise UserError("model.pretrained: scoring without training needs weights; pass -o model.pretrained=FILE")
+            self.net = build_supernet(config)
+        else:
+            self.net = Supernet(config.search_space, config.model.num_classes, config.model.activation)
+            self.trained = load_weights(self.net, weights)
         self.data = scorer.scoring_set(config)
 
     def measure(self, archs: Sequence[Arch], folder: Path | None = None) -> np.ndarray:

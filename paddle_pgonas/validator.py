@@ -1,0 +1,104 @@
+"""Whether the challenge would accept a submission: every broken rule of a file at once, and what is legal but suspicious."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paddle_pgonas.arch import TRACK1, Arch
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.faults import Faults
+from paddle_pgonas.files import read_json
+from paddle_pgonas.submission import (
+    Accs,
+    check_against,
+    check_range,
+    collect_candidates,
+    detect_space,
+    read_candidates,
+    space_of,
+)
+
+CHALLENGE_ENTRIES = 45_000
+"""Entries of Track 1's candidate file."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a file would be accepted as a submission, with all that is wrong, and what is merely worth knowing."""
+
+    path: str
+    faults: Faults
+    notes: list[str]
+
+    @property
+    def accepted(self) -> bool:
+        """No rule is broken."""
+        return not self.faults
+
+    def as_json(self) -> dict[str, Any]:
+        """``file``, ``accepted``, ``faults`` (each ``rule``, ``count``, ``examples`` of ``name`` and ``problem``), ``notes``."""
+        faults = [
+            {
+                "rule": fault.rule,
+                "count": fault.count,
+                "examples": [{"name": name, "problem": problem} for name, problem in fault.examples],
+            }
+            for fault in self.faults.values()
+        ]
+        return {"file": self.path, "accepted": self.accepted, "faults": faults, "notes": self.notes}
+
+    def __str__(self) -> str:
+        word = "accepted" if self.accepted else "NOT accepted"
+        indented = [f"  {line}" for line in self.faults.lines()]
+        return "\n".join([f"{self.path}: {word} as a submission", *indented, *(f"  note: {note}" for note in self.notes)])
+
+
+def validate_submission(path: str | Path, candidates_path: str | Path | None = None) -> Verdict:
+    """Everything that is wrong with a file as a submission, at once.
+
+    Args:
+        candidates_path: the candidate file; names, order and codes must be its own.
+
+    Raises:
+        UserError: the candidate file itself is wrong, or ``path`` cannot be read.
+    """
+    faults, notes, repeated = Faults(), list[str](), list[str]()
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        entries = read_json(path, "submission", repeated)
+    except UserError as error:
+        faults.add("JSON", "the file", str(error).removeprefix(f"{path}: "))
+        return Verdict(str(path), faults, notes)
+    for key in repeated:
+        faults.add("repeated name", key, "stands twice in one JSON object; every name may stand once")
+    known: dict[str, Arch] = {}
+    space = space_of(entries) if candidates_path is None else detect_space(candidates_path)
+    wanted = None if candidates_path is None else read_candidates(candidates_path, space, known)
+    _, accs = collect_candidates(entries, space, faults, known)
+    check_range(accs, faults)
+    _check_ranking(accs, faults)
+    count = len(entries) if isinstance(entries, dict) else 0
+    if wanted is not None:
+        check_against(entries, wanted, faults)
+        if count != len(wanted):
+            notes.append(f"{count:,} entries, the candidate file has {len(wanted):,}")
+    else:
+        if space is TRACK1 and count != CHALLENGE_ENTRIES:
+            notes.append(f"{count:,} entries, the challenge's candidate file has {CHALLENGE_ENTRIES:,}")
+        notes.append("names, order and codes are not compared with a candidate file; give --candidates FILE")
+    if not faults:
+        values = [acc for acc in accs.values() if acc is not None]
+        spread = f"'acc' {min(values):.4g} to {max(values):.4g}, {len(set(values)):,} different values"
+        notes.append(f"{count:,} entries of space {space.name}, {spread}")
+    return Verdict(str(path), faults, notes)
+
+
+def _check_ranking(accs: Accs, faults: Faults) -> None:
+    """Scores that are all equal rank nothing: the leaderboards' correlations do not exist."""
+    values = set(accs.values())
+    if len(accs) > 1 and len(values) == 1 and (acc := values.pop()) is not None:
+        why = "as in a candidate file that was not scored" if acc == 0 else "so they rank nothing"
+        faults.add("constant acc", "the file", f"all {len(accs):,} 'acc' are {acc:g}, {why}")
