@@ -11,9 +11,13 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from paddle_pgonas.arch import SPACES, SearchSpace
 from paddle_pgonas.config import Config, load_config
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.extensions import is_import_path
 from paddle_pgonas.files import refuse_overwriting
+from paddle_pgonas.priors import PRIORS
+from paddle_pgonas.spaces import find_space
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -63,6 +67,32 @@ def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
         metavar="key=value",
         help="change keys, e.g. -o train.epochs=10",
     )
+
+
+def add_space(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Add ``--space NAME|FILE``, a :class:`~paddle_pgonas.arch.SearchSpace`."""
+    text = f"{', '.join(SPACES)}, or a YAML file with a space's fields" + (f" (default: {default})" if default else "")
+    parser.add_argument("--space", type=_space, default=default, metavar="NAME|FILE", help=text)
+
+
+def add_prior(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    """Add ``--prior NAME``."""
+    text = f"{', '.join(PRIORS)} (samples: a second a subnet), or an import path such as my_module:my_prior"
+    parser.add_argument("--prior", type=_prior, required=required, metavar="NAME", help=f"score with this prior: {text}")
+
+
+def _space(value: str) -> SearchSpace:
+    try:
+        return find_space(value)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _prior(value: str) -> str:
+    if value not in PRIORS and not is_import_path(value):
+        known = f"{', '.join(PRIORS)}, or an import path such as my_module:my_prior"
+        raise argparse.ArgumentTypeError(f"must be one of {known}, not {value!r}")
+    return value
 
 
 def config_of(arguments: argparse.Namespace) -> Config:

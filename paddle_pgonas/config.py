@@ -8,8 +8,8 @@ override) and the key.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,12 +17,14 @@ import yaml
 from pydantic import BeforeValidator, ValidationInfo, model_validator
 
 from paddle_pgonas import validation
-from paddle_pgonas.arch import SPACES, SearchSpace
+from paddle_pgonas.arch import SearchSpace
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import write_text
+from paddle_pgonas.priors import TRAINING_PRIORS
 from paddle_pgonas.regions import Region
-from paddle_pgonas.validation import Integer, ListAsTuple, Number, Section, Text, key, plain, shown, validate
-from paddle_pgonas.yaml_files import cut, parse_yaml, read_section
+from paddle_pgonas.spaces import SpaceKey, find_space, is_space_file
+from paddle_pgonas.validation import Integer, ListAsTuple, Number, Section, Text, key, one_of, plain, shown, validate
+from paddle_pgonas.yaml_files import read_override, read_with_bases
 
 _PACKAGE = Path(__file__).parent
 CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
@@ -34,7 +36,10 @@ Range = Annotated[tuple[Integer, Integer], ListAsTuple]
 """The least and the greatest value."""
 _YAML_OFF = BeforeValidator(lambda value: "off" if value is False else value)  # YAML 1.1 reads off as false
 
-# Values of train.strategy that make use of a key.
+STRATEGIES = ("uniform", "progressive", "phases", "largest", "sandwich", "fair_sandwich", "pgonas")
+"""Built-in values of ``train.strategy``."""
+
+# Those that make use of a key.
 TAUGHT = {"strategy": ("uniform", "progressive", "phases", "largest")}
 SANDWICHES = {"strategy": ("sandwich", "fair_sandwich", "pgonas")}
 PGONAS = {"strategy": ("pgonas",)}
@@ -85,11 +90,12 @@ class Model(Section):
 class Train(Section):
     """How the supernet is trained."""
 
-    strategy: Literal["uniform", "progressive", "phases", "largest", "sandwich", "fair_sandwich", "pgonas"] = "pgonas"
+    strategy: Annotated[Text, one_of(STRATEGIES, "my_module:MyStrategy")] = "pgonas"
     """``uniform``: random subnets (SPOS, the official baseline). ``progressive``: the same from a space that opens step by step
     (once-for-all); ``phases``: as the challenge's 2nd place opened it. ``largest``: the largest of many random subnets, and every
     third step an unfiltered one as well (the 1st place). ``sandwich``: largest, smallest and random ones. ``fair_sandwich``: the
-    random ones are sampled without replacement (FairNAS). ``pgonas``: the sandwich and the rank loss."""
+    random ones are sampled without replacement (FairNAS). ``pgonas``: the sandwich and the rank loss. ``my_module:MyStrategy``:
+    your own (docs/extending.md)."""
     epochs: Integer = key(70, at_least=1)
     max_steps: Integer | None = key(None, at_least=1, free=True)
     """Stop after so many steps, whatever the epochs say; the schedules stay those of the whole run."""
@@ -140,8 +146,9 @@ class Train(Section):
     label_epochs: Integer = key(0, at_least=0, only=SANDWICHES)
     """Sandwich: first epochs in which the smaller subnets learn from the labels. From random weights the largest has nothing to
     teach, and three losses that hold it where it is slow it down; a pretrained network needs none (as published)."""
-    prior: Literal["flops", "params", "zen"] = key("flops", only=PGONAS | {"watch_subnets": True})
-    """``pgonas``: which number, known without training, says which of two subnets should have the lower loss."""
+    prior: Annotated[Text, one_of(TRAINING_PRIORS, "my_module:my_prior")] = key("flops", only=PGONAS | {"watch_subnets": True})
+    """``pgonas``: which number, known without training, says which of two subnets should have the lower loss:
+    ``flops``, ``params``, ``zen``, or ``my_module:my_prior``, your own (docs/extending.md)."""
     pairs: Integer = key(2, at_least=1, only=PGONAS)
     """``pgonas``: how many pairs of random subnets per step."""
     pair_distance: Integer = key(0, at_least=0, only=PGONAS)
@@ -191,7 +198,9 @@ class Score(Section):
 class Config(Section):
     """Everything a run depends on."""
 
-    space: Literal["track1", "mini", "track1_thin", "mini_thin"] = "track1"
+    space: SpaceKey = "track1"
+    """``track1``, ``mini``, ``track1_thin``, ``mini_thin``, or a YAML file with a space's fields (docs/extending.md), relative to
+    the file that names it; the resolved configuration holds the fields themselves."""
     seed: Integer = key(0, at_least=0)
     device: Literal["auto", "cpu", "gpu"] = key("auto", free=True)
     output_dir: Text = key("runs/default", free=True)
@@ -200,10 +209,10 @@ class Config(Section):
     train: Train = Train()
     score: Score = Score()
 
-    @property
+    @cached_property
     def search_space(self) -> SearchSpace:
         """The space that ``space`` names."""
-        return SPACES[self.space]
+        return find_space(self.space)
 
     def changed(self, **changes: Any) -> Config:
         """A configuration with other values, checked: ``config.changed(seed=1, data={"val_limit": 500})``.
@@ -236,7 +245,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             values make no use of.
     """
     values: dict[str, Any] = {}
-    for source, layer in [*_read_with_bases(Path(path)), *map(_read_override, overrides)]:
+    files = read_with_bases(Path(path))
+    for file, layer in files:
+        if is_space_file(layer.get("space")):
+            layer["space"] = str(Path(file).parent / layer["space"])
+    for source, layer in [*files, *map(read_override, overrides)]:
         values = _merged(values, layer)
         validate(Config, values, source, validation.PARTIAL)  # here, so that the layer which made the mistake is named
     return validate(Config, values, str(path))
@@ -245,36 +258,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 def save_config(config: Config, path: str | Path) -> None:
     """Write the resolved configuration, every key spelled out, as YAML that :func:`load_config` reads back."""
     write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-
-
-def _read_with_bases(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The file's differences behind those of its bases, each with the name to blame in errors."""
-    layers: list[tuple[str, dict[str, Any]]] = []
-    seen: set[str] = set()
-    base: Path | None = path
-    while base is not None:
-        values = read_section(base, "the configuration")
-        real = os.path.realpath(base)
-        if real in seen:
-            raise UserError(f"{base}: the 'base:' entries form a circle")
-        seen.add(real)
-        name = values.pop("base", None)
-        layers.append((str(base), values))
-        if name is not None and not isinstance(name, str):
-            raise UserError(f"{base}: base must be the name of a file, not {shown(name)}; quote it")
-        base = None if name is None else base.parent / name
-    return layers[::-1]
-
-
-def _read_override(override: str) -> tuple[str, dict[str, Any]]:
-    source = f"-o {cut(override, 100)}"
-    dotted, equals, text = override.partition("=")
-    if not equals:
-        raise UserError(f"{source}: an override looks like key=value, for example train.batch_size=64")
-    value = parse_yaml(text, source, "the value", "; quote it")
-    for part in reversed(dotted.strip().split(".")):
-        value = {part: value}
-    return source, value
 
 
 def _merged(values: Mapping[str, Any], changes: Mapping[Any, Any]) -> dict[str, Any]:

@@ -5,12 +5,14 @@ A prior alone is a yardstick; the challenge's scores must come from supernet wei
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 
 from paddle_pgonas import cost
 from paddle_pgonas.arch import Arch, SearchSpace
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.extensions import import_callable
 from paddle_pgonas.zen import zen_score
 
 Prior = Callable[[Arch], float]
@@ -33,21 +35,39 @@ def _zen_monte_carlo(arch: Arch, image_size: int, num_classes: int) -> float:
     return zen_score_monte_carlo(arch, image_size // 2)
 
 
-PRIORS: dict[str, Formula] = {"flops": cost.macs, "params": _params, "zen": _zen, "zen_mc": _zen_monte_carlo}
+TRAINING_PRIORS: dict[str, Formula] = {"flops": cost.macs, "params": _params, "zen": _zen}
+"""Formulas, fast enough for every step of a training."""
+PRIORS: dict[str, Formula] = TRAINING_PRIORS | {"zen_mc": _zen_monte_carlo}
+
+
+def _imported(path: str) -> Formula:
+    function = import_callable(path, "prior")
+
+    def formula(arch: Arch, image_size: int, num_classes: int) -> float:
+        value = function(arch, image_size, num_classes)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise UserError(f"prior {path}: gives {value!r:.60} for {arch}; it must return a finite number")
+        return number
+
+    return formula
 
 
 def make_prior(name: str, space: SearchSpace, image_size: int | None = None, num_classes: int = 1000) -> Prior:
     """The prior of this name. Make it once per run: it remembers its values, and training asks twice for those of a pair.
 
     Args:
-        name: a key of :data:`PRIORS`.
+        name: a key of :data:`PRIORS`, or the import path of a function such as these (``my_module:my_prior``).
         image_size: side of the images; the space's by default.
         num_classes: outputs of the head's linear layer.
 
     Raises:
-        UserError: there is no such prior.
+        UserError: there is no such prior; an imported one also where it gives something else than a finite number.
     """
-    if name not in PRIORS:
-        raise UserError(f"there is no prior {name!r}; choose one of {', '.join(PRIORS)}")
-    formula, side = PRIORS[name], image_size or space.image_size
+    if name not in PRIORS and ":" not in name:
+        raise UserError(f"there is no prior {name!r}; give one of {', '.join(PRIORS)}, or an import path (my_module:my_prior)")
+    formula, side = PRIORS.get(name) or _imported(name), image_size or space.image_size
     return lru_cache(maxsize=65536)(lambda arch: formula(arch, side, num_classes))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
@@ -16,6 +16,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.extensions import is_import_path
 from paddle_pgonas.yaml_files import cut
 
 PARTIAL = "partial"
@@ -76,6 +77,17 @@ ListAsTuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, li
 """Makes YAML's lists tuples."""
 
 
+def one_of(names: Iterable[str], example: str) -> AfterValidator:
+    """One of these names, or an import path like ``example``."""
+
+    def check(value: str) -> str:
+        if value not in names and not is_import_path(value):
+            raise ValueError(f"must be one of {', '.join(names)}, or an import path such as {example}, not {shown(value)}")
+        return value
+
+    return AfterValidator(check)
+
+
 def settings_of(field: Any) -> dict[str, Any]:
     """``free`` and ``only`` of a field made by :func:`key`."""
     return field.json_schema_extra or {"free": False, "only": {}}
@@ -90,7 +102,8 @@ def unused(section: Section) -> Iterator[tuple[str, str]]:
 
 
 def _holds(value: Any, wanted: Any) -> bool:
-    return bool(value) if wanted is True else value in wanted
+    # What a user's own strategy makes use of is not known, so it may use all keys.
+    return bool(value) if wanted is True else value in wanted or is_import_path(value)
 
 
 Model = TypeVar("Model", bound=Section)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paddle_pgonas.arch import TRACK1, Arch
+from paddle_pgonas.arch import TRACK1, Arch, SearchSpace
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.faults import Faults
 from paddle_pgonas.files import read_json
@@ -55,11 +55,12 @@ class Verdict:
         return "\n".join([f"{self.path}: {word} as a submission", *indented, *(f"  note: {note}" for note in self.notes)])
 
 
-def validate_submission(path: str | Path, candidates_path: str | Path | None = None) -> Verdict:
+def validate_submission(path: str | Path, candidates_path: str | Path | None = None, space: SearchSpace | None = None) -> Verdict:
     """Everything that is wrong with a file as a submission, at once.
 
     Args:
         candidates_path: the candidate file; names, order and codes must be its own.
+        space: of the codes; by default the first built-in one with codes as long as the file's.
 
     Raises:
         UserError: the candidate file itself is wrong, or ``path`` cannot be read.
@@ -75,7 +76,7 @@ def validate_submission(path: str | Path, candidates_path: str | Path | None = N
     for key in repeated:
         faults.add("repeated name", key, "stands twice in one JSON object; every name may stand once")
     known: dict[str, Arch] = {}
-    space = space_of(entries) if candidates_path is None else detect_space(candidates_path)
+    space = space or (space_of(entries) if candidates_path is None else detect_space(candidates_path))
     wanted = None if candidates_path is None else read_candidates(candidates_path, space, known)
     _, accs = collect_candidates(entries, space, faults, known)
     check_range(accs, faults)

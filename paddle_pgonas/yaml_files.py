@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,37 @@ def read_section(path: Path, what: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path}: {what} is a set of 'key: value' lines")
     return values
+
+
+def read_with_bases(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """A configuration's differences behind those of its bases, each with the name to blame in errors."""
+    layers: list[tuple[str, dict[str, Any]]] = []
+    seen: set[str] = set()
+    base: Path | None = path
+    while base is not None:
+        values = read_section(base, "the configuration")
+        real = os.path.realpath(base)
+        if real in seen:
+            raise UserError(f"{base}: the 'base:' entries form a circle")
+        seen.add(real)
+        name = values.pop("base", None)
+        layers.append((str(base), values))
+        if name is not None and not isinstance(name, str):
+            raise UserError(f"{base}: base must be the name of a file, not {cut(repr(name))}; quote it")
+        base = None if name is None else base.parent / name
+    return layers[::-1]
+
+
+def read_override(override: str) -> tuple[str, dict[str, Any]]:
+    """The one value that ``section.key=value`` sets, with the name to blame in errors."""
+    source = f"-o {cut(override, 100)}"
+    dotted, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"{source}: an override looks like key=value, for example train.batch_size=64")
+    value = parse_yaml(text, source, "the value", "; quote it")
+    for part in reversed(dotted.strip().split(".")):
+        value = {part: value}
+    return source, value
 
 
 def cut(text: str, length: int = 60) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import runpy
+import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +87,30 @@ def some_archs(space: SearchSpace, count: int, seed: int = 0) -> list[Arch]:
 
     rng = random.Random(seed)
     return [space.largest, space.smallest, *(space.sample(rng) for _ in range(count - 2))]
+
+
+Tool = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tool:
+    """Run a tool in this process and return its exit status, output and errors."""
+
+    def run(name: str, *arguments: object) -> tuple[int, str, str]:
+        script = REPOSITORY / "tools" / f"{name}.py"
+        monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
+        monkeypatch.syspath_prepend(str(script.parent))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            runpy.run_path(str(script), run_name="__main__")
+        captured = capsys.readouterr()
+        return int(exit_.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+def assert_one_line(status: int, err: str, names: str) -> None:
+    lines = [line for line in err.replace("\r", "\n").splitlines() if line and not line.startswith("training:")]
+    assert status == 2
+    assert len(lines) == 1, lines
+    assert names in lines[0]

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, fill_golden
+from conftest import REPOSITORY, Tool, assert_one_line, fill_golden
 
 from paddle_pgonas import cost, distributed
 from paddle_pgonas.arch import MINI, TRACK1, TRACK1_THIN
@@ -23,25 +21,6 @@ from paddle_pgonas.nn.weights import save_weights
 
 TOOLS = sorted(path for path in (REPOSITORY / "tools").glob("*.py") if not path.name.startswith("_"))
 DEMO = str(REPOSITORY / "configs" / "demo.yaml")
-
-Tool = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tool:
-    """Run a tool in this process and return its exit status, output and errors."""
-
-    def run(name: str, *arguments: object) -> tuple[int, str, str]:
-        script = REPOSITORY / "tools" / f"{name}.py"
-        monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
-        monkeypatch.syspath_prepend(str(script.parent))
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            runpy.run_path(str(script), run_name="__main__")
-        captured = capsys.readouterr()
-        return int(exit_.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 @pytest.mark.parametrize("path", TOOLS, ids=lambda path: path.stem)
@@ -312,13 +291,6 @@ def test_options_of_a_prior_that_make_no_sense_are_one_line(tool: Tool, options:
 
 def test_an_unknown_argument_is_one_line(tool: Tool) -> None:
     assert_one_line(*tool("score_prior", "--prior", "luck", "--candidates", "x", "--output", "y")[::2], "--prior")
-
-
-def assert_one_line(status: int, err: str, names: str) -> None:
-    lines = [line for line in err.replace("\r", "\n").splitlines() if line and not line.startswith("training:")]
-    assert status == 2
-    assert len(lines) == 1, lines
-    assert names in lines[0]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from paddle_pgonas import cli
+from paddle_pgonas.arch import SearchSpace
 
 
 @cli.command
@@ -20,6 +21,7 @@ def main() -> None:
     parser.add_argument("files", nargs="*", type=cli.InputFile, metavar="SUBMISSION")
     parser.add_argument("--truth", type=cli.InputFile, metavar="FILE", help="stand-alone accuracies")
     parser.add_argument("--top", type=int, metavar="K", help="the k of precision at k (default: 100, or a tenth of a small file)")
+    cli.add_space(parser)
     parser.add_argument("--output", type=cli.OutputFile, metavar="report.html", help="write a self-contained page with pictures")
     parser.add_argument("--plots", metavar="DIR", help="write the pictures as PNG and SVG files")
     parser.add_argument("--run", metavar="DIR", help="a training run (output_dir) whose curves the page and the plots show")
@@ -33,8 +35,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.validate:
         if arguments.files or arguments.truth or arguments.top or arguments.output or arguments.plots or arguments.run:
-            parser.error("--validate takes --candidates and --json only")
-        return validate(arguments.validate, arguments.candidates, arguments.json)
+            parser.error("--validate takes --candidates, --space and --json only")
+        return validate(arguments.validate, arguments.candidates, arguments.space, arguments.json)
     if not arguments.files:
         parser.error("give score files to compare, or --validate FILE")
     if arguments.candidates:
@@ -45,7 +47,7 @@ def main() -> None:
     from paddle_pgonas.files import write_json
     from paddle_pgonas.report.comparison import compare, table
 
-    comparison = compare(arguments.files, arguments.truth, arguments.top)
+    comparison = compare(arguments.files, arguments.truth, arguments.top, arguments.space)
     print(table(comparison))
     if arguments.json:
         write_json(arguments.json, comparison.as_json())
@@ -65,13 +67,13 @@ def main() -> None:
             print(f"report: {arguments.output}")
 
 
-def validate(path: str, candidates: str | None, json_path: str | None) -> None:
+def validate(path: str, candidates: str | None, space: SearchSpace | None, json_path: str | None) -> None:
     """Print the verdict; a file that is not accepted is the user's mistake."""
     from paddle_pgonas.errors import UserError
     from paddle_pgonas.files import write_json
     from paddle_pgonas.validator import validate_submission
 
-    verdict = validate_submission(path, candidates)
+    verdict = validate_submission(path, candidates, space)
     print(verdict)
     if json_path:
         write_json(json_path, verdict.as_json())

@@ -1,7 +1,6 @@
 """Write a candidate file of distinct architectures of a space: random ones, or evenly spread over their cost."""
 
 from paddle_pgonas import cli
-from paddle_pgonas.arch import SPACES
 from paddle_pgonas.submission import sample_candidates, write_scores
 
 
@@ -11,12 +10,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, required=True, metavar="N")
     parser.add_argument("--seed", type=int, default=0, metavar="S")
     parser.add_argument("--output", type=cli.OutputFile, required=True, metavar="FILE")
-    parser.add_argument("--space", choices=list(SPACES), default="track1")
+    cli.add_space(parser, default="track1")
     parser.add_argument(
         "--spread", action="store_true", help="evenly from the cheapest to the costliest; random widths average out otherwise"
     )
     arguments = parser.parse_args()
-    space = SPACES[arguments.space]
+    space = arguments.space
     candidates = sample_candidates(space, arguments.count, arguments.seed, arguments.spread)
     write_scores(arguments.output, candidates, [0.0] * len(candidates))
     print(f"{len(candidates)} candidates of space {space.name}: {arguments.output}")

@@ -7,19 +7,18 @@ file's, at its image size and with 1,000 classes. A prior alone is a yardstick, 
 from tqdm import tqdm
 
 from paddle_pgonas import cli
-from paddle_pgonas.arch import SPACES
-from paddle_pgonas.priors import PRIORS, make_prior
+from paddle_pgonas.priors import make_prior
 from paddle_pgonas.submission import detect_space, read_candidates, write_scores
 
 
 @cli.command
 def main() -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--prior", required=True, choices=list(PRIORS), help="zen_mc samples and takes about a second a subnet")
+    cli.add_prior(parser, required=True)
     parser.add_argument("--candidates", type=cli.InputFile, required=True, metavar="FILE")
     parser.add_argument("--output", type=cli.OutputFile, required=True, metavar="FILE")
     cli.add_config(parser, required=False)
-    parser.add_argument("--space", choices=list(SPACES), help="search space of the candidates")
+    cli.add_space(parser)
     parser.add_argument("--image-size", type=int, metavar="N", help="side of the images")
     parser.add_argument("--classes", type=int, metavar="N", help="outputs of the network")
     arguments = parser.parse_args()
@@ -34,7 +33,7 @@ def main() -> None:
         config = cli.config_of(arguments)
         space, image_size, classes = config.search_space, config.data.image_size, config.model.num_classes
     else:
-        space = SPACES[arguments.space] if arguments.space else detect_space(arguments.candidates)
+        space = arguments.space or detect_space(arguments.candidates)
         image_size, classes = space.image_size, 1000
     image_size, classes = arguments.image_size or image_size, arguments.classes or classes
     candidates = read_candidates(arguments.candidates, space)

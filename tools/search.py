@@ -12,7 +12,6 @@ The seed is the configuration's (-o seed=1). The best score is the largest of ma
 
 from paddle_pgonas import cli
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.priors import PRIORS
 
 
 @cli.command
@@ -20,7 +19,7 @@ def main() -> None:
     parser = cli.Parser(__doc__)
     cli.add_config(parser)
     parser.add_argument("--weights", type=cli.InputFile, metavar="FILE", help="supernet weights (.safetensors or .pdparams)")
-    parser.add_argument("--prior", choices=list(PRIORS), help="score with a prior instead")
+    cli.add_prior(parser)
     parser.add_argument("--max-macs", type=float, metavar="N", help="multiply-accumulates for an image, at data.image_size")
     parser.add_argument("--max-params", type=float, metavar="N", help="parameters")
     parser.add_argument("--max-latency-ms", type=float, metavar="MS", help="milliseconds for a batch, measured here")

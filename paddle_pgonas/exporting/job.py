@@ -15,7 +15,7 @@ import paddle
 from tqdm import tqdm
 
 from paddle_pgonas import cost
-from paddle_pgonas.arch import SPACES, Arch
+from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config, save_config
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
@@ -38,6 +38,7 @@ from paddle_pgonas.runtime import select_device, versions
 from paddle_pgonas.scoring.scorer import ScoringSet, calibration_batches, scoring_set
 from paddle_pgonas.scoring.tree import build_tree
 from paddle_pgonas.scoring.walker import Walker
+from paddle_pgonas.spaces import find_space
 
 EXPORTED = ("subnet.safetensors", "code.txt", "config.yaml", "record.json")
 """What an export writes, with ``inference.*``."""
@@ -123,10 +124,12 @@ def load_subnet(folder: str | Path) -> ResNet:
     path = Path(folder) / "subnet.safetensors"
     arrays, record = read_arrays(path)
     try:
-        arch = SPACES[record["space"]].parse(record["arch"])
+        arch = find_space(record["space"]).parse(record["arch"])
         subnet = ResNet(arch, record["num_classes"], record["activation"])
     except KeyError as error:
         raise UserError(f"{path}: not an exported subnet, its record lacks {error}") from None
+    except UserError as error:
+        raise UserError(f"{path}: not an exported subnet: {error}") from None
     tensors = subnet.state_dict()
     if {name: list(array.shape) for name, array in arrays.items()} != {name: tensor.shape for name, tensor in tensors.items()}:
         raise UserError(f"{path}: the tensors are not those of {arch}")

@@ -82,11 +82,14 @@ class Comparison:
         return figures | {key: _finite(value) for key, value in row.estimates.items()} | {"difference": difference}
 
 
-def compare(paths: Sequence[str | Path], truth: str | Path | None = None, k: int | None = None) -> Comparison:
+def compare(
+    paths: Sequence[str | Path], truth: str | Path | None = None, k: int | None = None, space: SearchSpace | None = None
+) -> Comparison:
     """Read the files and compare each with the reference, architecture by architecture (names are of no account).
 
     Args:
         k: how many of the best precision at k looks at; by default :func:`default_k` of the smallest number compared.
+        space: of the architectures; by default the first built-in one with codes as long as the reference's.
 
     Raises:
         UserError: a file that cannot be read, fewer than two files in all, fewer than two common architectures, or a k
@@ -97,7 +100,7 @@ def compare(paths: Sequence[str | Path], truth: str | Path | None = None, k: int
     if not others:
         raise UserError("nothing to compare: give --truth FILE, or at least two score files")
     known: dict[str, Arch] = {}
-    space = detect_space(reference)
+    space = space or detect_space(reference)
     wanted = {entry.arch.code: entry for entry in read_scored(reference, space, known)}
     notes = _constant(Path(reference).name, wanted.values())
     found = []

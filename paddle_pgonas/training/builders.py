@@ -6,7 +6,7 @@ import paddle
 from paddle import nn
 
 from paddle_pgonas import distributed
-from paddle_pgonas.config import TAUGHT, Config, Train
+from paddle_pgonas.config import Config, Train
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.cache import cache_folder
 from paddle_pgonas.data.sources import open_source
@@ -28,8 +28,8 @@ def build_supernet(config: Config) -> Supernet:
 
 
 def build_teacher(config: Config) -> nn.Layer | None:
-    """The fixed full network of the uniform and progressive strategies, in evaluation mode; None if there is none."""
-    if config.train.strategy not in TAUGHT["strategy"] or config.train.teacher is None:
+    """The fixed full network to distil from (``train.teacher``), in evaluation mode; None if there is none."""
+    if config.train.teacher is None:
         return None
     full = Supernet(config.search_space, config.model.num_classes)
     load_weights(full, config.train.teacher)

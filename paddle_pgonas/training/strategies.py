@@ -17,6 +17,7 @@ from paddle import nn
 from paddle_pgonas import distributed
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import TAUGHT, Config
+from paddle_pgonas.extensions import import_callable, is_import_path
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.priors import Prior, make_prior
 from paddle_pgonas.regions import Region
@@ -250,8 +251,11 @@ class Pgonas:
 
 
 def make_strategy(config: Config, teacher: nn.Layer | None) -> Strategy:
-    """The configured method."""
+    """The configured method: a built-in one, or what an import path names, called with the configuration and the teacher."""
     train = config.train
+    if is_import_path(train.strategy):
+        own: Strategy = import_callable(train.strategy, "strategy")(config, teacher)
+        return own
     distil = make_distillation(train.distillation, train.temperature)
     if train.strategy == "largest":
         return Largest(train.random_subnets, distil, teacher, train.largest_of)

@@ -1,0 +1,98 @@
+"""Search spaces by name or from a YAML file with the fields of :class:`~paddle_pgonas.arch.SearchSpace`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, PlainValidator, model_validator
+
+from paddle_pgonas.arch import SPACES, SearchSpace
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.validation import Integer, ListAsTuple, Number, Section, Text, key, shown, validate
+from paddle_pgonas.yaml_files import read_section
+
+Widths = Annotated[tuple[Annotated[Integer, Field(ge=1, le=8192)], ...], ListAsTuple]
+Depths = Annotated[tuple[Annotated[Integer, Field(ge=1, le=9)], ...], ListAsTuple]
+Ratios = Annotated[tuple[Annotated[Number, Field(gt=0, le=1)], ...], ListAsTuple]
+
+
+class Space(Section):
+    """A search space as a file states it; every field must be given."""
+
+    name: Text
+    """Not that of a built-in space."""
+    bases: Widths
+    """Channels of each stage at ratio 1."""
+    max_depths: Depths
+    """Most blocks of each stage (a code has one digit for them)."""
+    min_depth: Integer = key(..., at_least=1, at_most=9)
+    """Fewest blocks of any stage."""
+    ratios: Ratios
+    """Width codes 1, 2, ... (at most 9) as shares of the base, from the widest to the narrowest."""
+    divisor: Integer = key(..., at_least=1)
+    """Channel counts are rounded to multiples of it."""
+    image_size: Integer = key(..., at_least=8, at_most=4096)
+    stem_kernel: Integer = key(..., at_least=1, at_most=31)
+    """Odd."""
+    stem_stride: Integer = key(..., at_least=1, at_most=4)
+    stem_pool: bool
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Space:
+        for problem in self._problems():
+            raise ValueError(problem)
+        return self
+
+    def _problems(self) -> Iterator[str]:
+        if not self.name or self.name in SPACES:
+            yield f"name must not be empty or that of a built-in space ({', '.join(SPACES)})"
+        if not 1 <= len(self.bases) == len(self.max_depths):
+            yield f"bases and max_depths must name the same stages, not {len(self.bases)} and {len(self.max_depths)}"
+        if min(self.max_depths) < self.min_depth:
+            yield f"min_depth ({self.min_depth}) must not be above any of max_depths"
+        if not 1 <= len(self.ratios) <= 9 or list(self.ratios) != sorted(set(self.ratios), reverse=True):
+            yield f"ratios must be 1 to 9 falling shares, the widest first, not {shown(self.ratios)}"
+        if self.stem_kernel % 2 == 0:
+            yield f"stem_kernel must be odd, not {self.stem_kernel}"
+
+
+def is_space_file(value: object) -> bool:
+    """Whether a value of ``space`` names a YAML file."""
+    return isinstance(value, str) and value.endswith((".yaml", ".yml"))
+
+
+def resolve_space(value: Any) -> str | dict[str, Any]:
+    """What ``space`` says as a configuration keeps it: a built-in space's name, or all fields of another one.
+
+    Args:
+        value: a name, the path of a YAML file, or the fields.
+
+    Raises:
+        UserError: there is no such space or file, or a field is wrong.
+    """
+    if isinstance(value, dict):
+        return validate(Space, value, "(a search space)").model_dump()
+    if is_space_file(value):
+        return validate(Space, read_section(Path(value), "the search space"), value).model_dump()
+    if not isinstance(value, str) or value not in SPACES:
+        raise UserError(f"must be one of {', '.join(SPACES)}, or a YAML file such as my_space.yaml, not {shown(value)}")
+    return value
+
+
+def _resolved(value: Any) -> str | dict[str, Any]:
+    try:
+        return resolve_space(value)
+    except UserError as error:
+        raise ValueError(str(error)) from None  # pydantic's, which names the key
+
+
+SpaceKey = Annotated[str | dict[str, Any], PlainValidator(_resolved)]
+"""A configuration's key that says a space; what :func:`resolve_space` makes of it."""
+
+
+def find_space(value: Any) -> SearchSpace:
+    """The search space that a name, a YAML file or fields (as in a record) stand for. Raises as :func:`resolve_space`."""
+    resolved = resolve_space(value)
+    return SPACES[resolved] if isinstance(resolved, str) else SearchSpace(**resolved)
