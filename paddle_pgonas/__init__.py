@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from paddle_pgonas.report.page import write_page
     from paddle_pgonas.scoring.job import write_submission
     from paddle_pgonas.scoring.session import score
+    from paddle_pgonas.scoring.watch import train
     from paddle_pgonas.searching.job import search
     from paddle_pgonas.submission import Candidate, read_candidates, sample_candidates, write_scores
     from paddle_pgonas.training.standalone import train_standalone
-    from paddle_pgonas.training.trainer import train
 
 _HOMES = {
     "arch": ("TRACK1", "MINI", "TRACK1_THIN", "SearchSpace", "Arch"),
@@ -35,9 +35,9 @@ _HOMES = {
     "submission": ("Candidate", "read_candidates", "sample_candidates", "write_scores"),
     "nn.supernet": ("Supernet", "extract"),
     "nn.weights": ("load_weights",),
-    "training.trainer": ("train",),
     "training.standalone": ("train_standalone",),
     "scoring.session": ("score",),
+    "scoring.watch": ("train",),
     "scoring.job": ("write_submission",),
     "report.comparison": ("compare", "table"),
     "report.page": ("write_page",),

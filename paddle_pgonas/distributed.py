@@ -1,12 +1,15 @@
 """Processes that work on one job (``python -m paddle.distributed.launch``): who this one is, and the little they tell each other.
 
-Scoring only needs to know its rank. Training connects the processes with :func:`join` (NCCL on GPUs, gloo on processors).
+Scoring and stand-alone training only need to know their rank, to take their share of a list. Training a supernet connects the
+processes with :func:`join` (NCCL on GPUs, gloo on CPUs); the functions below it do nothing in a process that has not joined.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from paddle_pgonas.errors import UserError
 
 from paddle_pgonas.errors import UserError
 
@@ -32,17 +35,48 @@ def _from_environment(name: str, default: int, allowed: range) -> int:
 
 
 def join() -> None:
-    """Connect this process with the others; nothing to do for a single one."""
+    """Connect this process with the others; nothing to do for a single one.
+
+    Raises:
+        UserError: Paddle knows no way to connect them; without a launcher it connects CPUs only when it is told to use gloo.
+    """
     if world() > 1:
         import paddle.distributed as dist
 
         if not dist.is_initialized():
             dist.init_parallel_env()
+        if connected() == 1:
+            raise UserError("the processes are not connected; start them with python -m paddle.distributed.launch")
+
+
+def connected() -> int:
+    """How many processes train one network together: all of them after :func:`join`, this one alone without it."""
+    if world() == 1:
+        return 1
+    import paddle.distributed as dist
+
+    return world() if dist.is_initialized() else 1
+
+
+def leads() -> bool:
+    """Whether this process writes the files of those that are connected."""
+    return connected() == 1 or rank() == 0
+
+
+def gather(value: Any) -> list[Any]:
+    """Every connected process's value (anything that can be pickled), by rank."""
+    if connected() == 1:
+        return [value]
+    import paddle.distributed as dist
+
+    values: list[Any] = []
+    dist.all_gather_object(values, value)
+    return values
 
 
 def barrier() -> None:
     """Wait until every process is here."""
-    if world() > 1:
+    if connected() > 1:
         import paddle.distributed as dist
 
         dist.barrier()
@@ -50,12 +84,12 @@ def barrier() -> None:
 
 def mean(values: paddle.Tensor) -> paddle.Tensor:
     """The mean over the processes of a detached tensor, in place."""
-    return total(values).scale_(1 / world())
+    return total(values).scale_(1 / connected())
 
 
 def total(values: paddle.Tensor) -> paddle.Tensor:
     """The sum over the processes of a detached tensor, in place."""
-    if world() > 1:
+    if connected() > 1:
         import paddle.distributed as dist
 
         dist.all_reduce(values)
@@ -64,7 +98,7 @@ def total(values: paddle.Tensor) -> paddle.Tensor:
 
 def any_of(flag: bool) -> bool:
     """Whether the flag is set in any process."""
-    if world() == 1:
+    if connected() == 1:
         return flag
     import paddle
 
@@ -73,7 +107,7 @@ def any_of(flag: bool) -> bool:
 
 def average_gradients(parameters: list[paddle.Tensor]) -> None:
     """Replace every gradient by its mean over the processes, in one exchange of large buckets."""
-    if world() > 1:
+    if connected() > 1:
         from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients
 
         fused_allreduce_gradients(parameters, None)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from paddle_pgonas.config import Config, Data, Train, load_config
+from paddle_pgonas.config import Config, Data, load_config
 from paddle_pgonas.data import fingerprints
 from paddle_pgonas.data.cache import training_fingerprint, validation_images
 from paddle_pgonas.data.sources import Folder, open_source
@@ -122,27 +122,6 @@ def test_a_moved_data_set_is_decoded_scored_and_trained_no_second_time(image_fol
     there = config(tmp_path / "moved", tmp_path / "run")
     assert before == (training_fingerprint(there), validation_images(there).fingerprint, standalone.identity(there))
     assert len(list((tmp_path / "run" / "cache").glob("*/pixels.npy"))) == 1
-
-
-FREE = {"log_every", "checkpoint_every", "keep_checkpoints", "watch_images", "watch_subnets", "watch_truth"}
-SUPERNET = {"strategy", "random_subnets", "teacher", "distillation", "temperature", "label_epochs", "prior", "pairs"}
-SUPERNET |= {"pair_distance", "pair_ratio", "rank_gradient", "rank_lambda", "stretch_lambda", "rank_weight"}
-SUPERNET |= {
-    "draws",
-    "equal_priors",
-    "pair_losses",
-    "unused_parameters",
-    "candidates",
-    "highest_codes",
-    "depth_ranges",
-    "largest_of",
-}
-REFUSED = {"accumulate", "amp"}
-
-
-def test_every_key_of_train_is_known_to_change_a_stand_alone_result_or_not_to() -> None:
-    names = set(Train.model_fields)
-    assert names == FREE | SUPERNET | REFUSED | set(standalone.RECIPE)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import numpy as np
 from conftest import REPOSITORY, fill_golden
 
 from paddle_pgonas.arch import MINI
+from paddle_pgonas.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import read_arrays, save_weights
 
@@ -74,3 +76,63 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None
     assert ours.keys() == theirs.keys()
     for name, array in ours.items():
         np.testing.assert_allclose(array, theirs[name], rtol=0, atol=2e-4 * np.abs(theirs[name]).max(), err_msg=name)
+
+
+TRAIN = """
+import sys
+from paddle_pgonas import cli, distributed
+from paddle_pgonas.config import load_config
+from paddle_pgonas.training import trainer
+
+whole_step = trainer.Run.step
+
+def step(run, index, x, y):
+    metrics = whole_step(run, index, x, y)
+    if distributed.rank() == 1 and index == 2 and "broken" in sys.argv:
+        metrics.losses[0] = ("largest", metrics.losses[0][1] * float("inf"))
+    return metrics
+
+trainer.Run.step = step
+options = [option for option in sys.argv[1:] if "=" in option]
+cli.run(lambda: trainer.train_supernet(load_config("configs/demo.yaml", options)))
+"""
+
+
+def train_together(folder: Path, *arguments: list[str]) -> list[tuple[int, str]]:
+    """Exit status and last line of connected processes, one per list of arguments, started by hand as on several machines."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    endpoints = [f"127.0.0.1:{port + rank}" for rank in range(len(arguments))]
+    shared = {"PADDLE_TRAINERS_NUM": str(len(arguments)), "PADDLE_TRAINER_ENDPOINTS": ",".join(endpoints)}
+    shared |= {"PADDLE_DISTRI_BACKEND": "gloo", "OMP_NUM_THREADS": "1"}
+    common = [f"output_dir={folder}", "device=cpu", "train.batch_size=16", "train.watch_images=0", "train.log_every=1"]
+    processes = []
+    for rank, own in enumerate(arguments):
+        environment = {"PADDLE_TRAINER_ID": str(rank), "PADDLE_CURRENT_ENDPOINT": endpoints[rank]}
+        command = [sys.executable, "-c", TRAIN, *common, *own]
+        processes.append(
+            subprocess.Popen(
+                command,
+                cwd=REPOSITORY,
+                env=os.environ | shared | environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    return [(process.returncode, output.strip().splitlines()[-1]) for process, output in zip(processes, outputs, strict=True)]
+
+
+def test_processes_that_were_started_differently_all_stop_and_name_the_key(tmp_path: Path) -> None:
+    for status, line in train_together(tmp_path, ["train.max_steps=1"], ["train.max_steps=1", "data.train_limit=500"]):
+        assert status == 2
+        assert "data.train_limit is None in process 0 and 500 in process 1" in line
+
+
+def test_a_loss_that_is_no_number_in_one_process_stops_all(tmp_path: Path) -> None:
+    for status, line in train_together(tmp_path, ["train.max_steps=5"], ["train.max_steps=5", "broken"]):
+        assert status == 2
+        assert "diverged" in line
+    assert len(read_json_lines(tmp_path / "metrics.jsonl")) == 2

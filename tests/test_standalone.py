@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import REPOSITORY, some_archs
@@ -11,10 +15,11 @@ from paddle_pgonas.arch import MINI
 from paddle_pgonas.config import Config, load_config
 from paddle_pgonas.data.cache import validation_images
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet
-from paddle_pgonas.nn.weights import load_weights
+from paddle_pgonas.nn.weights import load_weights, read_arrays
 from paddle_pgonas.submission import Candidate, read_scores
-from paddle_pgonas.training import standalone
+from paddle_pgonas.training import standalone, trainer
 from paddle_pgonas.training.standalone import accuracy, make_truth, train_standalone
 
 
@@ -36,13 +41,13 @@ def test_a_truth_file_grows_and_trains_nothing_twice(tmp_path: Path, monkeypatch
     candidates = [Candidate(f"a{i}", arch, arch.code, None) for i, arch in enumerate(some_archs(MINI, 4))]
     trained: list[str] = []
 
-    def fake(settings: Config, arch: object) -> float:
+    def fake(settings: Config, arch: object, folder: Path) -> float:
         if len(trained) == 2:
             raise KeyboardInterrupt
         trained.append(str(arch))
         return len(trained) / 10
 
-    monkeypatch.setattr(standalone, "train_standalone", fake)
+    monkeypatch.setattr(standalone, "_train", fake)
     output = tmp_path / "truth.json"
     with pytest.raises(KeyboardInterrupt):
         make_truth(config(tmp_path), candidates, output)
@@ -56,7 +61,7 @@ def test_a_truth_file_grows_and_trains_nothing_twice(tmp_path: Path, monkeypatch
 def test_another_recipe_keeps_its_own_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     candidates = [Candidate("a", MINI.smallest, MINI.smallest.code, None)]
     results = iter((0.1, 0.2))
-    monkeypatch.setattr(standalone, "train_standalone", lambda settings, arch: next(results))
+    monkeypatch.setattr(standalone, "_train", lambda settings, arch, folder: next(results))
     for epochs, acc in ((1, 0.1), (2, 0.2), (1, 0.1)):
         make_truth(config(tmp_path, epochs=epochs), candidates, tmp_path / "truth.json")
         assert read_scores(tmp_path / "truth.json", MINI) == {MINI.smallest.code: acc}
@@ -65,7 +70,7 @@ def test_another_recipe_keeps_its_own_results(tmp_path: Path, monkeypatch: pytes
 def test_two_ranks_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     candidates = [Candidate(f"a{i}", arch, arch.code, None) for i, arch in enumerate(some_archs(MINI, 5))]
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
-    monkeypatch.setattr(standalone, "train_standalone", lambda settings, arch: 0.5)
+    monkeypatch.setattr(standalone, "_train", lambda settings, arch, folder: 0.5)
     counts = []
     for rank in (0, 1):
         monkeypatch.setenv("PADDLE_TRAINER_ID", str(rank))
@@ -86,3 +91,89 @@ def test_kept_weights_of_the_largest_subnet_teach_a_supernet(tmp_path: Path) -> 
     assert load_weights(net, tmp_path / "teacher.safetensors")["acc"] == acc
     net.eval()
     assert accuracy(net, validation_images(settings), settings) == acc
+
+
+def count_steps(monkeypatch: pytest.MonkeyPatch, at: int | None = None, then: Callable[[], None] | None = None) -> list[int]:
+    """The steps that are taken from here on; before step ``at`` something happens."""
+    taken: list[int] = []
+    whole_step = trainer.Run.step
+
+    def step(run: trainer.Run, index: int, *batch: Any) -> Any:
+        if index == at and then is not None:
+            then()
+        taken.append(index)
+        return whole_step(run, index, *batch)
+
+    monkeypatch.setattr(trainer.Run, "step", step)
+    return taken
+
+
+def killed() -> None:
+    """As kill -9 leaves things: nothing is written any more."""
+    raise KeyboardInterrupt
+
+
+def terminated() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("then", "lost"), [(killed, 3), (terminated, 0)])
+def test_a_stopped_subnet_goes_on_and_ends_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: Callable[[], None], lost: int
+) -> None:
+    """Two epochs of 10 steps; the stop comes at step 13."""
+    whole, parts = (config(tmp_path / name, epochs=2, batch_size=128, accumulate=2) for name in ("whole", "parts"))
+    acc = train_standalone(whole, MINI.smallest, tmp_path / "whole.safetensors")
+    with monkeypatch.context() as patch:
+        taken = count_steps(patch, 13, then)
+        with pytest.raises((KeyboardInterrupt, UserError)):
+            train_standalone(parts, MINI.smallest)
+    again = count_steps(monkeypatch)
+    assert train_standalone(parts, MINI.smallest, tmp_path / "parts.safetensors") == acc
+    assert again == list(range(taken[-1] + 1 - lost, 20))
+    ours, theirs = (read_arrays(tmp_path / f"{name}.safetensors")[0] for name in ("parts", "whole"))
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+    [log] = (tmp_path / "parts").rglob("metrics.jsonl")
+    assert [line["step"] for line in read_json_lines(log)] == [0, 10, 19]
+    assert not list((tmp_path / "parts").rglob("step-*"))
+
+
+def test_a_result_that_cannot_be_kept_costs_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, candidates = config(tmp_path, max_steps=3), [Candidate("a", MINI.smallest, MINI.smallest.code, None)]
+
+    def full(*arguments: Any) -> None:
+        raise UserError("no space left")
+
+    train_standalone(settings, MINI.largest)  # decodes the images, which are kept by the same store
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="no space"):
+        patch.setattr(standalone.Store, "put", full)
+        make_truth(settings, candidates, tmp_path / "truth.json")
+    taken = count_steps(monkeypatch)
+    make_truth(settings, candidates, tmp_path / "truth.json")
+    assert not taken
+    assert len(read_scores(tmp_path / "truth.json", MINI)) == 1
+    assert not list(tmp_path.rglob("step-*"))
+
+
+@pytest.mark.parametrize(
+    ("section", "changes"),
+    [("model", {"pretrained": "w.pdparams"}), ("model", {"bn": "sync"}), ("train", {"teacher": "w.pdparams"}),
+     ("train", {"strategy": "uniform"}), ("train", {"pairs": 3}), ("train", {"watch_images": 9})],
+)  # fmt: skip
+def test_a_key_that_stand_alone_training_ignores_is_refused(tmp_path: Path, section: str, changes: dict[str, Any]) -> None:
+    settings = config(tmp_path)
+    settings = settings.changed(**{section: changes})
+    for call in (lambda: train_standalone(settings, MINI.smallest), lambda: make_truth(settings, [], tmp_path / "truth.json")):
+        with pytest.raises(UserError, match=f"stand-alone training makes no use of {section}.{next(iter(changes))}="):
+            call()
+
+
+def test_mixed_precision_on_a_cpu_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.amp: bf16 needs a GPU"):
+        train_standalone(config(tmp_path, amp="bf16").changed(device="cpu"), MINI.smallest)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_mixed_precision_learns(tmp_path: Path, amp: str) -> None:
+    assert train_standalone(config(tmp_path, epochs=3, batch_size=32, amp=amp), MINI.smallest) > 0.6

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from paddle_pgonas import container, cost
+import paddle_pgonas
+from paddle_pgonas import container, cost, distributed
 from paddle_pgonas.arch import MINI
 from paddle_pgonas.config import Config, load_config
 from paddle_pgonas.errors import UserError
@@ -26,7 +27,8 @@ from paddle_pgonas.submission import Candidate, write_scores
 from paddle_pgonas.training import trainer
 from paddle_pgonas.training.builders import make_optimizer
 from paddle_pgonas.training.checkpoints import checkpoints, load_latest
-from paddle_pgonas.training.trainer import train
+from paddle_pgonas.training.resume import check_processes
+from paddle_pgonas.training.trainer import train_supernet as train
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -211,6 +213,65 @@ def test_resuming_another_configuration_names_the_key(tmp_path: Path) -> None:
     train(config(tmp_path, max_steps=1))
     with pytest.raises(UserError, match=r"train\.lr_per_256=0\.2, now it is 0\.3"):
         train(config(tmp_path, max_steps=2, lr_per_256=0.3), resume=True)
+
+
+def images_config(folder: Path, images: Path, steps: int) -> Config:
+    base = load_config(CONFIGS / "mini" / "folder.yaml", [f"data.root={images}", "model.num_classes=3", "train.watch_images=0"])
+    return base.changed(output_dir=str(folder), train={"batch_size": 4, "epochs": 5, "max_steps": steps})
+
+
+def test_other_training_images_are_refused_and_named(tmp_path: Path, image_folder: Path) -> None:
+    def resume(**options: Any) -> Path:
+        return train(images_config(tmp_path, image_folder, 3), resume=True, **options)
+
+    train(images_config(tmp_path, image_folder, 1))
+    moved = image_folder.rename(tmp_path / "moved")
+    train(images_config(tmp_path, moved, 2), resume=True)  # the same images elsewhere
+    image_folder = moved
+    image = image_folder / "train" / "dark" / "1.png"
+    whole = image.read_bytes()
+    image.write_bytes((image_folder / "train" / "dark" / "5.png").read_bytes())
+    with pytest.raises(UserError, match=r"contents of the 12 training images of 2 classes have changed"):
+        resume()
+    image.unlink()
+    with pytest.raises(UserError, match="12 training images of 2 classes, now there are 11 training images of 2 classes;"):
+        resume()
+    image.write_bytes(whole)
+    for split in ("train", "val"):
+        (image_folder / split / "black").mkdir()
+        (image_folder / split / "black" / "0.png").write_bytes(whole)
+    with pytest.raises(UserError, match="now there are 13 training images of 3 classes .with class black"):
+        resume()
+    resume(other_data=True)
+
+
+@pytest.mark.parametrize(
+    ("facts", "line"),
+    [
+        ({"config": {"seed": 1}}, "seed is 0 in process 0 and 1 in process 1"),
+        ({"config": {"data": {"train_limit": 5}}}, "data.train_limit is None"),
+        ({"versions": {"paddle": "2.6.2"}}, "versions.paddle is 3"),
+        ({"training_images": {"contents": "b"}}, "training_images.contents is a"),
+        ({"config": {"data": {"root": "elsewhere", "workers": 2}}}, None),
+    ],
+)
+def test_processes_compare_what_they_train(monkeypatch: pytest.MonkeyPatch, facts: dict[str, Any], line: str | None) -> None:
+    def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+        return values | {key: merged(values[key], new) if isinstance(new, dict) else new for key, new in changes.items()}
+
+    config = {"seed": 0, "data": {"train_limit": None, "root": "here", "workers": 4}}
+    ours = {"config": config, "versions": {"paddle": "3"}, "training_images": {"contents": "a"}}
+    monkeypatch.setattr(distributed, "gather", lambda value: [value, merged(value, facts)])
+    if line is None:
+        check_processes(ours)
+    else:
+        with pytest.raises(UserError, match=line):
+            check_processes(ours)
+
+
+def test_the_library_watches_as_the_configuration_says(tmp_path: Path) -> None:
+    paddle_pgonas.train(config(tmp_path, max_steps=1, watch_images=50))
+    assert any("heldout/smallest" in line for line in read_json_lines(tmp_path / "metrics.jsonl"))
 
 
 def test_a_diverged_loss_stops_the_run(tmp_path: Path) -> None:

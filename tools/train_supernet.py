@@ -13,19 +13,19 @@ def main() -> None:
     parser = cli.Parser(__doc__)
     cli.add_config(parser)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in output_dir")
+    parser.add_argument(
+        "--resume-with-other-data", action="store_true", help="the same, although the training images are not those it began with"
+    )
     arguments = parser.parse_args()
     config = cli.config_of(arguments)
 
     from paddle_pgonas import distributed
-    from paddle_pgonas.scoring.watch import Watcher
-    from paddle_pgonas.training.trainer import train
+    from paddle_pgonas.scoring.watch import train
 
-    watcher = Watcher(config) if config.train.watch_images and distributed.rank() == 0 else None
-    weights = train(config, arguments.resume, watcher)
+    other_data = arguments.resume_with_other_data
+    weights = train(config, arguments.resume or other_data, other_data)
     if distributed.rank() == 0:
         print(f"weights: {weights}")
-    if watcher is not None and watcher.latest:
-        print(watcher.summary())
 
 
 if __name__ == "__main__":

@@ -34,9 +34,9 @@ def measure(seeds: int = 5) -> dict[str, Any]:
         config = Config(
             space="mini", output_dir=folder, data=DIGITS, model=Model(num_classes=10, activation="prelu"), train=RECIPE
         )
-        from paddle_pgonas.training.trainer import train
+        from paddle_pgonas.training.trainer import train_supernet
 
-        weights = train(config)
+        weights = train_supernet(config)
         limits = {"macs": 1e6}
         costs = make_costs(config, limits)
         for metric in ("top1", "likelihood"):

@@ -32,7 +32,8 @@ class ImageSource(Protocol):
 
     labels: np.ndarray
     """int64, one per image."""
-    num_classes: int
+    classes: list[str]
+    """Their names; a label is an index into this list."""
 
     def read(self, index: int) -> Image.Image:
         """The image as RGB, in its own size. Raises UnreadableImage."""
@@ -62,7 +63,6 @@ class Folder:
         self.files = np.concatenate(files)
         """Names below the folder, as bytes: one array, as 1,281,167 objects would be copied into every loader process."""
         self.labels = np.repeat(np.arange(len(files), dtype=np.int64), [len(names) for names in files])
-        self.num_classes = len(self.classes)
 
     def path(self, index: int) -> Path:
         """Where the image lies."""
@@ -145,7 +145,7 @@ class Digits:
         chosen = order[: self.VAL] if split == "val" else order[self.VAL :]
         self.images = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)
         self.labels = digits.target[chosen].astype(np.int64)
-        self.num_classes = 10
+        self.classes = [str(digit) for digit in range(10)]
 
     def read(self, index: int) -> Image.Image:
         """The digit as a grey RGB image."""
@@ -168,7 +168,7 @@ class Subset:
         self.source = source
         self.chosen = np.linspace(0, len(source.labels) - 1, min(count, len(source.labels))).round().astype(int)
         self.labels = source.labels[self.chosen]
-        self.num_classes = source.num_classes
+        self.classes = source.classes
 
     def read(self, index: int) -> Image.Image:
         """The image as RGB."""
@@ -203,7 +203,7 @@ def open_source(data: Data, split: Split, num_classes: int) -> ImageSource:
             strangers = sorted(set(class_names(other)).symmetric_difference(source.classes))
             if strangers:
                 raise UserError(f"data.root: class {strangers[0]} is in only one of train/ and val/ of {data.root}")
-    if source.num_classes > num_classes:
-        raise UserError(f"data.root has {source.num_classes} classes, model.num_classes only {num_classes}; raise the latter")
+    if len(source.classes) > num_classes:
+        raise UserError(f"data.root has {len(source.classes)} classes, model.num_classes only {num_classes}; raise the latter")
     limit = data.train_limit if split == "train" else data.val_limit
     return source if limit is None else Subset(source, limit)

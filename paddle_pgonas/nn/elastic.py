@@ -70,7 +70,7 @@ class ElasticBatchNorm2D(nn.BatchNorm2D):
             mean = self._mean if whole else self._mean[:width]
             variance = self._variance if whole else self._variance[:width]
             return F.batch_norm(x, mean, variance, weight, bias, training=False, epsilon=self._epsilon)
-        if self.synchronised and distributed.world() > 1:
+        if self.synchronised and distributed.connected() > 1:
             return self._over_all_processes(x, weight, bias)
         # The kernel writes into what it is given and autograd keeps that, so it gets copies: a slice may be a view (Paddle 3)
         # or a copy (Paddle 2), and two forwards before a backward must not disturb each other.
@@ -87,7 +87,7 @@ class ElasticBatchNorm2D(nn.BatchNorm2D):
         Paddle's own synchronised layer takes whole layers on GPUs only.
         """
         width, shape = x.shape[1], [1, x.shape[1], 1, 1]
-        count = distributed.world() * x.size / width
+        count = distributed.connected() * x.size / width
         mean = _Total.apply(x.astype("float32").sum([0, 2, 3])) / count
         centred = x.astype("float32") - mean.reshape(shape)
         variance = _Total.apply(centred.square().sum([0, 2, 3])) / count

@@ -1,11 +1,13 @@
-"""Watching a supernet while it is trained: what its subnets reach on held-out images, and how it would rank."""
+"""Training a supernet and watching it: what its subnets reach on held-out images, and how it would rank."""
 
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 
+from paddle_pgonas import distributed
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
 from paddle_pgonas.correlation import kendall
@@ -13,6 +15,30 @@ from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.priors import make_prior
 from paddle_pgonas.scoring.scorer import score, scoring_set
 from paddle_pgonas.submission import read_scores
+from paddle_pgonas.training.trainer import train_supernet
+
+
+def train(config: Config, resume: bool = False, other_data: bool = False) -> Path:
+    """Run the configured training and return the path of the supernet's weights.
+
+    The run's folder gets ``config.yaml``, ``metrics.jsonl``, ``visualdl/``, ``checkpoints/`` and in the end
+    ``supernet.safetensors``. With ``train.watch_images`` the log also gets what :class:`Watcher` measures with each
+    checkpoint, and the last measurement is printed. Ctrl-C (or SIGTERM) finishes the step, writes a checkpoint and stops. Of
+    several processes (python -m paddle.distributed.launch) the first one writes; all must see the folder to resume.
+
+    Args:
+        resume: go on from the last checkpoint in ``output_dir``.
+        other_data: with ``resume``, go on although the training images are not those that the run was started with.
+
+    Raises:
+        UserError: the folder holds another run, data or weights do not fit, the processes were not started alike, or the
+            training diverged or collapsed; then the last good checkpoint is named.
+    """
+    watcher = Watcher(config) if config.train.watch_images and distributed.rank() == 0 else None
+    weights = train_supernet(config, resume, watcher, other_data)
+    if watcher is not None and watcher.latest:
+        print(watcher.summary())
+    return weights
 
 
 class Watcher:
@@ -43,11 +69,11 @@ class Watcher:
         """``heldout/<subnet>``: accuracy; ``kendall/<prior or truth>``: tau."""
         archs = list(dict.fromkeys([*self.named.values(), *(arch for known in self.references.values() for arch in known)]))
         accuracy = dict(zip(archs, score(net, archs, self.data, self.config)[:, 0], strict=True))
-        found = {f"heldout/{name}": float(accuracy[arch]) for name, arch in self.named.items()}
+        measured = {f"heldout/{name}": float(accuracy[arch]) for name, arch in self.named.items()}
         for name, known in self.references.items():
             scores = np.array([accuracy[arch] for arch in known])
-            found[f"kendall/{name}"] = kendall(np.array(list(known.values())), scores)
-        self.latest = {name: value for name, value in found.items() if np.isfinite(value)}  # a constant side has no tau
+            measured[f"kendall/{name}"] = kendall(np.array(list(known.values())), scores)
+        self.latest = {name: value for name, value in measured.items() if np.isfinite(value)}  # a constant side has no tau
         return self.latest
 
     def summary(self) -> str:

@@ -6,10 +6,12 @@ import paddle
 from paddle import nn
 
 from paddle_pgonas import distributed
+from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config, Train
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.cache import cache_folder
 from paddle_pgonas.data.sources import open_source
+from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract, reorder_channels
 from paddle_pgonas.nn.weights import load_weights
 from paddle_pgonas.runtime import seed_weights
@@ -25,6 +27,12 @@ def build_supernet(config: Config) -> Supernet:
         if model.reorder:
             reorder_channels(net)
     return net
+
+
+def build_subnet(config: Config, arch: Arch) -> ResNet:
+    """One architecture as a network of its own, with random weights from the seed."""
+    seed_weights(config.seed)
+    return ResNet(arch, config.model.num_classes, config.model.activation)
 
 
 def build_teacher(config: Config) -> nn.Layer | None:
@@ -44,10 +52,11 @@ def open_batches(config: Config, rank: int = 0, world: int = 1) -> EpochBatches:
 
 
 def open_shared_batches(config: Config) -> EpochBatches:
-    """This process's part of the batches; the first process decodes what is to be decoded while the others wait."""
-    rank, world = distributed.rank(), distributed.world()
+    """This process's part of the batches; the first process reads and decodes what is not known yet while the others wait."""
+    rank, world = distributed.rank(), distributed.connected()
     if rank == 0:
         batches = open_batches(config, rank, world)
+        batches.source.fingerprint(cache_folder(config))
     distributed.barrier()
     return batches if rank == 0 else open_batches(config, rank, world)
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: one safetensors file each, written atomically, the last few kept, a damaged one passed over."""
+"""Checkpoints of a supernet or a stand-alone subnet: a file each, written atomically, the last few kept, no damaged one used."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import paddle
+from paddle import nn
 
 from paddle_pgonas import container
 from paddle_pgonas.container import Arrays, DamagedFile, Record
@@ -23,7 +24,7 @@ NEEDED = {"step", "processes", "loss_scale", "config"}
 """Keys without which a record does not belong to a checkpoint."""
 
 
-def save_checkpoint(folder: Path, net: Supernet, optimizer: paddle.optimizer.Optimizer, record: Record, keep: int) -> Path:
+def save_checkpoint(folder: Path, net: nn.Layer, optimizer: paddle.optimizer.Optimizer, record: Record, keep: int) -> Path:
     """Write weights, momentum and the record of the step, then remove all but the last ``keep`` checkpoints."""
     path = folder / f"step-{record['step']:08d}.safetensors"
     save_weights(path, net, record, extra=_momentum(net, optimizer))
@@ -56,7 +57,7 @@ def refuse_overwriting(folder: Path, resume: bool, checkpoint_every: int) -> Non
 
 
 def load_latest(
-    folder: Path, net: Supernet, optimizer: paddle.optimizer.Optimizer, check: Callable[[Record], None]
+    folder: Path, net: nn.Layer, optimizer: paddle.optimizer.Optimizer, check: Callable[[Record], None]
 ) -> Record | None:
     """Put the newest whole checkpoint into network and optimizer and return its record; None if there is no checkpoint at all.
 
@@ -80,7 +81,7 @@ def load_latest(
         check(record)
         try:
             _check_momentum(path, net, arrays)
-            put_weights(net, path, named_weights(path, arrays), record)
+            _put_weights(path, net, arrays, record)
         except UserError as error:  # the configuration is the run's own, so the file must be wrong
             print(f"passed over: {error}", file=sys.stderr)
             continue
@@ -91,29 +92,43 @@ def load_latest(
     return None
 
 
-def _momentum(net: Supernet, optimizer: paddle.optimizer.Optimizer) -> Arrays:
+def _put_weights(path: Path, net: nn.Layer, arrays: Arrays, record: Record) -> None:
+    if isinstance(net, Supernet):
+        put_weights(net, path, named_weights(path, arrays), record)
+        return
+    weights, tensors = named_weights(path, arrays), net.state_dict()
+    if {name: list(array.shape) for name, array in weights.items()} != {name: tensor.shape for name, tensor in tensors.items()}:
+        raise DamagedFile(f"{path}: holds the weights of another network")
+    for name, array in weights.items():
+        tensors[name].set_value(array)
+
+
+def _parameters(net: nn.Layer) -> dict[str, paddle.Tensor]:
+    """Parameters by the challenge's name."""
+    layer = net.model if isinstance(net, Supernet) else net
+    return {plain_name(name): parameter for name, parameter in layer.named_parameters()}
+
+
+def _momentum(net: nn.Layer, optimizer: paddle.optimizer.Optimizer) -> Arrays:
     """Momentum by the parameter's structured name: Paddle's own names count layers per process and do not last."""
     state = optimizer.state_dict()
-    found = {}
-    for name, parameter in net.model.named_parameters():
-        if parameter.name + VELOCITY in state:
-            found[OPTIMIZER + plain_name(name)] = state[parameter.name + VELOCITY].numpy()
-    return found
+    named = {OPTIMIZER + name: state.get(parameter.name + VELOCITY) for name, parameter in _parameters(net).items()}
+    return {name: momentum.numpy() for name, momentum in named.items() if momentum is not None}
 
 
-def _check_momentum(path: Path, net: Supernet, arrays: Arrays) -> None:
-    for name, parameter in net.model.named_parameters():
-        value = arrays.get(OPTIMIZER + plain_name(name))
+def _check_momentum(path: Path, net: nn.Layer, arrays: Arrays) -> None:
+    for name, parameter in _parameters(net).items():
+        value = arrays.get(OPTIMIZER + name)
         if value is not None and list(value.shape) != list(parameter.shape):
-            raise DamagedFile(f"{path}: the momentum of {plain_name(name)} has shape {list(value.shape)}, not {parameter.shape}")
+            raise DamagedFile(f"{path}: the momentum of {name} has shape {list(value.shape)}, not {parameter.shape}")
 
 
-def _set_momentum(net: Supernet, optimizer: paddle.optimizer.Optimizer, arrays: Arrays) -> None:
+def _set_momentum(net: nn.Layer, optimizer: paddle.optimizer.Optimizer, arrays: Arrays) -> None:
     """Give each parameter that has one its momentum, and the gradient of zero that says that a step has used it."""
     state: dict[str, Any] = {}
     used = []
-    for name, parameter in net.model.named_parameters():
-        value = arrays.get(OPTIMIZER + plain_name(name))
+    for name, parameter in _parameters(net).items():
+        value = arrays.get(OPTIMIZER + name)
         if value is not None:
             used.append(parameter)
         # Paddle takes a state of all parameters or of none; that of an unused one is looked at on its first use.

@@ -51,9 +51,9 @@ class Health:
         per_epoch, steps = self.batches.steps_per_epoch, self.steps
         if steps < per_epoch:
             return
-        accuracy, chance = float(distributed.mean(self.right)) / steps, 1 / self.batches.source.num_classes
+        accuracy, chance = float(distributed.mean(self.right)) / steps, 1 / len(self.batches.source.classes)
         self._restart()
-        images = steps * self.settings.batch_size * distributed.world()
+        images = steps * self.settings.batch_size * distributed.connected()
         guessing = chance + 4 * math.sqrt(chance * (1 - chance) / images)
         warm = self.settings.schedule == "cosine" and step > (self.settings.warmup_epochs + 1) * per_epoch
         if warm and accuracy <= guessing < chance + (1 - chance) / 4:  # else the images are too few to tell

@@ -1,36 +1,54 @@
-"""What a checkpoint says of its run, and what must be equal for another run to go on from it."""
+"""What must be equal for a run to go on from a checkpoint, and for several processes to train one network."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from paddle_pgonas import distributed
 from paddle_pgonas.config import Config, free_on_resume
 from paddle_pgonas.container import Record
+from paddle_pgonas.data.sources import ImageSource
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.runtime import versions
 
+PER_PROCESS = {"output_dir", "device", "data.root", "data.cache_dir", "data.workers"}
+"""Where a process finds and puts things: may differ between the processes of one training."""
 
-def run_record(config: Config, step: int, loss_scale: dict[str, Any]) -> Record:
-    """What the weights after ``step`` steps are, kept with them."""
+
+def describe_images(source: ImageSource, cache: Path) -> dict[str, Any]:
+    """Number, classes and contents of training images; ``cache`` as for :meth:`ImageSource.fingerprint`."""
+    return {"number": len(source.labels), "classes": source.classes, "contents": source.fingerprint(cache)}
+
+
+def run_record(config: Config, step: int, loss_scale: dict[str, Any], images: dict[str, Any]) -> Record:
+    """What the weights after ``step`` steps are, kept with them.
+
+    Args:
+        images: the training images as :func:`describe_images` describes them.
+    """
     model = config.model
     return {
         "space": config.space,
         "activation": model.activation,
         "num_classes": model.num_classes,
         "step": step,
-        "processes": distributed.world(),
+        "processes": distributed.connected(),
         "loss_scale": loss_scale,
         "config": config.model_dump(mode="json"),
+        "training_images": images,
         "versions": versions(),
     }
 
 
-def check_same_run(now: Record, then: Record) -> None:
+def check_same_run(now: Record, then: Record, other_data: bool = False) -> None:
     """Compare this run's record with a checkpoint's.
 
+    Args:
+        other_data: the training images may be others.
+
     Raises:
-        UserError: a key that can change a weight differs, or the number of processes.
+        UserError: a key that can change a weight differs, the number of processes, or the training images.
     """
     ours, theirs = _flat(now["config"]), _flat(then["config"])
     for key in sorted((set(ours) | set(theirs)) - free_on_resume()):
@@ -38,6 +56,38 @@ def check_same_run(now: Record, then: Record) -> None:
             raise UserError(f"--resume: the run was started with {key}={theirs.get(key)}, now it is {ours.get(key)}")
     if then["processes"] != now["processes"]:
         raise UserError(f"--resume: the run was started with {then['processes']} processes, now there are {now['processes']}")
+    if not other_data and (difference := _images_differ(now["training_images"], then["training_images"])):
+        raise UserError(f"--resume: {difference}; bring the images back, or mean it with --resume-with-other-data")
+
+
+def _images_differ(now: dict[str, Any], then: dict[str, Any]) -> str | None:
+    """What is different about the training images, in words; None if they are the same."""
+    if now == then:
+        return None
+    counts = [f"{images['number']:,} training images of {len(images['classes'])} classes" for images in (then, now)]
+    changed = sorted(set(now["classes"]) ^ set(then["classes"]))
+    if changed:
+        name = changed[0]
+        counts[1] += f" ({'without' if name in then['classes'] else 'with'} class {name})"
+    if counts[0] == counts[1]:
+        return f"the contents of the {counts[0]} have changed since the run was started"
+    return f"the run was started with {counts[0]}, now there are {counts[1]}"
+
+
+def check_processes(facts: dict[str, Any]) -> None:
+    """Compare ``facts`` (nested dictionaries of values that can be pickled) over the connected processes.
+
+    Raises:
+        UserError: a fact differs that is not in :data:`PER_PROCESS`; in all processes.
+    """
+    first, *others = map(_flat, distributed.gather(facts))
+    for rank, other in enumerate(others, start=1):
+        for key in first:
+            if key.removeprefix("config.") not in PER_PROCESS and first[key] != other[key]:
+                values = f"{str(first[key])[:60]} in process 0 and {str(other[key])[:60]} in process {rank}"
+                raise UserError(
+                    f"the processes of this training disagree: {key.removeprefix('config.')} is {values}; start them alike"
+                )
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

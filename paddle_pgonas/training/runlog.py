@@ -21,13 +21,14 @@ class RunLog:
     """A context manager; ``advance`` counts a step, ``log_step`` takes its scalars, ``log`` what else was measured after it.
 
     Args:
+        name: what the progress bar calls the training.
         silent: write and show nothing, for all processes but the first.
 
     Raises:
         UserError: the log cannot be written; so do the methods.
     """
 
-    def __init__(self, folder: Path, total_steps: int, first_step: int, silent: bool = False) -> None:
+    def __init__(self, folder: Path, total_steps: int, first_step: int, name: str = "training", silent: bool = False) -> None:
         self.silent = silent
         self.path = Path(os.devnull) if silent else folder / "metrics.jsonl"
         with self._writing():
@@ -35,7 +36,7 @@ class RunLog:
                 _forget_from(self.path, first_step)
                 self.writer = LogWriter(logdir=str(folder / "visualdl"))
             self.lines = self.path.open("ab", buffering=0)  # a buffer would be written once more, and fail once more, when closed
-        self.bar = tqdm(total=total_steps, initial=first_step, desc="training", unit="step", dynamic_ncols=True, mininterval=0.5,
+        self.bar = tqdm(total=total_steps, initial=first_step, desc=name, unit="step", dynamic_ncols=True, mininterval=0.5,
                         disable=silent)  # fmt: skip
         self.restart_clock()
 
@@ -61,7 +62,8 @@ class RunLog:
         """Log the scalars of a step and the speed since the last ones, and show the main ones beside the bar."""
         seconds = time.perf_counter() - self.started
         self.log(step, {**scalars, "images_per_second": round(self.images / seconds, 1), "seconds": round(seconds, 3)})
-        shown = {"loss": "loss/largest" if "loss/largest" in scalars else "loss/random", "acc": "accuracy", "lr": "lr"}
+        loss = next(name for name in ("loss/largest", "loss/random", "loss/subnet") if name in scalars)
+        shown = {"loss": loss, "acc": "accuracy", "lr": "lr"}
         self.bar.set_postfix({short: f"{scalars[name]:.3g}" for short, name in shown.items() if name in scalars})
         self.restart_clock()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import paddle
-from tqdm import tqdm
 
 from paddle_pgonas import distributed
 from paddle_pgonas.arch import Arch
@@ -21,53 +20,52 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.locks import exclusive
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.weights import save_weights
-from paddle_pgonas.runtime import seed_weights, select_device, versions
+from paddle_pgonas.runtime import select_device, versions
 from paddle_pgonas.store import Store
 from paddle_pgonas.submission import Candidate, write_scores
-from paddle_pgonas.training.builders import make_optimizer, open_batches
-from paddle_pgonas.training.losses import cross_entropy
-from paddle_pgonas.training.schedules import learning_rate
+from paddle_pgonas.training.builders import open_batches
+from paddle_pgonas.training.trainer import Run, fit
+from paddle_pgonas.validation import plain
 
 
 def train_standalone(config: Config, arch: Arch, weights: str | Path | None = None) -> float:
     """Train one subnet from random weights with the configuration's recipe; its top-1 on the validation images.
 
-    Recipe: cross-entropy on the labels, SGD with momentum, ``train``'s batch size, epochs, schedule and weight decay,
-    ``data``'s augmentation. The seed decides weights, order of images and augmentation.
+    Recipe: cross-entropy on the labels, SGD with momentum, and of ``train`` the keys in :data:`RECIPE`; ``data``'s augmentation.
+    The seed decides weights, order of images and augmentation. Checkpoints lie in ``<output_dir>/standalone/`` until the subnet
+    is trained: after a kill, Ctrl-C or SIGTERM the same call goes on from the last one and ends with the same weights.
 
     Args:
         weights: a file for the trained weights; those of the largest subnet are a teacher (``train.teacher``).
 
     Raises:
-        UserError: the loss is no longer a number.
+        UserError: a key is set that stand-alone training does not use, someone asked to stop, or the training diverged or
+            collapsed.
     """
-    select_device(config.device)
-    settings = config.train
-    batches = open_batches(config)
-    seed_weights(config.seed)
-    net = ResNet(arch, config.model.num_classes, config.model.activation)
-    net.train()
-    optimizer = make_optimizer(settings, net.parameters())
-    total = min(settings.epochs * batches.steps_per_epoch, settings.max_steps or 2**62)
-    with tqdm(total=total, desc=f"training {arch}", unit="step", delay=5, mininterval=1, dynamic_ncols=True) as bar:
-        while bar.n < total:
-            for images, labels in batches.epoch_from(bar.n // batches.steps_per_epoch, 0):
-                loss = cross_entropy(net(to_network(images, config.data)), labels)
-                loss.backward()
-                optimizer.set_lr(learning_rate(settings, bar.n, batches.steps_per_epoch, settings.batch_size))
-                optimizer.step()
-                optimizer.clear_grad()
-                bar.update()
-                if bar.n == total:
-                    break
-            if not math.isfinite(float(loss)):
-                raise UserError(f"{arch}: the loss is {float(loss)}: training diverged; lower train.lr_per_256")
-    acc = accuracy(net, validation_images(config), config)
-    if weights is not None:
-        model = config.model
-        record = {"space": config.space, "activation": model.activation, "num_classes": model.num_classes, "arch": arch.code}
-        save_weights(weights, net, record | {"acc": acc, "config": config.model_dump(mode="json"), "versions": versions()})
+    folder = _store(config).folder / arch.code
+    acc = _train(config, arch, folder, weights)
+    _remove_checkpoints(folder)
     return acc
+
+
+def _train(config: Config, arch: Arch, folder: Path, weights: str | Path | None = None) -> float:
+    """As :func:`train_standalone`, with checkpoints and log in ``folder``, where the last checkpoint stays."""
+    select_device(config.device)
+    with exclusive(folder, "training"):
+        run = Run(config, open_batches(config), arch)
+        step = run.restore(folder / "checkpoints")
+        try:
+            fit(run, step, folder, "the same command")
+        except UserError as error:
+            raise UserError(f"{arch}: {error}") from None
+    acc = accuracy(run.net, validation_images(config), config)
+    if weights is not None:
+        save_weights(weights, run.net, run.record(run.total_steps) | {"arch": arch.code, "acc": acc})
+    return acc
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def accuracy(net: ResNet, images: DecodedImages, config: Config) -> float:
@@ -84,19 +82,21 @@ def accuracy(net: ResNet, images: DecodedImages, config: Config) -> float:
 def make_truth(config: Config, candidates: Sequence[Candidate], output: str | Path) -> None:
     """Train every candidate that has no result yet and write the truth file, after each one anew.
 
-    Results are kept one file per subnet in a store in ``<output_dir>/standalone/``, so that a killed run goes on with the rest.
-    Processes started with ranks (python -m paddle.distributed.launch) take turns; each writes the results that are there, the
-    last one all of them.
+    Results are kept one file per subnet in a store in ``<output_dir>/standalone/``, so that a killed run goes on with the rest,
+    and within the subnet that it was training. Processes started with ranks (python -m paddle.distributed.launch) take turns;
+    each writes the results that are there, the last one all of them.
     """
-    store = Store(Path(config.output_dir) / "standalone", identity(config))
+    store = _store(config)
     with exclusive(store.folder, "standalone"):
         for candidate in candidates[distributed.rank() :: distributed.world()]:
-            if store.get(candidate.arch.code) is not None:
+            code = candidate.arch.code
+            if store.get(code) is not None:
                 continue
             started = time.time()
-            acc = train_standalone(config, candidate.arch)
+            acc = _train(config, candidate.arch, store.folder / code)
             record = {"acc": acc, "seconds": round(time.time() - started, 1), "versions": versions()}
-            store.put(candidate.arch.code, record | {"config": config.model_dump(mode="json")})
+            store.put(code, record | {"config": config.model_dump(mode="json")})
+            _remove_checkpoints(store.folder / code)
             _write_results(candidates, store, output)
         _write_results(candidates, store, output)
 
@@ -111,6 +111,8 @@ RECIPE = (
     "epochs",
     "max_steps",
     "batch_size",
+    "accumulate",
+    "amp",
     "clip_grad_norm",
     "lr_per_256",
     "momentum",
@@ -120,6 +122,22 @@ RECIPE = (
     "warmup_images",
 )
 """The keys of ``train`` that can change a stand-alone result; the others belong to the supernet or change nothing."""
+
+WITHOUT_EFFECT = ("log_every", "checkpoint_every", "keep_checkpoints")
+"""Keys of ``train`` that stand-alone training uses and that change no result."""
+
+
+def _store(config: Config) -> Store:
+    """Where results are kept. Raises UserError for a key that could not change them but has a value of its own."""
+    used = {"num_classes", "activation"}, {*RECIPE, *WITHOUT_EFFECT}
+    for section, names in zip(("model", "train"), used, strict=True):
+        values = getattr(config, section)
+        for name, field in type(values).model_fields.items():
+            value, default = getattr(values, name), field.default
+            if name not in names and value != default:
+                reset = f"set {section}.{name}={plain(default)}"
+                raise UserError(f"stand-alone training makes no use of {section}.{name}={plain(value)}; {reset}")
+    return Store(Path(config.output_dir) / "standalone", identity(config))
 
 
 def identity(config: Config) -> dict[str, Any]:

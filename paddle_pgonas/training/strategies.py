@@ -250,6 +250,16 @@ class Pgonas:
             return cross_entropy(net(x), y)
 
 
+def learn_labels(net: nn.Layer, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> Metrics:
+    """Stand-alone training: a network that is its only subnet learns from the labels."""
+    logits = net(x)
+    loss = cross_entropy(logits, y)
+    step.backward(loss)
+    metrics = Metrics(accuracy=_accuracy(logits, y))
+    metrics.add("subnet", loss)
+    return metrics
+
+
 def make_strategy(config: Config, teacher: nn.Layer | None) -> Strategy:
     """The configured method: a built-in one, or what an import path names, called with the configuration and the teacher."""
     train = config.train

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import paddle
 
 from paddle_pgonas import distributed
+from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config, save_config
 from paddle_pgonas.container import Record
 from paddle_pgonas.data.batches import EpochBatches
+from paddle_pgonas.data.cache import cache_folder
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.locks import exclusive
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.runtime import out_of_memory, select_device
-from paddle_pgonas.training.builders import build_supernet, build_teacher, make_optimizer, open_shared_batches
+from paddle_pgonas.training.builders import build_subnet, build_supernet, build_teacher, make_optimizer, open_shared_batches
 from paddle_pgonas.training.checkpoints import checkpoints, load_latest, refuse_overwriting, save_checkpoint, zero_gradients
 from paddle_pgonas.training.health import Collapse, Health, check_losses
-from paddle_pgonas.training.resume import check_same_run, run_record
+from paddle_pgonas.training.resume import check_processes, check_same_run, describe_images, run_record
 from paddle_pgonas.training.runlog import RunLog
 from paddle_pgonas.training.samplers import Draws
 from paddle_pgonas.training.schedules import learning_rate, rank_lambda
 from paddle_pgonas.training.signals import stop_requests
-from paddle_pgonas.training.strategies import Metrics, Step, make_strategy, mean_metrics
+from paddle_pgonas.training.strategies import Metrics, Step, Strategy, learn_labels, make_strategy, mean_metrics
 
 Watch = Callable[[Supernet], dict[str, float]]
 """Measures a supernet while it is trained, without changing it."""
@@ -34,19 +37,16 @@ Watch = Callable[[Supernet], dict[str, float]]
 AMP_TYPES = {"bf16": "bfloat16", "fp16": "float16"}
 
 
-def train(config: Config, resume: bool = False, watch: Watch | None = None) -> Path:
-    """Run the configured training and return the path of the supernet's weights.
-
-    The run's folder gets ``config.yaml``, ``metrics.jsonl``, ``visualdl/``, ``checkpoints/`` and in the end
-    ``supernet.safetensors``. Ctrl-C (or SIGTERM) finishes the step, writes a checkpoint and stops. Of several processes
-    (python -m paddle.distributed.launch) the first one writes; all must see the folder to resume.
+def train_supernet(config: Config, resume: bool = False, watch: Watch | None = None, other_data: bool = False) -> Path:
+    """The configured training in ``output_dir``, as :func:`paddle_pgonas.scoring.watch.train` describes it for users.
 
     Args:
-        watch: called with the supernet before each checkpoint; the scalars that it returns are logged.
+        watch: called with the supernet behind each checkpoint; the scalars that it returns are logged.
+        other_data: go on although the training images are not those that the run was started with.
 
     Raises:
-        UserError: the folder holds another run, data or weights do not fit, or the training diverged or collapsed; then the
-            last good checkpoint is named.
+        UserError: the folder holds another run, data or weights do not fit, the processes were not started alike, or the
+            training diverged or collapsed; then the last good checkpoint is named.
     """
     select_device(config.device)
     distributed.join()
@@ -56,23 +56,29 @@ def train(config: Config, resume: bool = False, watch: Watch | None = None) -> P
         refuse_overwriting(folder, resume, config.train.checkpoint_every)
         distributed.barrier()
         run = Run(config, open_shared_batches(config))
-        step = run.restore(folder / "checkpoints") if resume else 0
-        if distributed.rank() == 0:
+        check_processes(run.record(0))
+        step = run.restore(folder / "checkpoints", other_data) if resume else 0
+        check_processes({"the step to go on from": step})
+        if distributed.leads():
             save_config(config, folder / "config.yaml")
-        fit(run, step, folder, watch)
-        if distributed.rank() == 0:
+        fit(run, step, folder, "the same command with --resume", watch)
+        if distributed.leads():
             save_weights(output, run.net, run.record(run.total_steps))
     return output
 
 
-def fit(run: Run, step: int, folder: Path, watch: Watch | None = None) -> None:
+def fit(run: Run, step: int, folder: Path, again: str, watch: Watch | None = None) -> None:
     """Take the run's steps from ``step`` to the last, with log and checkpoints in ``folder``.
+
+    Args:
+        again: what goes on with a stopped run, for the message.
+        watch: as for :func:`train_supernet`.
 
     Raises:
         UserError: someone asked to stop, or the training diverged or collapsed; in all processes at once.
     """
-    kept, first = folder / "checkpoints", distributed.rank() == 0
-    with RunLog(folder, run.total_steps, step, silent=not first) as log, stop_requests() as requests:
+    kept, first = folder / "checkpoints", distributed.leads()
+    with RunLog(folder, run.total_steps, step, run.name, silent=not first) as log, stop_requests() as requests:
         try:
             for x, y in run.batches_from(step):
                 metrics = run.step(step, x, y)
@@ -91,16 +97,23 @@ def fit(run: Run, step: int, folder: Path, watch: Watch | None = None) -> None:
                             log.restart_clock()
                     distributed.barrier()
                 if stop:
-                    raise UserError(f"stopped after step {step}; the same command with --resume goes on from there")
+                    raise UserError(f"stopped after step {step}; {again} goes on from there")
         except Collapse as error:
             good = checkpoints(kept)
             raise UserError(f"{error}; lower train.lr_per_256. Last good checkpoint: {good[-1] if good else 'none'}") from None
 
 
 class Run:
-    """Network, batches, optimizer and strategy of a training, and its single step."""
+    """Network, batches, optimizer and strategy of a training, and its single step.
 
-    def __init__(self, config: Config, batches: EpochBatches) -> None:
+    Args:
+        arch: train this architecture as a network of its own; None trains the supernet with the configured strategy.
+
+    Raises:
+        UserError: mixed precision without a GPU, or weights that do not fit.
+    """
+
+    def __init__(self, config: Config, batches: EpochBatches, arch: Arch | None = None) -> None:
         self.config, self.settings, self.batches = config, config.train, batches
         settings = self.settings
         if settings.amp != "off" and paddle.get_device() == "cpu":
@@ -108,15 +121,16 @@ class Run:
         self.steps_per_epoch = batches.steps_per_epoch
         self.steps_per_checkpoint = batches.steps_per_epoch * settings.checkpoint_every
         self.total_steps = min(settings.epochs * self.steps_per_epoch, settings.max_steps or 2**62)
-        self.total_batch = settings.batch_size * distributed.world()
-        self.net = build_supernet(config)
+        self.total_batch = settings.batch_size * distributed.connected()
+        self.name = "training" if arch is None else f"training {arch}"
+        self.net = build_supernet(config) if arch is None else build_subnet(config, arch)
         self.net.train()
         self.optimizer = make_optimizer(settings, self.net.parameters())
         self.scaler = paddle.amp.GradScaler(enable=settings.amp == "fp16")
         if settings.unused_parameters == "zero_gradient":
             zero_gradients(self.net.parameters())
         self.draws = Draws(config)
-        self.strategy = make_strategy(config, build_teacher(config))
+        self.strategy: Strategy = learn_labels if arch else make_strategy(config, build_teacher(config))
         self.health = Health(settings, batches)
 
     def batches_from(self, step: int) -> Iterator[tuple[paddle.Tensor, paddle.Tensor]]:
@@ -166,7 +180,7 @@ class Run:
             if out_of_memory(error):
                 raise UserError(
                     f"out of memory with {len(y)} images at a time: raise train.accumulate, "
-                    "lower train.batch_size, or set train.amp=bf16; then --resume"
+                    "lower train.batch_size, or set train.amp=bf16; begin in another output_dir"
                 ) from None
             raise
 
@@ -193,13 +207,23 @@ class Run:
         weight = rank_lambda(self.settings, index, self.steps_per_epoch)
         return {"epoch": index // self.steps_per_epoch, **scalars, "lr": self.optimizer.get_lr(), "rank_lambda": weight}
 
+    @cached_property
+    def images(self) -> dict[str, Any]:
+        """The training images as records describe them."""
+        return describe_images(self.batches.source, cache_folder(self.config))
+
     def record(self, step: int) -> Record:
         """What the weights after ``step`` steps are, kept with them."""
-        return run_record(self.config, step, self.scaler.state_dict())
+        return run_record(self.config, step, self.scaler.state_dict(), self.images)
 
-    def restore(self, folder: Path) -> int:
-        """Load the newest whole checkpoint and return its step, 0 if there is none."""
-        record = load_latest(folder, self.net, self.optimizer, partial(check_same_run, self.record(0)))
+    def restore(self, folder: Path, other_data: bool = False) -> int:
+        """Load the newest whole checkpoint and return its step, 0 if there is none.
+
+        Args:
+            other_data: as for :func:`train_supernet`.
+        """
+        check = partial(check_same_run, self.record(0), other_data=other_data)
+        record = load_latest(folder, self.net, self.optimizer, check)
         if record is None:
             return 0
         if record["loss_scale"]:
