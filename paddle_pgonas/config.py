@@ -102,8 +102,8 @@ class Train(Section):
     batch_size: Integer = key(256, at_least=1)
     """Images per step and process."""
     accumulate: Integer = key(1, at_least=1)
-    """Take each batch in so many parts, one after the other, so that it fits into a small GPU: gradients are averaged,
-    BatchNorm and the rank loss see one part at a time."""
+    """Take each batch in so many micro-batches, one after the other, so that it fits into a small GPU: gradients are averaged,
+    BatchNorm and the rank loss see one micro-batch at a time."""
     amp: Annotated[Literal["off", "bf16", "fp16"], _YAML_OFF] = "off"
     """Mixed precision (GPU only); ``fp16`` scales the loss."""
     clip_grad_norm: Number | None = key(None, at_least=1e-6)

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from paddle_pgonas.errors import UserError
 
-from paddle_pgonas.errors import UserError
-
 if TYPE_CHECKING:
     import paddle
 
