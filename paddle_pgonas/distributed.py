@@ -7,6 +7,7 @@ processes with :func:`join` (NCCL on GPUs, gloo on CPUs); the functions below it
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 from paddle_pgonas.errors import UserError
@@ -73,11 +74,17 @@ def gather(value: Any) -> list[Any]:
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait until every process is here, however long one takes: gloo's own barrier gives up after 30 seconds."""
     if connected() > 1:
         import paddle.distributed as dist
+        from paddle.base import core
 
-        dist.barrier()
+        store = core.create_or_get_global_tcp_store()  # join() made it
+        arrived = store.add("arrived", 1)
+        all_arrived = -(-arrived // world()) * world()  # nobody counts for the next barrier before this one is over
+        while store.add("arrived", 0) < all_arrived:
+            time.sleep(0.02)
+        dist.barrier()  # so that the first process, which serves the counter, does not end before the others have read it
 
 
 def mean(values: paddle.Tensor) -> paddle.Tensor:

@@ -10,8 +10,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import paddle.distributed as dist
+import pytest
 from conftest import REPOSITORY, fill_golden
+from paddle.base import core
 
+from paddle_pgonas import distributed
 from paddle_pgonas.arch import MINI
 from paddle_pgonas.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet
@@ -136,3 +140,31 @@ def test_a_loss_that_is_no_number_in_one_process_stops_all(tmp_path: Path) -> No
         assert status == 2
         assert "diverged" in line
     assert len(read_json_lines(tmp_path / "metrics.jsonl")) == 2
+
+
+def test_processes_wait_for_a_late_one_before_they_enter_a_barrier_that_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gloo's barrier fails after 30 seconds, and the first process may read or measure for longer."""
+    events: list[str] = []
+
+    class Counter:
+        value = 0
+
+        def add(self, key: str, count: int) -> int:
+            self.value += count
+            return self.value
+
+    counter = Counter()
+
+    def sleep(seconds: float) -> None:
+        events.append("waits")
+        if events.count("waits") % 5 == 0:
+            counter.add("arrived", 1)  # the other process
+
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "barrier", lambda: events.append("enters"))
+    monkeypatch.setattr(core, "create_or_get_global_tcp_store", lambda: counter)
+    monkeypatch.setattr(time, "sleep", sleep)
+    distributed.barrier()
+    distributed.barrier()
+    assert events == (["waits"] * 5 + ["enters"]) * 2

@@ -117,12 +117,15 @@ def terminated() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize(("then", "lost"), [(killed, 3), (terminated, 0)])
+@pytest.mark.parametrize(
+    ("then", "lost", "amp"),
+    [(killed, 3, "off"), (terminated, 0, "off"), pytest.param(terminated, 0, "fp16", marks=pytest.mark.gpu)],
+)
 def test_a_stopped_subnet_goes_on_and_ends_with_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: Callable[[], None], lost: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: Callable[[], None], lost: int, amp: str
 ) -> None:
     """Two epochs of 10 steps; the stop comes at step 13."""
-    whole, parts = (config(tmp_path / name, epochs=2, batch_size=128, accumulate=2) for name in ("whole", "parts"))
+    whole, parts = (config(tmp_path / name, epochs=2, batch_size=128, accumulate=2, amp=amp) for name in ("whole", "parts"))
     acc = train_standalone(whole, MINI.smallest, tmp_path / "whole.safetensors")
     with monkeypatch.context() as patch:
         taken = count_steps(patch, 13, then)
@@ -136,6 +139,36 @@ def test_a_stopped_subnet_goes_on_and_ends_with_the_same_weights(
     [log] = (tmp_path / "parts").rglob("metrics.jsonl")
     assert [line["step"] for line in read_json_lines(log)] == [0, 10, 19]
     assert not list((tmp_path / "parts").rglob("step-*"))
+
+
+def test_a_killed_truth_goes_on_within_its_second_subnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    candidates = [Candidate(arch.code, arch, arch.code, None) for arch in some_archs(MINI, 3)[1:]]
+    whole, parts = (config(tmp_path / name, epochs=2, batch_size=128, log_every=1) for name in ("whole", "parts"))
+    make_truth(whole, candidates, tmp_path / "whole.json")
+    make_truth(parts, candidates[:1], tmp_path / "parts.json")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        count_steps(patch, 13, killed)
+        make_truth(parts, candidates, tmp_path / "parts.json")
+    taken = count_steps(monkeypatch)
+    make_truth(parts, candidates, tmp_path / "parts.json")
+    assert taken == list(range(10, 20))
+    assert read_scores(tmp_path / "parts.json", MINI) == read_scores(tmp_path / "whole.json", MINI)
+    logs = [list(tmp_path.glob(f"{run}/standalone/*/{candidates[1].arch}/metrics.jsonl")) for run in ("parts", "whole")]
+    ours, theirs = ([(line["loss/subnet"], line["accuracy"]) for line in read_json_lines(log)] for [log] in logs)
+    assert ours == theirs
+    assert len(ours) == 20
+
+
+def test_a_half_trained_subnet_is_no_start_for_another_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, others = (config(tmp_path, epochs=2, batch_size=128, lr_per_256=rate) for rate in (0.2, 0.1))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        count_steps(patch, 13, killed)
+        train_standalone(ours, MINI.smallest)
+    taken = count_steps(monkeypatch)
+    train_standalone(others, MINI.smallest)
+    assert taken == list(range(20))
+    train_standalone(ours, MINI.smallest)
+    assert taken == [*range(20), *range(10, 20)]
 
 
 def test_a_result_that_cannot_be_kept_costs_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

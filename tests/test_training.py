@@ -252,12 +252,13 @@ def test_other_training_images_are_refused_and_named(tmp_path: Path, image_folde
         ({"config": {"data": {"train_limit": 5}}}, "data.train_limit is None"),
         ({"versions": {"paddle": "2.6.2"}}, "versions.paddle is 3"),
         ({"training_images": {"contents": "b"}}, "training_images.contents is a"),
+        ({"config": {"data": {"a_newer_key": 3}}}, "data.a_newer_key is None in process 0 and 3 in process 1"),
         ({"config": {"data": {"root": "elsewhere", "workers": 2}}}, None),
     ],
 )
 def test_processes_compare_what_they_train(monkeypatch: pytest.MonkeyPatch, facts: dict[str, Any], line: str | None) -> None:
     def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-        return values | {key: merged(values[key], new) if isinstance(new, dict) else new for key, new in changes.items()}
+        return values | {key: merged(values.get(key, {}), new) if isinstance(new, dict) else new for key, new in changes.items()}
 
     config = {"seed": 0, "data": {"train_limit": None, "root": "here", "workers": 4}}
     ours = {"config": config, "versions": {"paddle": "3"}, "training_images": {"contents": "a"}}
@@ -267,6 +268,27 @@ def test_processes_compare_what_they_train(monkeypatch: pytest.MonkeyPatch, fact
     else:
         with pytest.raises(UserError, match=line):
             check_processes(ours)
+
+
+def test_processes_that_read_other_weights_do_not_train_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same path in the configuration, another file on another machine."""
+    monkeypatch.setattr(
+        distributed, "gather", lambda facts: [facts, facts | {name: "another" for name in facts if "weights" in name}]
+    )
+    with pytest.raises(UserError, match=r"the digest of the weights there is .* and another in process 1"):
+        train(config(tmp_path, max_steps=1))
+    assert not checkpoints(tmp_path / "checkpoints")
+
+
+def test_a_checkpoint_that_names_no_images_is_resumed_only_on_request(tmp_path: Path) -> None:
+    train(config(tmp_path, max_steps=1))
+    [path] = checkpoints(tmp_path / "checkpoints")
+    arrays, record = container.read(path)
+    del record["training_images"]
+    container.write(path, record, arrays)
+    with pytest.raises(UserError, match=r"does not say which images.*--resume-with-other-data"):
+        train(config(tmp_path, max_steps=2), resume=True)
+    train(config(tmp_path, max_steps=2), resume=True, other_data=True)
 
 
 def test_the_library_watches_as_the_configuration_says(tmp_path: Path) -> None:

@@ -56,14 +56,16 @@ def check_same_run(now: Record, then: Record, other_data: bool = False) -> None:
             raise UserError(f"--resume: the run was started with {key}={theirs.get(key)}, now it is {ours.get(key)}")
     if then["processes"] != now["processes"]:
         raise UserError(f"--resume: the run was started with {then['processes']} processes, now there are {now['processes']}")
-    if not other_data and (difference := _images_differ(now["training_images"], then["training_images"])):
-        raise UserError(f"--resume: {difference}; bring the images back, or mean it with --resume-with-other-data")
+    if not other_data and (difference := _images_differ(now["training_images"], then.get("training_images"))):
+        raise UserError(f"--resume: {difference}; bring the images back, or go on all the same with --resume-with-other-data")
 
 
-def _images_differ(now: dict[str, Any], then: dict[str, Any]) -> str | None:
+def _images_differ(now: dict[str, Any], then: dict[str, Any] | None) -> str | None:
     """What is different about the training images, in words; None if they are the same."""
     if now == then:
         return None
+    if then is None:
+        return "the checkpoint, of an older version, does not say which images it was trained on"
     counts = [f"{images['number']:,} training images of {len(images['classes'])} classes" for images in (then, now)]
     changed = sorted(set(now["classes"]) ^ set(then["classes"]))
     if changed:
@@ -82,12 +84,11 @@ def check_processes(facts: dict[str, Any]) -> None:
     """
     first, *others = map(_flat, distributed.gather(facts))
     for rank, other in enumerate(others, start=1):
-        for key in first:
-            if key.removeprefix("config.") not in PER_PROCESS and first[key] != other[key]:
-                values = f"{str(first[key])[:60]} in process 0 and {str(other[key])[:60]} in process {rank}"
-                raise UserError(
-                    f"the processes of this training disagree: {key.removeprefix('config.')} is {values}; start them alike"
-                )
+        for key in first | other:
+            name, ours, theirs = key.removeprefix("config."), first.get(key), other.get(key)
+            if name not in PER_PROCESS and ours != theirs:
+                values = f"{str(ours)[:60]} in process 0 and {str(theirs)[:60]} in process {rank}"
+                raise UserError(f"the processes of this training disagree: {name} is {values}; start them alike")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

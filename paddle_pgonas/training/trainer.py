@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from paddle_pgonas.training.runlog import RunLog
 from paddle_pgonas.training.samplers import Draws
 from paddle_pgonas.training.schedules import learning_rate, rank_lambda
 from paddle_pgonas.training.signals import stop_requests
-from paddle_pgonas.training.strategies import Metrics, Step, Strategy, learn_labels, make_strategy, mean_metrics
+from paddle_pgonas.training.strategies import Metrics, Pgonas, Step, Strategy, learn_labels, make_strategy, mean_metrics
 
 Watch = Callable[[Supernet], dict[str, float]]
 """Measures a supernet while it is trained, without changing it."""
@@ -58,7 +59,7 @@ def train_supernet(config: Config, resume: bool = False, watch: Watch | None = N
         run = Run(config, open_shared_batches(config))
         check_processes(run.record(0))
         step = run.restore(folder / "checkpoints", other_data) if resume else 0
-        check_processes({"the step to go on from": step})
+        check_processes({"the step to go on from": step, "the digest of the weights there": run.weights_digest()})
         if distributed.leads():
             save_config(config, folder / "config.yaml")
         fit(run, step, folder, "the same command with --resume", watch)
@@ -180,7 +181,7 @@ class Run:
             if out_of_memory(error):
                 raise UserError(
                     f"out of memory with {len(y)} images at a time: raise train.accumulate, "
-                    "lower train.batch_size, or set train.amp=bf16; begin in another output_dir"
+                    "lower train.batch_size, or set train.amp=bf16 (for a supernet in another output_dir)"
                 ) from None
             raise
 
@@ -204,13 +205,22 @@ class Run:
         check_losses(scalars)
         squares = [weight.grad.square().sum() for weight in self.net.parameters() if weight.grad is not None]
         scalars["grad_norm"] = float(paddle.add_n(squares).sqrt())  # before it is clipped
-        weight = rank_lambda(self.settings, index, self.steps_per_epoch)
-        return {"epoch": index // self.steps_per_epoch, **scalars, "lr": self.optimizer.get_lr(), "rank_lambda": weight}
+        scalars["lr"] = self.optimizer.get_lr()
+        if isinstance(self.strategy, Pgonas):
+            scalars["rank_lambda"] = rank_lambda(self.settings, index, self.steps_per_epoch)
+        return {"epoch": index // self.steps_per_epoch, **scalars}
 
     @cached_property
     def images(self) -> dict[str, Any]:
         """The training images as records describe them."""
         return describe_images(self.batches.source, cache_folder(self.config))
+
+    def weights_digest(self) -> str:
+        """SHA-256 of all weights and BatchNorm statistics."""
+        digest = hashlib.sha256()
+        for tensor in self.net.state_dict().values():
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()
 
     def record(self, step: int) -> Record:
         """What the weights after ``step`` steps are, kept with them."""
