@@ -222,7 +222,7 @@ def images_config(folder: Path, images: Path, steps: int) -> Config:
 
 def test_other_training_images_are_refused_and_named(tmp_path: Path, image_folder: Path) -> None:
     def resume(**options: Any) -> Path:
-        return train(images_config(tmp_path, image_folder, 3), resume=True, **options)
+        return train(images_config(tmp_path, image_folder, 3), **(options or {"resume": True}))
 
     train(images_config(tmp_path, image_folder, 1))
     moved = image_folder.rename(tmp_path / "moved")

@@ -22,8 +22,7 @@ def main() -> None:
     from paddle_pgonas import distributed
     from paddle_pgonas.scoring.watch import train
 
-    other_data = arguments.resume_with_other_data
-    weights = train(config, arguments.resume or other_data, other_data)
+    weights = train(config, arguments.resume, arguments.resume_with_other_data)
     if distributed.rank() == 0:
         print(f"weights: {weights}")
 

@@ -28,7 +28,7 @@ def train(config: Config, resume: bool = False, other_data: bool = False) -> Pat
 
     Args:
         resume: go on from the last checkpoint in ``output_dir``.
-        other_data: with ``resume``, go on although the training images are not those that the run was started with.
+        other_data: the same, although the training images are not those of the checkpoint.
 
     Raises:
         UserError: the folder holds another run, data or weights do not fit, the processes were not started alike, or the

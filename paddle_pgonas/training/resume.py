@@ -72,8 +72,8 @@ def _images_differ(now: dict[str, Any], then: dict[str, Any] | None) -> str | No
         name = changed[0]
         counts[1] += f" ({'without' if name in then['classes'] else 'with'} class {name})"
     if counts[0] == counts[1]:
-        return f"the contents of the {counts[0]} have changed since the run was started"
-    return f"the run was started with {counts[0]}, now there are {counts[1]}"
+        return f"the contents of the {counts[0]} have changed since the last checkpoint"
+    return f"the last checkpoint was made with {counts[0]}, now there are {counts[1]}"
 
 
 def check_processes(facts: dict[str, Any]) -> None:

@@ -43,7 +43,7 @@ def train_supernet(config: Config, resume: bool = False, watch: Watch | None = N
 
     Args:
         watch: called with the supernet behind each checkpoint; the scalars that it returns are logged.
-        other_data: go on although the training images are not those that the run was started with.
+        other_data: resume although the training images are not those of the checkpoint.
 
     Raises:
         UserError: the folder holds another run, data or weights do not fit, the processes were not started alike, or the
@@ -54,6 +54,7 @@ def train_supernet(config: Config, resume: bool = False, watch: Watch | None = N
     folder = Path(config.output_dir)
     output = folder / "supernet.safetensors"
     with exclusive(folder, "training"):
+        resume = resume or other_data
         refuse_overwriting(folder, resume, config.train.checkpoint_every)
         distributed.barrier()
         run = Run(config, open_shared_batches(config))
