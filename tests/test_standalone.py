@@ -190,7 +190,7 @@ def test_a_result_that_cannot_be_kept_costs_no_training(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize(
     ("section", "changes"),
-    [("model", {"pretrained": "w.pdparams"}), ("model", {"bn": "sync"}), ("train", {"teacher": "w.pdparams"}),
+    [("model", {"pretrained": "w.pdparams"}), ("model", {"bn": "sync"}), ("score", {"bn": "running"}),
      ("train", {"strategy": "uniform"}), ("train", {"pairs": 3}), ("train", {"watch_images": 9})],
 )  # fmt: skip
 def test_a_key_that_stand_alone_training_ignores_is_refused(tmp_path: Path, section: str, changes: dict[str, Any]) -> None:

@@ -129,8 +129,8 @@ WITHOUT_EFFECT = ("log_every", "checkpoint_every", "keep_checkpoints")
 
 def _store(config: Config) -> Store:
     """Where results are kept. Raises UserError for a key that could not change them but has a value of its own."""
-    used = {"num_classes", "activation"}, {*RECIPE, *WITHOUT_EFFECT}
-    for section, names in zip(("model", "train"), used, strict=True):
+    used = {"model": {"num_classes", "activation"}, "train": {*RECIPE, *WITHOUT_EFFECT}, "score": {"batch_size"}}
+    for section, names in used.items():
         values = getattr(config, section)
         for name, field in type(values).model_fields.items():
             value, default = getattr(values, name), field.default
