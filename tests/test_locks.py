@@ -22,7 +22,7 @@ from paddle_pgonas.searching.job import search
 from paddle_pgonas.store import Store
 from paddle_pgonas.submission import Candidate
 from paddle_pgonas.training.standalone import identity, make_truth
-from paddle_pgonas.training.trainer import train
+from paddle_pgonas.training.trainer import train_supernet
 
 HOLD = """
 import sys, time
@@ -67,16 +67,17 @@ def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path: Path, mon
 
 @pytest.mark.parametrize("job", ["training", "standalone", "search", "export"])
 def test_every_job_that_keeps_files_refuses_a_second_of_its_kind(tmp_path: Path, job: str) -> None:
-    options = [f"output_dir={tmp_path}", "data.train_limit=64", "data.val_limit=4", "train.max_steps=1", "score.bn=running"]
-    config = load_config(REPOSITORY / "configs" / "demo.yaml", options)
+    options = [f"output_dir={tmp_path}", "data.train_limit=64", "data.val_limit=4", "train.max_steps=1"]
+    recipe = load_config(REPOSITORY / "configs" / "mini" / "standalone_digits.yaml", options)
+    config = recipe.changed(score={"bn": "running"})
     weights = tmp_path / "w.safetensors"
     save_weights(weights, Supernet(MINI, 10, "prelu"), {})
     candidates = [Candidate("a", MINI.smallest, MINI.smallest.code, None)]
     jobs: dict[str, tuple[Path, Callable[[], object]]] = {
-        "training": (tmp_path, lambda: train(config)),
+        "training": (tmp_path, lambda: train_supernet(config)),
         "standalone": (
-            Store(tmp_path / "standalone", identity(config)).folder,
-            lambda: make_truth(config, candidates, tmp_path / "t.json"),
+            Store(tmp_path / "standalone", identity(recipe)).folder,
+            lambda: make_truth(recipe, candidates, tmp_path / "t.json"),
         ),
         "search": (tmp_path, lambda: search(config, weights=weights, population=4, generations=1)),
         "export": (tmp_path / "out", lambda: export(config, weights, MINI.smallest, tmp_path / "out", images=2)),
