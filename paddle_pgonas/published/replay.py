@@ -146,8 +146,7 @@ class _Training:
             config = configuration(reference, weights, overrides)
             full = Supernet(config.search_space, config.model.num_classes)
             save_file({name: first_weights(name, tensor.shape) for name, tensor in full.weights().items()}, weights)
-            source = SimpleNamespace(num_classes=config.model.num_classes)
-            batches: Any = SimpleNamespace(steps_per_epoch=reference.steps_per_epoch, source=source)
+            batches: Any = SimpleNamespace(steps_per_epoch=reference.steps_per_epoch)
             self._run = Run(config, batches)
         net = self._run.net
         self._start = {name: tensor.clone() for name, tensor in net.weights().items()}
