@@ -18,14 +18,13 @@ RETURNED = ("searching.job.Result", "searching.evolution.Found", "report.compari
 def reference() -> str:
     """The whole page as Markdown."""
     package = griffe.load("paddle_pgonas", search_paths=[str(ROOT)])
-    names = [str(name).strip("'\"") for name in package["__all__"].value.elements]
-    homes = {name: alias.target_path for name, alias in package.members.items() if alias.is_alias}
+    homes = [member.target_path for member in package.members.values() if member.is_alias]  # as __init__.pyi names them
     parts = [
         "# Library reference",
         "Made by `make docs` from the docstrings; do not edit. `import paddle_pgonas as pg`, then `pg.train` and so on; "
         "[example.py](example.py) shows them at work.",
     ]
-    parts += [_describe(package[homes[name].removeprefix("paddle_pgonas.")]) for name in names]
+    parts += [_describe(package[home.removeprefix("paddle_pgonas.")]) for home in homes if home.startswith("paddle_pgonas.")]
     parts += ["# What they return", *(_describe(package[path]) for path in RETURNED)]
     parts += ["# Configuration", "The keys of a configuration file, with their defaults."]
     config = package["config"]
