@@ -144,19 +144,12 @@ def _draws(count: int, seed: int) -> Iterator[Values]:
 
 
 def _dense_ranks(values: Values) -> Values:
-    """0 for the least value, 1 for the next greater one, and so on, in the smallest type that holds them."""
-    ranks = np.unique(values, return_inverse=True)[1]
-    return ranks.astype(np.min_scalar_type(len(values)))
+    """1 for the least value, 2 for the next greater one, and so on, in the smallest type that holds them."""
+    return stats.rankdata(values, "dense").astype(np.min_scalar_type(len(values)))
 
 
 def _spearman(x_ranks: Values, y_ranks: Values) -> float:
-    return pearson(_mean_ranks(x_ranks), _mean_ranks(y_ranks))
-
-
-def _mean_ranks(ranks: Values) -> Values:
-    """Ranks from 1, ties having their mean, of non-negative integers: counted, not sorted."""
-    times = np.bincount(ranks)
-    return (np.cumsum(times) - (times - 1) / 2)[ranks]
+    return pearson(stats.rankdata(x_ranks), stats.rankdata(y_ranks))
 
 
 def _among_best(values: Values, k: int) -> Values:
