@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -105,3 +106,9 @@ def versions() -> dict[str, str]:
     for name in ("paddleslim", "numpy", "scipy"):
         found[name] = importlib.metadata.version(name)
     return found
+
+
+def command_line() -> str:
+    """The command that runs, to be given again in the same folder."""
+    program, *arguments = sys.argv
+    return shlex.join([*(["python"] if program.endswith(".py") else []), program, *arguments])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,8 @@ def test_an_untrained_supernet_is_at_chance(tool: Tool, tmp_path: Path) -> None:
     files = ["--weights", tmp_path / "w.safetensors", "--candidates", tmp_path / "c.json", "--output", tmp_path / "s.json"]
     assert tool("write_submission", "-c", DEMO, "-o", f"output_dir={tmp_path}", *files)[0] == 0
     assert json.loads((tmp_path / "s.json").read_text())["largest"]["acc"] < 0.25
+    command = shlex.split(json.loads((tmp_path / "s.record.json").read_text())["command"])
+    assert command[0] == "python" and command[-6:] == [str(word) for word in files]  # the report shows it
 
 
 def test_each_metric_becomes_acc(tool: Tool, tmp_path: Path) -> None:

@@ -7,8 +7,6 @@ With --validate one file is checked instead: would it be accepted as a submissio
 (exit status 2).
 """
 
-import shlex
-import sys
 from pathlib import Path
 
 from paddle_pgonas import cli
@@ -55,9 +53,10 @@ def main() -> None:
         from paddle_pgonas.report.page import write_page
         from paddle_pgonas.report.plots import pictures, write_plots
         from paddle_pgonas.report.provenance import read_provenance
+        from paddle_pgonas.runtime import command_line
 
         run = Path(arguments.run) if arguments.run else None
-        provenance = read_provenance(run, arguments.files, shlex.join(["python", *sys.argv]))
+        provenance = read_provenance(run, arguments.files, command_line())
         shown = pictures(comparison, provenance.metrics)
         if arguments.plots:
             write_plots(arguments.plots, shown)

@@ -11,7 +11,6 @@ from typing import Any
 
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json, read_json_lines
-from paddle_pgonas.yaml_files import read_section
 
 LARGEST = 1e300
 """A larger number in a log is damage; it would also overflow where it is drawn."""
@@ -57,9 +56,11 @@ def read_provenance(run: Path | None, files: Sequence[str], command: str) -> Pro
             record = read_json(path, "record")
             if not isinstance(record, dict):
                 raise UserError(f"{path}: a record is a JSON object; remove the file or score again")
+            command_line = record.pop("command", None)
             plain = {key: value for key, value in record.items() if not isinstance(value, dict)}
             facts[Path(file).name] = plain | _object(record.get("versions"))
-            commands.append(_scoring_command(file, record))
+            if isinstance(command_line, str):
+                commands.append(command_line)
     metrics = [numbers for line in read_json_lines(run / "metrics.jsonl") if "step" in (numbers := _numbers(line))] if run else []
     return Provenance(metrics, config, facts, [*commands, command])
 
@@ -91,32 +92,3 @@ def _training_record(weights: Path) -> dict[str, Any]:
             return _object(json.loads((file.metadata() or {}).get("record", "{}")))
     except (SafetensorError, ValueError, OSError, RecursionError):
         return {}
-
-
-def _scoring_command(file: str, record: dict[str, Any]) -> str:
-    """Scores the file's candidates again. A scored file is a candidate file too, so it serves as one."""
-    settings = _object(record.get("config"))
-    config = Path(str(settings.get("output_dir", "RUN"))) / "config.yaml"
-    words = ["python", "tools/write_submission.py", "-c", str(config)]
-    trained = _flat(_trained_with(config))
-    changed = {key: value for key, value in _flat(settings).items() if key in trained and trained[key] != value}
-    if changed:
-        words += ["-o", *(f"{key}={json.dumps(value)}" for key, value in changed.items())]
-    again = str(Path(file).with_suffix(".again.json"))
-    words += ["--weights", *map(str, record.get("weights", [])), "--candidates", file, "--output", again]
-    return shlex.join([*words, "--metric", str(record.get("acc", "top1"))])
-
-
-def _trained_with(config: Path) -> dict[str, Any]:
-    """A run's configuration, nothing where there is none that can be read."""
-    try:
-        return read_section(config, "the configuration")
-    except UserError:
-        return {}
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return found

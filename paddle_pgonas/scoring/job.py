@@ -19,7 +19,7 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import refuse_overwriting, write_json, write_text
 from paddle_pgonas.geometry import layers
 from paddle_pgonas.nn.supernet import Supernet
-from paddle_pgonas.runtime import select_device, versions
+from paddle_pgonas.runtime import command_line, select_device, versions
 from paddle_pgonas.scoring.routing import measure_with
 from paddle_pgonas.scoring.scorer import METRICS, chunked
 from paddle_pgonas.scoring.session import metric_values
@@ -74,6 +74,7 @@ def write_submission(
         "images": images,
         "seconds": round(time.time() - started, 1),
         "device": sessions[0].device,
+        "command": command_line(),
         "versions": versions(),
         "config": config.model_dump(mode="json"),
     }
