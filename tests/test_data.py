@@ -12,13 +12,15 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from paddle.vision.transforms import CenterCrop, Compose, Resize
 from PIL import Image
 
 from paddle_pgonas.config import Data
 from paddle_pgonas.data.batches import EpochBatches, calibration_images
 from paddle_pgonas.data.cache import decoded
-from paddle_pgonas.data.sources import Digits, Folder, UnreadableImage, open_source
+from paddle_pgonas.data.sources import Digits, Folder, UnreadableImage, open_source, spread_order
 from paddle_pgonas.data.transforms import center_crop, draw_shifts, draw_window, random_resized_crop, shift, to_network
 from paddle_pgonas.errors import UserError
 
@@ -370,3 +372,19 @@ def test_grey_of_16_bits_keeps_its_values(tmp_path: Path) -> None:
 def test_class_folders_that_cannot_be_listed_are_one_line(image_folder: Path) -> None:
     (image_folder / "train" / "loop").symlink_to("loop")
     assert Folder(image_folder, "train").classes == ["bright", "dark"]
+
+
+@given(st.integers(1, 3000))
+def test_every_beginning_of_the_spread_order_holds_all_classes_alike(total: int) -> None:
+    order = spread_order(total)
+    assert sorted(order) == list(range(total))
+    labels = np.arange(total) * 4 // total  # four classes, one after another
+    for count in (total // 7, total // 2, total - 1):
+        shares = np.bincount(labels[order[:count]], minlength=4)
+        assert shares.max() - count / 4 <= 2 + np.log2(total)
+
+
+def test_fewer_validation_images_are_the_first_of_more() -> None:
+    few, many = (open_source(Data(source="digits", val_limit=count), "val", 10) for count in (30, 200))
+    assert np.array_equal(few.labels, many.labels[:30])
+    assert all(few.read(index) == many.read(index) for index in range(30))

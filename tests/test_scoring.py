@@ -21,8 +21,9 @@ from paddle_pgonas.nn.elastic import calibrate
 from paddle_pgonas.nn.supernet import Supernet, extract
 from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.scoring import scorer
+from paddle_pgonas.scoring.chunks import METRICS, ScoringSet
 from paddle_pgonas.scoring.job import write_submission
-from paddle_pgonas.scoring.scorer import METRICS, ScoringSet, score
+from paddle_pgonas.scoring.scorer import score
 from paddle_pgonas.scoring.session import Session
 from paddle_pgonas.scoring.session import score as score_with
 from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
@@ -186,11 +187,11 @@ def test_a_killed_run_computes_only_what_is_missing(tmp_path: Path, monkeypatch:
     computed: list[int] = []
     original = scorer._Scorer.chunk
 
-    def failing(self: scorer._Scorer, chunk: list[Arch], bar: object) -> np.ndarray:
+    def failing(self: scorer._Scorer, chunk: list[Arch], bar: object, first: int) -> np.ndarray:
         if len(computed) == 3:
             raise KeyboardInterrupt
         computed.append(len(chunk))
-        return original(self, chunk, bar)
+        return original(self, chunk, bar, first)
 
     monkeypatch.setattr(scorer._Scorer, "chunk", failing)
     with pytest.raises(KeyboardInterrupt):
@@ -285,3 +286,39 @@ def test_of_several_weights_each_scores_the_depths_that_it_was_trained_for(tmp_p
         write_submission(config, [paths["deep"], paths["one"]], path, output)
     with pytest.raises(UserError, match="no candidate is left"):
         write_submission(config, [paths["all"], paths["deep"]], path, output)
+
+
+@pytest.mark.parametrize("bn", ["running", "batch"])
+def test_more_images_are_added_to_what_was_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bn: str) -> None:
+    paddle.seed(0)
+    net, archs, walked = Supernet(MINI, 10), some_archs(MINI, 4), list[int]()
+    walk = Walker.walk
+
+    def counted(self: Walker, root: object, x: paddle.Tensor, visit: object) -> None:
+        walked.append(x.shape[0])
+        walk(self, root, x, visit)
+
+    monkeypatch.setattr(Walker, "walk", counted)
+
+    def scored(images: int, folder: Path | None) -> np.ndarray:
+        overrides = [f"output_dir={tmp_path}", f"data.val_limit={images}", f"score.bn={bn}", "score.batch_size=30"]
+        settings = load_config(CONFIGS / "demo.yaml", overrides)
+        return score(net, archs, scorer.scoring_set(settings), settings, folder)
+
+    scored(40, tmp_path)
+    scored(20, tmp_path)
+    walked.clear()
+    more = scored(100, tmp_path)
+    assert sum(walked) == (60 if bn == "running" else 100)
+    walked.clear()
+    assert np.array_equal(scored(100, tmp_path), more)
+    assert not walked
+    np.testing.assert_allclose(more, scored(100, None), rtol=1e-6)
+
+
+def test_sums_over_other_images_are_not_added_to(tmp_path: Path) -> None:
+    net, archs = golden_net(), some_archs(MINI, 4)
+    few, many = scoring_set(10), scoring_set(20)  # other images each
+    settings = config(bn="running")
+    score(net, archs, few, settings, tmp_path)
+    assert np.array_equal(score(net, archs, many, settings, tmp_path), score(net, archs, many, settings))

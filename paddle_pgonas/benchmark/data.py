@@ -15,7 +15,7 @@ from tqdm import tqdm
 from paddle_pgonas.config import CONFIGS, Data, load_config
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.cache import DecodedImages, decoded
-from paddle_pgonas.data.sources import ImageSource, Split, Subset, UnreadableImage, open_source
+from paddle_pgonas.data.sources import ImageSource, Split, Subset, UnreadableImage, evenly, open_source
 from paddle_pgonas.data.transforms import center_crop
 from paddle_pgonas.errors import UserError
 
@@ -67,7 +67,8 @@ def _measure(data: Data, cache: Path, count: int, rounds: int) -> dict[str, Any]
     batch = min(TRAINING_BATCH, len(train.labels))
     cached, again = (EpochBatches(train, data, cache, batch, seed=0) for _ in range(2))
     # The array's place is all that the batches know of it.
-    again.images = DecodedImages(cast(np.ndarray, _DecodedAgain(train, data)), train.labels, "")
+    count = len(train.labels)
+    again.images = DecodedImages(cast(np.ndarray, _DecodedAgain(train, data)), train.labels, "", np.arange(count), count)
     crops = EpochBatches(train, Data(source=data.source, root=data.root, image_size=data.image_size), cache, batch, seed=0)
     ways: dict[str, Callable[[int], Iterator[paddle.Tensor]]] = {
         "scoring cached": lambda turn: _scored(kept.images, len(val.labels)),
@@ -100,7 +101,7 @@ def _measure(data: Data, cache: Path, count: int, rounds: int) -> dict[str, Any]
 
 def _open(data: Data, split: Split, count: int) -> ImageSource:
     source = open_source(data, split, num_classes=2**31)
-    return Subset(source, count)
+    return Subset(source, evenly(len(source.labels), count))
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:

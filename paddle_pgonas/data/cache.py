@@ -34,6 +34,10 @@ class DecodedImages(NamedTuple):
     """int64 [N]."""
     fingerprint: str
     """Changes when any image, label or the crop does."""
+    kept: np.ndarray
+    """Place of each image among those asked for, ascending; what is missing could not be read."""
+    asked: int
+    """How many images were asked for."""
 
 
 def cache_folder(config: Config) -> Path:
@@ -45,6 +49,12 @@ def validation_images(config: Config) -> DecodedImages:
     """The configured validation images, decoded."""
     source = open_source(config.data, "val", config.model.num_classes)
     return decoded(source, config.data, cache_folder(config))
+
+
+def validation_fingerprint(config: Config) -> str:
+    """The fingerprint that the configured validation images have, without decoding them."""
+    source = open_source(config.data, "val", config.model.num_classes)
+    return _store(source, config.data, cache_folder(config)).key
 
 
 def training_fingerprint(config: Config) -> str:
@@ -63,16 +73,19 @@ def decoded(source: ImageSource, data: Data, folder: str | Path) -> DecodedImage
     Raises:
         UserError: no image can be read, or more than ``data.max_unreadable`` of them cannot.
     """
-    content = source.fingerprint(Path(folder))
-    crop = {"resize": data.resize, "size": data.image_size, "decoder": DECODER}
-    store = Store(folder, {"kept": "decoded images", "images": content, **crop})
+    store = _store(source, data, Path(folder))
     unreadable = Unreadable(source, data.max_unreadable)
     entry = _whole(store) or _build(source, data, store, unreadable)
     kept = entry.arrays["kept"]
     unreadable.add_all(np.setdiff1d(np.arange(len(source.labels)), kept))
     unreadable.check()
     images = np.load(store.folder / PIXELS, mmap_mode="r")[: len(kept)]  # unreadable files left room at the end
-    return DecodedImages(images, source.labels[kept], store.key)
+    return DecodedImages(images, source.labels[kept], store.key, kept, len(source.labels))
+
+
+def _store(source: ImageSource, data: Data, folder: Path) -> Store:
+    crop = {"resize": data.resize, "size": data.image_size, "decoder": DECODER}
+    return Store(folder, {"kept": "decoded images", "images": source.fingerprint(folder), **crop})
 
 
 def _whole(store: Store) -> Entry | None:

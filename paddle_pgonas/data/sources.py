@@ -161,13 +161,30 @@ class Digits:
         return hashlib.sha256(self.images[indices].tobytes() + self.labels[indices].tobytes()).hexdigest()
 
 
-class Subset:
-    """Some images of a source, taken evenly from its list."""
+def evenly(total: int, count: int) -> np.ndarray:
+    """Places of ``count`` entries taken evenly from a list of ``total`` (all if there are fewer): int64, ascending."""
+    return np.linspace(0, total - 1, min(count, total)).round().astype(int)
 
-    def __init__(self, source: ImageSource, count: int) -> None:
-        self.source = source
-        self.chosen = np.linspace(0, len(source.labels) - 1, min(count, len(source.labels))).round().astype(int)
-        self.labels = source.labels[self.chosen]
+
+def spread_order(total: int) -> np.ndarray:
+    """All places of a list in an order whose every beginning is spread evenly over the list: int64 [total].
+
+    The van der Corput sequence: binary numbers with their digits reversed. So the first 100 of a list sorted by class hold all
+    classes alike, and they are among the first 1,000.
+    """
+    bits = max(1, (total - 1).bit_length())
+    numbers, places = np.arange(1 << bits), np.zeros(1 << bits, np.int64)
+    for bit in range(bits):
+        places |= (numbers >> bit & 1) << (bits - 1 - bit)
+    return places[places < total]
+
+
+class Subset:
+    """Some images of a source, at the ``chosen`` places of its list, in that order."""
+
+    def __init__(self, source: ImageSource, chosen: np.ndarray) -> None:
+        self.source, self.chosen = source, chosen
+        self.labels = source.labels[chosen]
         self.classes = source.classes
 
     def read(self, index: int) -> Image.Image:
@@ -187,6 +204,8 @@ class Subset:
 def open_source(data: Data, split: Split, num_classes: int) -> ImageSource:
     """The configured images of a split: all, or ``train_limit`` or ``val_limit`` of them.
 
+    Validation images come in :func:`spread_order`, so that fewer are the beginning of more.
+
     Raises:
         UserError: no root, a missing folder, an empty class, more classes than the network tells apart, or a validation split
             whose classes differ from the training split's (labels would silently mean different things).
@@ -205,5 +224,6 @@ def open_source(data: Data, split: Split, num_classes: int) -> ImageSource:
                 raise UserError(f"data.root: class {strangers[0]} is in only one of train/ and val/ of {data.root}")
     if len(source.classes) > num_classes:
         raise UserError(f"data.root has {len(source.classes)} classes, model.num_classes only {num_classes}; raise the latter")
-    limit = data.train_limit if split == "train" else data.val_limit
-    return source if limit is None else Subset(source, limit)
+    if split == "val":
+        return Subset(source, spread_order(len(source.labels))[: data.val_limit])
+    return source if data.train_limit is None else Subset(source, evenly(len(source.labels), data.train_limit))

@@ -35,7 +35,8 @@ from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract
 from paddle_pgonas.nn.weights import load_weights, read_arrays, save_weights
 from paddle_pgonas.runtime import select_device, versions
-from paddle_pgonas.scoring.scorer import ScoringSet, calibration_batches, scoring_set
+from paddle_pgonas.scoring.chunks import ScoringSet
+from paddle_pgonas.scoring.scorer import calibration_batches, scoring_set
 from paddle_pgonas.scoring.tree import build_tree
 from paddle_pgonas.scoring.walker import Walker
 from paddle_pgonas.spaces import find_space

@@ -20,8 +20,9 @@ from paddle_pgonas.files import refuse_overwriting, write_json, write_text
 from paddle_pgonas.geometry import layers
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.runtime import command_line, select_device, versions
+from paddle_pgonas.scoring.chunks import METRICS
 from paddle_pgonas.scoring.routing import measure_with
-from paddle_pgonas.scoring.scorer import METRICS, chunked
+from paddle_pgonas.scoring.scorer import chunked
 from paddle_pgonas.scoring.session import metric_values
 from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
 from paddle_pgonas.submission import Candidate, check_submission, read_candidates, write_scores

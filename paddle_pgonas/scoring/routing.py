@@ -12,7 +12,7 @@ from paddle_pgonas.config import Config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.weights import read_arrays
 from paddle_pgonas.regions import Region
-from paddle_pgonas.scoring.scorer import METRICS
+from paddle_pgonas.scoring.chunks import METRICS
 from paddle_pgonas.scoring.session import Session
 
 

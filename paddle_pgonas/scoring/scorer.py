@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -24,37 +23,24 @@ from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.runtime import out_of_memory
+from paddle_pgonas.scoring.chunks import METRICS, ChunkStore, ScoringSet
 from paddle_pgonas.scoring.tree import Node, build_tree, scoring_order
 from paddle_pgonas.scoring.walker import Walker
-from paddle_pgonas.store import Entry, Store
 
 T = TypeVar("T")
-
-METRICS = ("top1", "top5", "probability", "loss")
-"""What every scoring pass measures: two accuracies, the mean probability of the true class, the mean cross-entropy."""
 
 CHUNK = 256
 """Most candidates per chunk: no more than one chunk is lost by a kill, and the 45,000 lose 0.4 % of sharing at the seams."""
 
 
-@dataclass(frozen=True)
-class ScoringSet:
-    """The images to score with: uint8 [N, S, S, 3] and labels int64 [N]; calibration images, if any, alike."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    fingerprint: str
-    calibration: np.ndarray | None = None
-
-
 def scoring_set(config: Config) -> ScoringSet:
     """The configured validation images, and the calibration images if the BatchNorm mode needs them."""
-    images, labels, fingerprint = validation_images(config)
+    images, labels, fingerprint, kept, asked = validation_images(config)
     calibration = None
     if config.score.bn == "calibrated":
         source = open_source(config.data, "train", config.model.num_classes)
         calibration = calibration_images(source, config.data, config.score.calibration_images)
-    return ScoringSet(images, labels, fingerprint, calibration)
+    return ScoringSet(images, labels, fingerprint, calibration, kept, asked)
 
 
 def calibration_batches(data: ScoringSet, config: Config, micro_batch: int) -> Iterator[list[paddle.Tensor]]:
@@ -80,22 +66,21 @@ def score(net: Supernet, archs: Sequence[Arch], data: ScoringSet, config: Config
     """
     order = scoring_order(archs)
     chunks = chunked(order)
-    store = None if folder is None else _store(folder, archs, identity(net, data, config))
+    store = None if folder is None else ChunkStore(folder, archs, data, config, identity(net, data, config))
     if store is not None:
-        print(f"{store.count()} of {len(chunks)} chunks of these weights, images and options are already in {store.folder}")
+        print(store.summary(len(chunks)))
     scorer = _Scorer(net, data, config)
     sums = np.full((len(archs), len(METRICS)), np.nan)
     images = len(data.labels)
     with tqdm(total=len(archs) * images, desc="scoring", unit="evaluation", unit_scale=True, delay=2, dynamic_ncols=True) as bar:
         for number in _my_order(len(chunks)):
-            chunk = chunks[number]
-            name = f"chunk-{number:05d}"
-            entry = store.get(name) if store is not None else None
-            if entry is None:
-                entry = Entry({}, {"sums": scorer.chunk([archs[position] for position in chunk], bar)})
+            chunk = [archs[position] for position in chunks[number]]
+            first, start = (0, np.zeros((len(chunk), len(METRICS)))) if store is None else store.get(number, len(chunk))
+            if first < images:
+                start = start + scorer.chunk(chunk, bar, first)
                 if store is not None:
-                    store.put(name, *entry)
-            sums[chunk] = entry.arrays["sums"]
+                    store.put(number, start)
+            sums[chunks[number]] = start
             bar.n = int(np.isfinite(sums[:, 0]).sum()) * images  # counts chunks found on disk, and each computed one once
             bar.refresh()
     return sums / images
@@ -116,12 +101,6 @@ def _my_order(chunks: int) -> list[int]:
         other = (rank + step) % world
         own += reversed(range(bounds[other], bounds[other + 1]))
     return own
-
-
-def _store(folder: Path, archs: Sequence[Arch], scored_by: dict[str, object]) -> Store:
-    """The finished chunks. Each is a fixed range of the sorted candidates, so its result does not depend on who computes it or
-    when; processes that compute the same one write the same bytes, so they need no lock."""
-    return Store(folder, {"kept": "scores", "candidates": [arch.code for arch in archs], **scored_by})
 
 
 def identity(net: Supernet, data: ScoringSet, config: Config) -> dict[str, object]:
@@ -152,11 +131,14 @@ class _Scorer:
         if paddle.get_device() != "cpu" and data.images.nbytes < _device_memory() / 4:
             self.on_device = paddle.to_tensor(np.ascontiguousarray(data.images))
 
-    def chunk(self, archs: Sequence[Arch], bar: tqdm) -> np.ndarray:
-        """Sums of the metrics over all images: float64 [len(archs), 4]. An out-of-memory halves the batch and goes on."""
+    def chunk(self, archs: Sequence[Arch], bar: tqdm, first: int) -> np.ndarray:
+        """Sums of the metrics over the images from the ``first`` on: float64 [len(archs), 4].
+
+        An out-of-memory halves the batch and goes on.
+        """
         while True:
             try:
-                return self._walk_images(archs, bar)
+                return self._walk_images(archs, bar, first)
             except (MemoryError, RuntimeError, SystemError) as error:
                 if not out_of_memory(error):
                     raise
@@ -178,13 +160,13 @@ class _Scorer:
         """Each prefix's statistics over the calibration images. An out-of-memory halves the micro-batches and goes on."""
         self.walker.calibrate(root, calibration_batches(self.data, self.config, self.batch_size))
 
-    def _walk_images(self, archs: Sequence[Arch], bar: tqdm) -> np.ndarray:
+    def _walk_images(self, archs: Sequence[Arch], bar: tqdm, first: int) -> np.ndarray:
         [root] = build_tree(archs)
         settings = self.config.data
         if self.config.score.bn == "calibrated":
             self._calibrate(root)
         sums = np.zeros((len(archs), len(METRICS)))
-        for start in range(0, len(self.data.labels), self.batch_size):
+        for start in range(first, len(self.data.labels), self.batch_size):
             stop = start + self.batch_size
             x = to_network(self._images(start, stop), settings)
             y = paddle.to_tensor(self.data.labels[start:stop])

@@ -15,7 +15,7 @@ from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights
 from paddle_pgonas.runtime import select_device
 from paddle_pgonas.scoring import scorer
-from paddle_pgonas.scoring.scorer import METRICS
+from paddle_pgonas.scoring.chunks import METRICS
 from paddle_pgonas.training.builders import build_supernet
 
 

@@ -161,7 +161,7 @@ def supernet_scores(config: Config, weights: str, metric: str) -> Scores:
     """
     import numpy as np
 
-    from paddle_pgonas.scoring.scorer import METRICS
+    from paddle_pgonas.scoring.chunks import METRICS
     from paddle_pgonas.scoring.session import Session, metric_values
 
     session = Session(config, weights)

@@ -1,0 +1,95 @@
+"""Finished chunks of a scoring job on disk, per number of images, so that more images only add to what was computed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddle_pgonas.arch import Arch
+from paddle_pgonas.config import Config
+from paddle_pgonas.data.cache import validation_fingerprint
+from paddle_pgonas.store import Store
+
+METRICS = ("top1", "top5", "probability", "loss")
+"""What every scoring pass measures: two accuracies, the mean probability of the true class, the mean cross-entropy."""
+
+
+@dataclass(frozen=True)
+class ScoringSet:
+    """The images to score with: uint8 [N, S, S, 3] and labels int64 [N]; calibration images, if any, alike."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    fingerprint: str
+    calibration: np.ndarray | None = None
+    kept: np.ndarray | None = None
+    """Place of each image among those asked for (some may be unreadable); None if all are there."""
+    asked: int | None = None
+    """How many images were asked for; None: as many as there are."""
+
+
+class ChunkStore:
+    """Sums of the metrics per chunk and number of images.
+
+    Each chunk is a fixed range of the sorted candidates, so its result does not depend on who computes it or when; processes
+    that compute the same one write the same bytes, so they need no lock. Validation images come in an order in which fewer are
+    the beginning of more (:func:`~paddle_pgonas.data.sources.spread_order`): a chunk's sums over the first images are kept, and
+    only the others are computed when ``data.val_limit`` is raised. With ``score.bn: batch`` a batch's images are part of the
+    result, so nothing is added to it.
+
+    Args:
+        identity: everything that the sums depend on beside the candidates.
+    """
+
+    def __init__(
+        self, folder: Path, archs: Sequence[Arch], data: ScoringSet, config: Config, identity: Mapping[str, Any]
+    ) -> None:
+        self.data, self.config = data, config
+        self.asked = len(data.labels) if data.asked is None else data.asked
+        others = {name: value for name, value in identity.items() if name != "images"}
+        self.store = Store(folder, {"kept": "scores", "candidates": [arch.code for arch in archs], **others})
+        self._prefix = cache(self._prefix_fingerprint)
+
+    def summary(self, chunks: int) -> str:
+        """How much is there already, for people."""
+        counts = [count for _, count in self._entries()]
+        whole, others = counts.count(self.asked), sorted(set(counts) - {self.asked})
+        more = f", and some over {', '.join(map(str, others))} images" if others else ""
+        return f"{whole} of {chunks} chunks of these weights, images and options are already in {self.store.folder}{more}"
+
+    def get(self, number: int, size: int) -> tuple[int, np.ndarray]:
+        """How many of the images are in the kept sums of a chunk of ``size`` candidates, and the sums: float64 [size, 4]."""
+        for count in sorted((count for chunk, count in self._entries() if chunk == number), reverse=True):
+            if count == self.asked or (count < self.asked and self.config.score.bn != "batch"):
+                entry = self.store.get(_name(number, count))
+                if entry is not None and entry.record["images"] == self._prefix(count):
+                    images = count if self.data.kept is None else int(np.searchsorted(self.data.kept, count))
+                    return images, entry.arrays["sums"]
+        return 0, np.zeros((size, len(METRICS)))
+
+    def put(self, number: int, sums: np.ndarray) -> None:
+        """Keep a chunk's sums over all images."""
+        self.store.put(_name(number, self.asked), {"images": self.data.fingerprint}, {"sums": sums})
+
+    def _entries(self) -> list[tuple[int, int]]:
+        """Number of the chunk and of the images of every entry."""
+        return [(int(match[1]), int(match[2])) for name in self.store.names() if (match := _NAME.fullmatch(name))]
+
+    def _prefix_fingerprint(self, count: int) -> str:
+        """The fingerprint of the first ``count`` images."""
+        if count == self.asked:
+            return self.data.fingerprint
+        return validation_fingerprint(self.config.changed(data={"val_limit": count}))
+
+
+_NAME = re.compile(r"chunk-(\d+)-of-(\d+)-images")
+
+
+def _name(number: int, images: int) -> str:
+    return f"chunk-{number:05d}-of-{images}-images"
