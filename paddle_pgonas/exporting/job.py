@@ -152,8 +152,9 @@ def _check_folder(folder: Path, weights: str | Path) -> None:
 def _folder_inside(folder: Path) -> Iterator[Path]:
     """A temporary folder inside ``folder``: files move from one to the other in no time."""
     try:
-        for left in folder.glob(f"{WORKING}*/"):  # of an export that was killed; the lock says that none runs
-            shutil.rmtree(left)
+        for left in folder.glob(f"{WORKING}*"):  # of an export that was killed; the lock says that none runs
+            if left.is_dir():
+                shutil.rmtree(left)
         temporary = tempfile.TemporaryDirectory(prefix=WORKING, dir=folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another place") from None

@@ -62,8 +62,8 @@ class RunLog:
         """Log the scalars of a step and the speed since the last ones, and show the main ones beside the bar."""
         seconds = time.perf_counter() - self.started
         self.log(step, {**scalars, "images_per_second": round(self.images / seconds, 1), "seconds": round(seconds, 3)})
-        loss = next(name for name in ("loss/largest", "loss/random", "loss/subnet") if name in scalars)
-        shown = {"loss": loss, "acc": "accuracy", "lr": "lr"}
+        kinds = ("loss/largest", "loss/random", *(name for name in scalars if name.startswith("loss/")))
+        shown = {"loss": next((kind for kind in kinds if kind in scalars), ""), "acc": "accuracy", "lr": "lr"}
         self.bar.set_postfix({short: f"{scalars[name]:.3g}" for short, name in shown.items() if name in scalars})
         self.restart_clock()
 
