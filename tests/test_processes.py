@@ -168,3 +168,14 @@ def test_processes_wait_for_a_late_one_before_they_enter_a_barrier_that_gives_up
     distributed.barrier()
     distributed.barrier()
     assert events == (["waits"] * 5 + ["enters"]) * 2
+
+
+@pytest.mark.parametrize(("pair_losses", "disagree"), [("per_process", True), ("all_processes", False)])
+def test_processes_disagree_about_a_pair_only_if_each_decides_alone(tmp_path: Path, pair_losses: str, disagree: bool) -> None:
+    """With one pair a step, the share of pairs out of order is a half where one of two processes finds it so and one does not."""
+    options = [f"train.pair_losses={pair_losses}", "train.pairs=1", "train.rank_lambda=constant", "train.max_steps=12"]
+    assert [status for status, _ in train_together(tmp_path, options, options)] == [0, 0]
+    shares = [line["pairs_out_of_order"] for line in read_json_lines(tmp_path / "metrics.jsonl")]
+    assert len(shares) == 12
+    assert set(shares) <= {0.0, 0.5, 1.0}
+    assert (0.5 in shares) == disagree, shares

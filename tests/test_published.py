@@ -25,7 +25,6 @@ from paddle_pgonas.published import LEARNING_RATES, STEPS
 from paddle_pgonas.published.compare import Outcome, compare
 from paddle_pgonas.published.reference import Reference, configuration, read_reference
 from paddle_pgonas.published.replay import repeat, replay
-from paddle_pgonas.runtime import select_device
 from paddle_pgonas.training.published_draws import draw_published_baseline, draw_published_pgonas, published_generator
 from paddle_pgonas.training.schedules import learning_rate
 
@@ -86,8 +85,7 @@ def apart(values: dict[str, Any], outcome: Outcome) -> set[str]:
 @pytest.mark.parametrize("path", STEPS, ids=lambda path: path.stem)
 def test_the_published_steps_come_out_and_a_value_off_by_a_thousandth_does_not(path: Path) -> None:
     """One replay for all: of gradients, what is below a hundredth of its tensor's usual size drowns in rounding."""
-    select_device("cpu")
-    outcome = repeat(read_reference(path))
+    outcome = repeat(read_reference(path), ["device=cpu"])
     values = json.loads(path.read_text())
     assert apart(values, outcome) == set()
 

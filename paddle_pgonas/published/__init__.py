@@ -5,6 +5,10 @@ The JSON files here were computed with the published PGONAS code and the organis
 
 from pathlib import Path
 
+from paddle_pgonas.runtime import prepare_process
+
+prepare_process()
+
 FOLDER = Path(__file__).parent
 LEARNING_RATES = FOLDER / "published_learning_rates.json"
 """Rates at chosen steps, for several numbers of GPUs and steps per epoch."""

@@ -27,6 +27,8 @@ CONFIGURATIONS = {
 }
 """Method and prior of a reference to the configuration in configs/track1 that repeats it."""
 
+CLASSES = 1000
+
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -109,7 +111,11 @@ def read_reference(path: str | Path) -> Reference:
 
 
 def configuration(reference: Reference, weights: Path, overrides: Sequence[str]) -> Config:
-    """The as-published configuration of the reference's method with the reference's settings and this file of weights."""
+    """The as-published configuration of the reference's method with the reference's settings and this file of weights.
+
+    Raises:
+        UserError: an override is wrong, or changes the number of classes.
+    """
     options = {
         "model.activation": reference.activation,
         "model.pretrained": json.dumps(str(weights)),
@@ -129,14 +135,17 @@ def configuration(reference: Reference, weights: Path, overrides: Sequence[str])
         options["train.random_subnets"] = len(reference.codes) // reference.steps
         options["train.teacher"] = json.dumps(str(weights)) if reference.teacher else "null"
     given = [f"{key}={value}" for key, value in options.items()]
-    return load_config(CONFIGS / "track1" / CONFIGURATIONS[reference.method, reference.prior], [*given, *overrides])
+    config = load_config(CONFIGS / "track1" / CONFIGURATIONS[reference.method, reference.prior], [*given, *overrides])
+    if config.model.num_classes != CLASSES:
+        raise UserError(f"model.num_classes: {CLASSES} in every reference; leave it")
+    return config
 
 
 def batch(reference: Reference, step: int) -> tuple[paddle.Tensor, paddle.Tensor]:
     """Images [N, 3, S, S] and labels [N] of a step, from its seeds."""
     count, side = reference.batch_size, reference.image_size
     images = np.random.RandomState(reference.image_seeds[step]).standard_normal((count, 3, side, side))
-    labels = np.random.RandomState(reference.label_seeds[step]).randint(0, 1000, count)
+    labels = np.random.RandomState(reference.label_seeds[step]).randint(0, CLASSES, count)
     return paddle.to_tensor(images.astype(np.float32)), paddle.to_tensor(labels.astype(np.int64))
 
 

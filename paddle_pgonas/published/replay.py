@@ -52,8 +52,7 @@ def replay(path: str | Path, device: str = "auto", overrides: Sequence[str] = ()
         UserError: not a reference file, or one that nothing here repeats.
     """
     reference = read_reference(path)
-    select_device(device)
-    return compare(reference, repeat(reference, overrides, steps))
+    return compare(reference, repeat(reference, [f"device={device}", *overrides], steps))
 
 
 def repeat(reference: Reference, overrides: Sequence[str] = (), steps: int | None = None) -> Outcome:
@@ -144,6 +143,7 @@ class _Training:
         with tempfile.TemporaryDirectory() as folder:
             weights = Path(folder) / "resnet48.safetensors"
             config = configuration(reference, weights, overrides)
+            select_device(config.device)
             full = Supernet(config.search_space, config.model.num_classes)
             save_file({name: first_weights(name, tensor.shape) for name, tensor in full.weights().items()}, weights)
             batches: Any = SimpleNamespace(steps_per_epoch=reference.steps_per_epoch)

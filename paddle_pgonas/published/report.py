@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from paddle_pgonas.published.compare import Difference
+from paddle_pgonas.published.compare import TOLERANCES, Difference
 
 
 def print_differences(path: str | Path, differences: Sequence[Difference]) -> bool:
@@ -16,7 +14,8 @@ def print_differences(path: str | Path, differences: Sequence[Difference]) -> bo
     for entry in differences:
         step = "after all steps" if entry.step is None else f"step {entry.step}"
         verdict = "within" if entry.within else "NOT within"
-        print(f"  {step:16}{entry.quantity:28}{entry.worst:9.1e}  {verdict} tolerance  ({entry.where})")
+        tolerance = f"{verdict} {TOLERANCES[entry.quantity]:.0e}"
+        print(f"  {step:16}{entry.quantity:28}{entry.worst:9.1e}  {tolerance:18}({entry.where})")
     within = all(entry.within for entry in differences)
     print(f"  {'all within tolerance' if within else 'NOT the published steps'}")
     return within
