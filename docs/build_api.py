@@ -27,9 +27,8 @@ def reference() -> str:
     parts += [_describe(package[home.removeprefix("paddle_pgonas.")]) for home in homes if home.startswith("paddle_pgonas.")]
     parts += ["# What they return", *(_describe(package[path]) for path in RETURNED)]
     parts += ["# Configuration", "The keys of a configuration file, with their defaults."]
-    config = package["config"]
-    for section in ("Config", "Data", "Model", "Train", "Score"):
-        parts.append(_describe(config[section], name="" if section == "Config" else section.lower()))
+    parts.append(_describe(package["config"]["Config"], name=""))
+    parts += [_describe(package["sections"][section], name=section.lower()) for section in ("Data", "Model", "Train", "Score")]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

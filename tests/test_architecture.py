@@ -28,7 +28,7 @@ LAYERS = (
     ),
     ("arch", "regions", "spaces", "geometry", "cost", "zen", "nn", "priors"),
     ("correlation", "submission", "validator", "report"),
-    ("config", "data", "training", "scoring", "searching", "exporting"),
+    ("sections", "config", "data", "training", "scoring", "searching", "exporting"),
     ("published", "mini_track", "benchmark", "cli"),
 )
 ORDER = [name for layer in LAYERS for name in layer]

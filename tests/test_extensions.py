@@ -11,11 +11,12 @@ import yaml
 from conftest import Tool, assert_one_line
 
 from paddle_pgonas.arch import MINI, SPACES
-from paddle_pgonas.config import CONFIGS, STRATEGIES, Config, Train, load_config, save_config
+from paddle_pgonas.config import CONFIGS, Config, Train, load_config, save_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.exporting.job import export, load_subnet
 from paddle_pgonas.files import read_json_lines
 from paddle_pgonas.priors import make_prior
+from paddle_pgonas.sections import STRATEGIES
 from paddle_pgonas.spaces import find_space
 
 DIGITS = str(CONFIGS / "mini" / "digits.yaml")
@@ -33,6 +34,7 @@ stem_pool: false
 """
 CODE = '''
 from paddle_pgonas.nn.supernet import Supernet
+from paddle_pgonas.sections import STRATEGIES
 from paddle_pgonas.training.losses import cross_entropy
 from paddle_pgonas.training.strategies import Metrics
 

@@ -401,3 +401,17 @@ def test_watching_changes_no_weight_and_logs_what_the_subnets_reach(tmp_path: Pa
     assert line["step"] == 39
     assert 0.2 < line["heldout/largest"] <= 1 and 0 <= line["heldout/smallest"] <= 1 and 0 <= line["heldout/middle"] <= 1
     assert -1 <= line["kendall/flops"] <= 1 and -1 <= line["kendall/truth"] <= 1
+
+
+def test_a_run_is_watched_at_the_shares_asked_for(tmp_path: Path) -> None:
+    seen: list[bool] = []
+    settings = {"max_steps": 8, "watch_images": 10, "watch_at": (0.0, 0.25, 0.5, 1.0)}
+    train(config(tmp_path, **settings), watch=lambda net: seen.append(net.training) or {"seen": float(len(seen))})
+    lines = [line for line in read_json_lines(tmp_path / "metrics.jsonl") if "seen" in line]
+    assert [(line["step"], line["seen"]) for line in lines] == [(0, 1.0), (1, 2.0), (3, 3.0), (7, 4.0)]
+
+
+@pytest.mark.parametrize("override", ["train.watch_at=[0, 2]", "train.watch_at=[-1]", "train.watch_at=0.5"])
+def test_shares_that_are_none_are_refused(override: str) -> None:
+    with pytest.raises(UserError, match=r"train\.watch_at"):
+        load_config(CONFIGS / "demo.yaml", [override])

@@ -16,11 +16,12 @@ from paddle import nn
 
 from paddle_pgonas import distributed
 from paddle_pgonas.arch import Arch
-from paddle_pgonas.config import TAUGHT, Config
+from paddle_pgonas.config import Config
 from paddle_pgonas.extensions import import_callable, is_import_path
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.priors import Prior, make_prior
 from paddle_pgonas.regions import Region
+from paddle_pgonas.sections import TAUGHT
 from paddle_pgonas.training.losses import Distillation, cross_entropy, make_distillation, rank_hinge
 from paddle_pgonas.training.samplers import draw_fair, draw_largest, draw_ordered_pair, draw_progressive, second_place_phase
 

@@ -80,8 +80,17 @@ def fit(run: Run, step: int, folder: Path, again: str, watch: Watch | None = Non
         UserError: someone asked to stop, or the training diverged or collapsed; in all processes at once.
     """
     kept, first = folder / "checkpoints", distributed.leads()
+
+    def observe(steps: int) -> None:
+        if first and watch is not None:
+            log.log(max(steps - 1, 0), watch(run.net))
+            run.net.train()
+            log.restart_clock()
+
     with RunLog(folder, run.total_steps, step, run.name, silent=not first) as log, stop_requests() as requests:
         try:
+            if step == 0 and run.watches(0):
+                observe(0)
             for x, y in run.batches_from(step):
                 metrics = run.step(step, x, y)
                 log.advance(run.total_batch)
@@ -89,17 +98,15 @@ def fit(run: Run, step: int, folder: Path, again: str, watch: Watch | None = Non
                     log.log_step(step, run.scalars(step, metrics))
                 step += 1
                 stop = distributed.any_of(bool(requests))
-                if stop or step % run.steps_per_checkpoint == 0 or step == run.total_steps:
+                if stop or run.checkpoint_due(step):
                     run.health.check(step, run.net.parameters())
                     if first:
                         save_checkpoint(kept, run.net, run.optimizer, run.record(step), run.settings.keep_checkpoints)
-                        if watch is not None and not stop:
-                            log.log(step - 1, watch(run.net))
-                            run.net.train()
-                            log.restart_clock()
                     distributed.barrier()
                 if stop:
                     raise UserError(f"stopped after step {step}; {again} goes on from there")
+                if run.watches(step):
+                    observe(step)
         except Collapse as error:
             good = checkpoints(kept)
             raise UserError(f"{error}; lower train.lr_per_256. Last good checkpoint: {good[-1] if good else 'none'}") from None
@@ -134,6 +141,17 @@ class Run:
         self.draws = Draws(config)
         self.strategy: Strategy = learn_labels if arch else make_strategy(config, build_teacher(config))
         self.health = Health(settings, batches)
+
+    def checkpoint_due(self, step: int) -> bool:
+        """Whether there is a checkpoint behind so many steps."""
+        return step % self.steps_per_checkpoint == 0 or step == self.total_steps
+
+    def watches(self, step: int) -> bool:
+        """Whether the network is watched behind so many steps: at shares of the run, or with every checkpoint."""
+        shares = self.settings.watch_at
+        if shares is None:
+            return step > 0 and self.checkpoint_due(step)
+        return step in {round(share * self.total_steps) for share in shares}
 
     def batches_from(self, step: int) -> Iterator[tuple[paddle.Tensor, paddle.Tensor]]:
         """Normalised images and labels from this step to the run's last."""
