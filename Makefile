@@ -1,6 +1,7 @@
 # make setup   .venv with everything      make demo   the main job on built-in images
 # make test    the tests                  make lint   style and types      make docs   docs/api.md from the docstrings
 # make smoke   imports every module and takes the demo's first steps
+# make fuzz    changed files for every reader      make torture   jobs killed, disks filled, kept files damaged
 # PYTHON chooses the interpreter, REQUIREMENTS the wheel of Paddle (a GPU wheel only where nvidia-smi finds a GPU).
 
 VENV ?= .venv
@@ -15,7 +16,7 @@ WANTED := Python 3.10, 3.11 or 3.12 with its venv module
 # The demo's networks are too small for a second thread to help.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint docs smoke
+.PHONY: setup demo test lint docs smoke fuzz torture
 
 setup: $(VENV)/ready
 	@test -z "$(PYTHON)" || test "$$($(PYTHON) --version)" = "$$($(PY) --version)" || \
@@ -61,6 +62,13 @@ smoke: setup
 
 test: setup
 	$(PY) -m pytest -n auto
+
+# Both print their seed and their counts; SECONDS bounds them.
+fuzz: setup
+	$(PY) tests/fuzz.py --seconds $(or $(SECONDS),300)
+
+torture: setup
+	$(PY) tests/torture.py --seconds $(or $(SECONDS),600)
 
 lint: setup
 	$(PY) -m ruff check .

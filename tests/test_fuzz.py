@@ -1,0 +1,63 @@
+"""A short run of the fuzzer, and that it notices what no reader may do. ``make fuzz`` runs it for longer."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+from fuzz import Finding, attempt, mutated
+from fuzz_targets import Target
+
+from paddle_pgonas.errors import UserError
+
+
+def test_some_thousand_inputs_give_only_documented_errors(tmp_path: Path) -> None:
+    command = [sys.executable, str(REPOSITORY / "tests" / "fuzz.py"), "--inputs", "6000", "--seconds", "100", "--seed", "0"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, "--findings", str(tmp_path)], env=environment, capture_output=True, text=True)
+    stories = "".join(path.read_text() for path in tmp_path.glob("*.txt"))
+    assert done.returncode == 0, done.stdout + done.stderr + stories
+    assert "findings 0" in done.stdout
+
+
+def raises(error: BaseException) -> None:
+    raise error
+
+
+def takes_memory() -> None:
+    np.ones(1 << 25).sum()
+
+
+@pytest.mark.parametrize(
+    ("read", "noticed"),
+    [
+        (lambda: None, None),
+        (lambda: raises(UserError("a line")), None),
+        (lambda: raises(KeyError("a")), KeyError),
+        (lambda: raises(AssertionError("other contents")), AssertionError),
+        (lambda: raises(UserError("x" * 9000)), Finding),
+        (takes_memory, Finding),
+    ],
+    ids=["returns", "documented", "another exception", "other contents", "a long line", "memory"],
+)
+def test_what_no_reader_may_do_is_noticed(tmp_path: Path, read: object, noticed: type[Exception] | None) -> None:
+    target = Target(tmp_path / "file", [b"seed"], read, megabytes=0)  # type: ignore[arg-type]
+    if noticed is None:
+        attempt(target, b"data")
+    else:
+        with pytest.raises(noticed):
+            attempt(target, b"data")
+    assert target.path.read_bytes() == b"data"
+
+
+def test_an_input_depends_on_its_seed_alone() -> None:
+    seeds = [b"one file", bytes(range(256))]
+    inputs = [[mutated(seeds, random.Random(f"{run} {number}")) for number in range(300)] for run in (1, 1, 2)]
+    assert inputs[0] == inputs[1] != inputs[2]
+    assert len(set(inputs[0])) > 200
