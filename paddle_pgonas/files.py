@@ -34,7 +34,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     target = _regular(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left_parts(target)
+        remove_left_parts(target.parent, target.name)
         part, lock = _locked_part(target)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); free some space or choose another place") from None
@@ -64,9 +64,13 @@ def _locked_part(target: Path) -> tuple[Path, int]:
         os.close(lock)  # another process took it for a left one before it was locked
 
 
-def _remove_left_parts(target: Path) -> None:
-    """Remove what killed processes were writing in place of ``target``: temporary files that nobody keeps locked."""
-    for part in target.parent.glob(f".{glob.escape(target.name)}.????????{PART}"):
+def remove_left_parts(folder: Path, name: str | None = None) -> None:
+    """Remove the temporary files of killed processes in a folder, which nobody keeps locked.
+
+    Args:
+        name: only those that were to become this file; for folders that may hold other programs' files.
+    """
+    for part in folder.glob(f".{'*' if name is None else glob.escape(name)}.????????{PART}"):
         with suppress(OSError), part.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             part.unlink()

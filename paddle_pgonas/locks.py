@@ -36,8 +36,9 @@ def exclusive(folder: str | Path, job: str) -> Iterator[None]:
     with file:
         with suppress(OSError):  # a full disk: the lock holds all the same
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
+            os.write(
+                file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode()
+            )  # a buffer would fail again later
         try:
             yield
         finally:

@@ -18,6 +18,7 @@ import numpy as np
 
 from paddle_pgonas import container
 from paddle_pgonas.container import Arrays, DamagedFile, Record
+from paddle_pgonas.files import remove_left_parts
 
 SUFFIX = ".safetensors"
 
@@ -37,6 +38,8 @@ def digest(identity: Mapping[str, Any]) -> str:
 class Store:
     """Entries by name, each a file of its own (:mod:`~paddle_pgonas.container`), so that several processes can add at once.
 
+    What killed processes left in the store's folder is removed.
+
     An entry also holds its name and the identity's digest: a file that was renamed or moved here is not taken for another.
 
     Args:
@@ -47,6 +50,7 @@ class Store:
     def __init__(self, folder: str | Path, identity: Mapping[str, Any]) -> None:
         self.key = digest(identity)
         self.folder = Path(folder) / self.key
+        remove_left_parts(self.folder)
 
     def path(self, name: str) -> Path:
         """The file of an entry."""

@@ -31,9 +31,10 @@ from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import named_weights, read_arrays, save_weights
 from paddle_pgonas.report.provenance import read_provenance
 from paddle_pgonas.store import Store
-from paddle_pgonas.submission import detect_space, read_candidates, read_scores, validate_submission
+from paddle_pgonas.submission import detect_space, read_candidates, read_scores
 from paddle_pgonas.training.builders import make_optimizer
 from paddle_pgonas.training.checkpoints import load_latest, save_checkpoint
+from paddle_pgonas.validator import validate_submission
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEMO = REPOSITORY / "configs" / "demo.yaml"

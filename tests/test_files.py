@@ -14,6 +14,8 @@ from conftest import REPOSITORY
 
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import atomic_path, read_json, read_json_lines, refuse_overwriting, write_json, write_text
+from paddle_pgonas.store import Store
+from paddle_pgonas.training.checkpoints import load_latest
 
 
 def names(folder: Path) -> list[str]:
@@ -74,6 +76,21 @@ def test_the_next_writer_removes_what_a_killed_one_left_and_only_that(tmp_path: 
     assert len(names(tmp_path)) == 3
     write_text(target, "after")
     assert names(tmp_path) == ["file.txt", "other.txt"]
+
+
+def test_a_store_and_a_folder_of_checkpoints_are_cleared_of_what_killed_runs_left(tmp_path: Path) -> None:
+    def resume(folder: Path) -> None:
+        assert load_latest(folder, None, None, lambda record: None) is None  # type: ignore[arg-type]
+
+    for folder, again in (
+        (Store(tmp_path, {}).folder, lambda: Store(tmp_path, {})),
+        (tmp_path / "checkpoints", lambda: resume(tmp_path / "checkpoints")),
+    ):
+        folder.mkdir()
+        for name in (".chunk-00003.safetensors.ab_de0gh.part", ".step-00000041.safetensors.ab_de0gh.part", ".notes.part"):
+            (folder / name).write_text("half")
+        again()
+        assert names(folder) == [".notes.part"]
 
 
 def test_many_writers_of_one_file_do_not_take_each_others_parts(tmp_path: Path) -> None:

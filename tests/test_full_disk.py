@@ -23,6 +23,7 @@ from paddle_pgonas.config import load_config
 from paddle_pgonas.data.cache import validation_images
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.exporting.job import export, load_subnet
+from paddle_pgonas.locks import exclusive
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import convert_weights, read_weights, save_weights
 from paddle_pgonas.training.runlog import RunLog
@@ -59,6 +60,11 @@ def test_a_log_that_cannot_be_written_keeps_its_lines_and_goes_on_later(tmp_path
         log.log(1, {"loss": 0.25})
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == [{"step": 0, "loss": 0.5, "padding": 1e99}, {"step": 1, "loss": 0.25}]
+
+
+def test_a_lock_holds_without_its_owners_name(tmp_path: Path) -> None:
+    with file_size_limit(0), exclusive(tmp_path, "training"):
+        assert [path.stat().st_size for path in tmp_path.iterdir()] == [0]
 
 
 @pytest.fixture

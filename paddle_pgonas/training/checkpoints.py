@@ -14,7 +14,7 @@ from paddle import nn
 from paddle_pgonas import container
 from paddle_pgonas.container import Arrays, DamagedFile, Record
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import read_json_lines
+from paddle_pgonas.files import read_json_lines, remove_left_parts
 from paddle_pgonas.nn.supernet import Supernet, plain_name
 from paddle_pgonas.nn.weights import OPTIMIZER, named_weights, put_weights, save_weights
 
@@ -61,7 +61,7 @@ def load_latest(
 ) -> Record | None:
     """Put the newest whole checkpoint into network and optimizer and return its record; None if there is no checkpoint at all.
 
-    A file that is damaged in any way is named on stderr, and the one before it is taken.
+    A file that is damaged in any way is named on stderr, and the one before it is taken. What a killed run left is removed.
 
     Args:
         check: given the record before anything changes; raises UserError if it belongs to another run.
@@ -69,6 +69,7 @@ def load_latest(
     Raises:
         UserError: what ``check`` raises, or there are checkpoints and none of them is whole.
     """
+    remove_left_parts(folder)
     paths = checkpoints(folder)
     for path in reversed(paths):
         try:
