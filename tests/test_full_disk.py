@@ -26,8 +26,8 @@ from paddle_pgonas.exporting.job import export, load_subnet
 from paddle_pgonas.locks import exclusive
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import convert_weights, read_weights, save_weights
+from paddle_pgonas.scoring.watch import train
 from paddle_pgonas.training.runlog import RunLog
-from paddle_pgonas.training.trainer import train
 
 DEMO = REPOSITORY / "configs" / "demo.yaml"
 

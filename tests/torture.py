@@ -44,12 +44,12 @@ from paddle_pgonas.exporting.job import export
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.scoring.job import write_submission
+from paddle_pgonas.scoring.watch import train
 from paddle_pgonas.searching.job import search
 from paddle_pgonas.submission import sample_candidates, write_scores
 from paddle_pgonas.training.standalone import make_truth
-from paddle_pgonas.training.trainer import train
 
-DEMO = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 DOCUMENTED, BROKEN = 2, 3
 """Exit statuses of a job: UserError, and any other exception."""
@@ -104,11 +104,11 @@ class Inputs:
         candidates = sample_candidates(MINI, 60, 0)
         write_scores(self.candidates, candidates, [0.0] * len(candidates))
 
-    def config(self, folder: Path, *more: str) -> Config:
-        """The configuration of every job."""
-        options = ["data.source=folder", f"data.root={self.folder / 'images'}", "model.num_classes=2", "score.bn=running"]
+    def config(self, folder: Path, *more: str, name: str = "demo.yaml") -> Config:
+        """The configuration of a job."""
+        options = ["data.source=folder", f"data.root={self.folder / 'images'}", "model.num_classes=2"]
         options += ["data.workers=0", "train.batch_size=16", "train.epochs=3", "train.log_every=1", "train.watch_images=0"]
-        return load_config(DEMO, [*options, f"output_dir={folder}", "device=cpu", *more])
+        return load_config(CONFIGS / name, [*options, f"output_dir={folder}", "device=cpu", *more])
 
 
 def make_jobs(inputs: Inputs) -> dict[str, Job]:
@@ -118,18 +118,18 @@ def make_jobs(inputs: Inputs) -> dict[str, Job]:
         train(inputs.config(folder), resume=True)
 
     def scoring(folder: Path) -> None:
-        write_submission(inputs.config(folder), inputs.weights, inputs.candidates, folder / "s.json")
+        write_submission(inputs.config(folder, "score.bn=running"), inputs.weights, inputs.candidates, folder / "s.json")
 
     def standalone(folder: Path) -> None:
-        config = inputs.config(folder, "train.max_steps=2")
+        config = inputs.config(folder, "train.max_steps=4", name="mini/standalone_digits.yaml")
         make_truth(config, sample_candidates(MINI, 3, 0), folder / "truth.json")
 
     def searching(folder: Path) -> None:
-        result = search(inputs.config(folder), weights=inputs.weights, population=6, generations=3)
+        result = search(inputs.config(folder, "score.bn=running"), weights=inputs.weights, population=6, generations=3)
         result.write(folder / "front.json")
 
     def exporting(folder: Path) -> None:
-        export(inputs.config(folder), inputs.weights, MINI.smallest, folder / "out", images=2)
+        export(inputs.config(folder, "score.bn=running"), inputs.weights, MINI.smallest, folder / "out", images=2)
 
     def files(*names: str) -> Callable[[Path], Result]:
         return lambda folder: {name: (folder / name).read_bytes() for name in names}
@@ -220,7 +220,8 @@ class Torture:
         results, wanted = self.jobs[name].results(folder), self.wanted.get(name, {})
         if different := [file for file in wanted if results[file] != wanted[file]]:
             raise Failure(f"{name}: {', '.join(different[:3])} differ from the undisturbed run's")
-        if left := [path for path in folder.rglob(".*") if path.is_dir() or path.suffix == ".part"]:
+        left = [path for path in folder.rglob(".*") if path.is_dir() or path.suffix == ".part"]
+        if left := left + list(folder.glob("standalone/*/*/checkpoints")):
             raise Failure(f"{name}: {left[0]} was left")
 
     def killed_at_write(self, name: str, folder: Path) -> None:

@@ -91,6 +91,7 @@ def make_truth(config: Config, candidates: Sequence[Candidate], output: str | Pa
         for candidate in candidates[distributed.rank() :: distributed.world()]:
             code = candidate.arch.code
             if store.get(code) is not None:
+                _remove_checkpoints(store.folder / code)  # a kill may have come in between
                 continue
             started = time.time()
             acc = _train(config, candidate.arch, store.folder / code)
