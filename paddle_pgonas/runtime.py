@@ -68,7 +68,7 @@ def select_device(name: str) -> str:
     """Make ``auto``, ``cpu`` or ``gpu`` Paddle's device and return what it became (``cpu`` or ``gpu:<index>``).
 
     Raises:
-        UserError: ``gpu`` was asked for and there is none that this Paddle can use.
+        UserError: ``gpu`` was asked for and there is none, or this Paddle has no kernels for the GPU.
     """
     import paddle
 
@@ -79,7 +79,40 @@ def select_device(name: str) -> str:
         return paddle.set_device("cpu") and "cpu"
     index = int(os.environ.get("FLAGS_selected_gpus", "0").split(",")[0])  # noqa: SIM112 (Paddle's spelling)
     paddle.set_device(f"gpu:{index}")
+    _check_kernels(index)
     return f"gpu:{index}"
+
+
+def _check_kernels(index: int) -> None:
+    """Run one small convolution. Paddle starts on GPUs that are newer than its kernels, and fails at the first of these.
+
+    Raises:
+        UserError: it failed, with the GPU, Paddle's version and what to install.
+    """
+    import paddle
+
+    try:
+        paddle.nn.functional.conv2d(paddle.ones([1, 1, 4, 4]), paddle.ones([1, 1, 3, 3])).numpy()
+    except (RuntimeError, OSError, SystemError) as error:
+        name, capability = paddle.device.cuda.get_device_name(index), paddle.device.cuda.get_device_capability(index)
+        raise UserError(
+            f"device: Paddle {paddle_version()} cannot compute on {name} (compute capability {'.'.join(map(str, capability))}; "
+            "the wheels on PyPI have kernels up to 8.6): install paddlepaddle-gpu 3 from PaddlePaddle's own package index, "
+            f"or pass -o device=cpu. Paddle's own words: {' '.join(str(error).split())[-200:]}"
+        ) from None
+
+
+def compute_dtype(amp: str, key: str) -> str:
+    """The type of feature maps for a value of ``train.amp`` or ``score.amp`` on the device that was selected.
+
+    Raises:
+        UserError: low precision without a GPU; it names the ``key``.
+    """
+    import paddle
+
+    if amp != "off" and paddle.get_device() == "cpu":
+        raise UserError(f"{key}: {amp} needs a GPU; set {key}=off")
+    return {"off": "float32", "bf16": "bfloat16", "fp16": "float16"}[amp]
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -168,6 +168,8 @@ class Score(Section):
     bn: Literal["running", "calibrated", "batch"] = key("calibrated", free=True)
     """Statistics of each subnet's BatchNorm: slices of the supernet's ``running`` ones (right for a supernet trained with
     ``model.bn: frozen``, else they mix all subnets), its own over the calibration images, or each batch's."""
+    amp: Annotated[Literal["off", "bf16", "fp16"], _YAML_OFF] = key("off", free=True)
+    """Feature maps and convolutions in low precision (GPU only); statistics, logits and metrics stay float32."""
     batch_size: Integer = key(100, at_least=1, free=True)
     calibration_images: Integer = key(256, at_least=1, free=True)
     """``calibrated``: how many training images, taken evenly from the list."""

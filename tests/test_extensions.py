@@ -34,7 +34,6 @@ stem_pool: false
 """
 CODE = '''
 from paddle_pgonas.nn.supernet import Supernet
-from paddle_pgonas.sections import STRATEGIES
 from paddle_pgonas.training.losses import cross_entropy
 from paddle_pgonas.training.strategies import Metrics
 

@@ -15,11 +15,13 @@ from paddle import nn
 from paddle_pgonas import cost
 from paddle_pgonas.arch import MINI, TRACK1, Arch, SearchSpace
 from paddle_pgonas.config import CONFIGS, Config, load_config
+from paddle_pgonas.correlation import kendall
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.elastic import calibrate
 from paddle_pgonas.nn.supernet import Supernet, extract
 from paddle_pgonas.nn.weights import save_weights
+from paddle_pgonas.runtime import select_device
 from paddle_pgonas.scoring import scorer
 from paddle_pgonas.scoring.chunks import METRICS, ScoringSet
 from paddle_pgonas.scoring.job import write_submission
@@ -322,3 +324,41 @@ def test_sums_over_other_images_are_not_added_to(tmp_path: Path) -> None:
     settings = config(bn="running")
     score(net, archs, few, settings, tmp_path)
     assert np.array_equal(score(net, archs, many, settings, tmp_path), score(net, archs, many, settings))
+
+
+def test_low_precision_is_refused_without_a_gpu(tmp_path: Path) -> None:
+    settings = load_config(CONFIGS / "demo.yaml", [f"output_dir={tmp_path}", "score.amp=bf16", "device=cpu"])
+    select_device("cpu")
+    with pytest.raises(UserError, match=r"score\.amp: bf16 needs a GPU"):
+        score(golden_net(), [MINI.smallest], scoring_set(), settings)
+
+
+@pytest.mark.parametrize("activation", ["relu", "prelu"])
+def test_a_walk_in_another_precision_gives_nearly_the_same_logits(activation: str) -> None:
+    """In float64, which processors can do; it shows that every map and weight is converted and the logits come back."""
+    paddle.seed(0)
+    net, archs, logits = Supernet(MINI, 10, activation), some_archs(MINI, 4), {}
+    net.eval()
+    x = paddle.to_tensor(scoring_set().images.astype("float32") / 255).transpose([0, 3, 1, 2])
+    for dtype in ("float32", "float64"):
+        walker, out = Walker(net, "running", dtype), {}
+        if dtype == "float64":  # Paddle wants BatchNorm's parameters in the type of the maps here, unlike on a GPU
+            walker._vector = lambda name, width: net.weights()[name].detach()[:width].astype("float64")  # type: ignore[method-assign]
+        walker.walk(build_tree(archs)[0], x, lambda node, values, out=out: out.update({node.candidates[0]: values.numpy()}))
+        logits[dtype] = np.stack([out[index] for index in sorted(out)])
+    assert logits["float64"].dtype == np.float32
+    np.testing.assert_allclose(logits["float32"], logits["float64"], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+@pytest.mark.parametrize("bn", ["running", "calibrated"])
+def test_low_precision_ranks_as_float32_does(tmp_path: Path, amp: str, bn: str) -> None:
+    losses = []
+    for precision in ("off", amp):
+        overrides = [f"output_dir={tmp_path}", f"score.amp={precision}", f"score.bn={bn}", "device=gpu"]
+        settings = load_config(CONFIGS / "demo.yaml", overrides)
+        select_device("gpu")
+        losses.append(score(golden_net(), some_archs(MINI, 40), scorer.scoring_set(settings), settings)[:, 3])
+    assert kendall(*losses) > 0.8  # untrained subnets differ little, so their ranks are a hard test
+    np.testing.assert_allclose(*losses, rtol=0.1)

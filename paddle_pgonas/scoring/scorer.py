@@ -22,7 +22,7 @@ from paddle_pgonas.data.sources import open_source
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.supernet import Supernet
-from paddle_pgonas.runtime import out_of_memory
+from paddle_pgonas.runtime import compute_dtype, out_of_memory
 from paddle_pgonas.scoring.chunks import METRICS, ChunkStore, ScoringSet
 from paddle_pgonas.scoring.tree import Node, build_tree, scoring_order
 from paddle_pgonas.scoring.walker import Walker
@@ -115,6 +115,7 @@ def identity(net: Supernet, data: ScoringSet, config: Config) -> dict[str, objec
         "calibration": None if data.calibration is None else checksum({}, {"images": data.calibration}),
         "calibration_batch": config.score.calibration_batch if mode == "calibrated" else None,
         "batch_size": config.score.batch_size if mode == "batch" else None,
+        "amp": config.score.amp,
         "chunk": CHUNK,  # where a walk begins decides how sums are rounded
         "metrics": METRICS,
     }
@@ -125,7 +126,8 @@ class _Scorer:
 
     def __init__(self, net: Supernet, data: ScoringSet, config: Config) -> None:
         net.eval()
-        self.walker, self.data, self.config = Walker(net, config.score.bn), data, config
+        self.walker = Walker(net, config.score.bn, compute_dtype(config.score.amp, "score.amp"))
+        self.data, self.config = data, config
         self.batch_size = config.score.batch_size
         self.on_device: paddle.Tensor | None = None
         if paddle.get_device() != "cpu" and data.images.nbytes < _device_memory() / 4:

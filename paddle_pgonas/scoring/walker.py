@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import paddle
 import paddle.nn.functional as F
+from paddle import nn
 
 from paddle_pgonas.nn.functional import conv2d
 from paddle_pgonas.nn.supernet import Supernet
@@ -27,16 +28,17 @@ class Walker:
         net: only its weights and outer activations are used, never changed.
         bn: ``running`` uses leading slices of the supernet's statistics, ``batch`` those of each batch of images,
             ``calibrated`` each prefix's own, which :meth:`calibrate` leaves in the tree beforehand.
+        dtype: of feature maps and of convolutions' weights; statistics and logits are float32 in any case.
 
     Slices of weights are kept while they are in use, at most SLICE_BYTES of them.
     """
 
-    def __init__(self, net: Supernet, bn: str) -> None:
+    def __init__(self, net: Supernet, bn: str, dtype: str = "float32") -> None:
         self.weights = net.weights()
         self.blocks = net.model.blocks
         self.head = net.space.first_blocks[-1]
         self.stem = (net.space.stem_stride, net.space.stem_pool)
-        self.bn = bn
+        self.bn, self.dtype = bn, dtype
         self.macs = 0
         """Multiply-accumulates of all convolutions and linear layers so far."""
         self._calibrating, self._batches_seen = False, 0
@@ -64,6 +66,7 @@ class Walker:
     def _walk(self, root: Node, maps: Maps, visit: Visit | None) -> None:
         width, (stride, pool) = stem_width(root), self.stem
         with paddle.no_grad():
+            maps = [x.astype(self.dtype) for x in maps]
             maps = self._conv("blocks.0.conv", maps, 0, width, stride)
             maps = [F.relu_(x) for x in self._batch_norm("blocks.0.bn", maps, root, 3)]
             if pool:
@@ -80,7 +83,7 @@ class Walker:
         width = x.shape[1]
         weight = self._slice(f"blocks.{self.head}.fc.weight", 0, width, None)
         self.macs += x.shape[0] * width * weight.shape[1]
-        return F.linear(x.mean([2, 3]), weight, self.weights[f"blocks.{self.head}.fc.bias"])
+        return F.linear(x.astype("float32").mean([2, 3]), weight, self.weights[f"blocks.{self.head}.fc.bias"])
 
     def _siblings(self, parent: Node, group: Node, maps: Maps, visit: Visit | None) -> None:
         """All children that are the same block of the network in different widths."""
@@ -105,8 +108,15 @@ class Walker:
                 assert child.block is not None
                 width = child.block.c_out
                 outs = self._batch_norm(f"{name}.bn2", _channels(total, 0, width), child, mid)
-                act, sums = self.blocks[str(index)].act, zip(outs, _channels(shortcut, 0, width), strict=True)
-                self._descend(child, [act(out.add_(x)) for out, x in sums], visit)
+                sums = zip(outs, _channels(shortcut, 0, width), strict=True)
+                self._descend(child, [self._activate(index, out.add_(x)) for out, x in sums], visit)
+
+    def _activate(self, index: int, x: paddle.Tensor) -> paddle.Tensor:
+        """The activation behind a block's sum; a PReLU wants its slope in the type of the maps."""
+        act = self.blocks[str(index)].act
+        if isinstance(act, nn.PReLU) and self.dtype != "float32":
+            return F.prelu(x, act._weight.detach().astype(self.dtype))
+        return act(x)
 
     def _conv(self, name: str, maps: Maps, start: int, c_out: int, stride: int) -> Maps:
         """Convolution of the input channels from ``start`` on with the first ``c_out`` filters."""
@@ -118,11 +128,11 @@ class Walker:
 
     def _slice(self, name: str, start: int, stop: int, c_out: int | None) -> paddle.Tensor:
         """Input channels ``start:stop`` of a weight; [out, in, kh, kw] with ``c_out``, [in, out] without."""
-        whole = self.weights[name].detach()
+        whole, dtype = self.weights[name].detach(), "float32" if c_out is None else self.dtype
         parts = (slice(start, stop),) if c_out is None else (slice(c_out), slice(start, stop))
         if all(part.start in (0, None) and part.stop == size for part, size in zip(parts, whole.shape, strict=False)):
-            return whole
-        return self._slices.get((name, start, stop, c_out), lambda: whole[parts])
+            return whole if dtype == "float32" else self._slices.get((name, None), lambda: whole.astype(dtype))
+        return self._slices.get((name, start, stop, c_out), lambda: whole[parts].astype(dtype))
 
     def _batch_norm(self, name: str, maps: Maps, node: Node, c_in: int) -> Maps:
         """BatchNorm over leading channels with the statistics of this walker's mode.
@@ -162,10 +172,10 @@ class _SliceCache:
             return found
         found = cut()
         self.slices[key] = found = found.contiguous() if hasattr(found, "contiguous") else found
-        self.bytes += found.size * 4
+        self.bytes += found.size * found.element_size()
         while self.bytes > SLICE_BYTES:
             _, oldest = self.slices.popitem(last=False)
-            self.bytes -= oldest.size * 4
+            self.bytes -= oldest.size * oldest.element_size()
         return found
 
 
@@ -181,6 +191,6 @@ def _normalised_over_batch(maps: Maps, weight: paddle.Tensor, bias: paddle.Tenso
         out = F.batch_norm(maps[0], mean, variance, weight, bias, training=True, momentum=0.0)
         return [out], mean, variance
     count, shape = sum(x.size for x in maps) / weight.size, [1, -1, 1, 1]
-    mean = paddle.add_n([x.sum([0, 2, 3]) for x in maps]) / count
-    variance = paddle.add_n([(x - mean.reshape(shape)).square().sum([0, 2, 3]) for x in maps]) / count
+    mean = paddle.add_n([x.astype("float32").sum([0, 2, 3]) for x in maps]) / count
+    variance = paddle.add_n([(x.astype("float32") - mean.reshape(shape)).square().sum([0, 2, 3]) for x in maps]) / count
     return [F.batch_norm(x, mean, variance, weight, bias, training=False) for x in maps], mean, variance

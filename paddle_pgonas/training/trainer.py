@@ -21,7 +21,7 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.locks import exclusive
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import save_weights
-from paddle_pgonas.runtime import out_of_memory, select_device
+from paddle_pgonas.runtime import compute_dtype, out_of_memory, select_device
 from paddle_pgonas.training.builders import build_subnet, build_supernet, build_teacher, make_optimizer, open_shared_batches
 from paddle_pgonas.training.checkpoints import checkpoints, load_latest, refuse_overwriting, save_checkpoint, zero_gradients
 from paddle_pgonas.training.health import Collapse, Health, check_losses
@@ -34,8 +34,6 @@ from paddle_pgonas.training.strategies import Metrics, Pgonas, Step, Strategy, l
 
 Watch = Callable[[Supernet], dict[str, float]]
 """Measures a supernet while it is trained, without changing it."""
-
-AMP_TYPES = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 def train_supernet(config: Config, resume: bool = False, watch: Watch | None = None, other_data: bool = False) -> Path:
@@ -125,8 +123,7 @@ class Run:
     def __init__(self, config: Config, batches: EpochBatches, arch: Arch | None = None) -> None:
         self.config, self.settings, self.batches = config, config.train, batches
         settings = self.settings
-        if settings.amp != "off" and paddle.get_device() == "cpu":
-            raise UserError(f"train.amp: {settings.amp} needs a GPU; set train.amp=off")
+        self.dtype = compute_dtype(settings.amp, "train.amp")
         self.steps_per_epoch = batches.steps_per_epoch
         self.steps_per_checkpoint = batches.steps_per_epoch * settings.checkpoint_every
         self.total_steps = min(settings.epochs * self.steps_per_epoch, settings.max_steps or 2**62)
@@ -194,7 +191,7 @@ class Run:
         """The strategy's forwards and backwards on a micro-batch, in the configured precision."""
         amp = self.settings.amp
         try:
-            with paddle.amp.auto_cast(amp != "off", dtype=AMP_TYPES.get(amp, "float16")):
+            with paddle.amp.auto_cast(amp != "off", dtype=self.dtype if amp != "off" else "float16"):
                 return self.strategy(self.net, x, y, step)
         except (MemoryError, RuntimeError, SystemError) as error:
             if out_of_memory(error):
