@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 
 import paddle
 from paddle import nn
@@ -41,20 +40,10 @@ class Supernet(OFA):
         self._active = arch
         self.set_net_config(_layer_config(arch))
 
-    def sample_active_subnet(self, rng: random.Random) -> Arch:
-        """Draw an architecture, make it active and return it."""
-        arch = self.space.sample(rng)
-        self.set_active_subnet(arch)
-        return arch
-
     @property
     def active_subnet(self) -> Arch:
         """The architecture that calls compute."""
         return self._active
-
-    def get_active_subnet(self) -> ResNet:
-        """The active subnet as a stand-alone network with its own copy of the weights."""
-        return extract(self, self._active)
 
     def weights(self) -> dict[str, paddle.Tensor]:
         """All parameters and buffers under the challenge's names, not copied."""
