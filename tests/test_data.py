@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import signal
 import struct
 import subprocess
 from pathlib import Path
@@ -352,6 +353,25 @@ def test_too_many_unreadable_images_stop_with_their_names(
     with pytest.raises(UserError, match="5 of 12"):  # also where the cache is there already
         decoded(source, data, tmp_path)
     assert str(broken[3]) in capfd.readouterr().err
+
+
+class Deadly(Folder):
+    """A source that kills the loader process which reads it."""
+
+    def read(self, index: int) -> Image.Image:
+        if os.getpid() != MAIN:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(index)
+
+
+MAIN = os.getpid()
+
+
+def test_a_loader_process_that_dies_is_one_line(image_folder: Path, tmp_path: Path) -> None:
+    source = Deadly(image_folder, "train")
+    with pytest.raises(UserError, match="data.workers: a loader process died"):
+        for _ in EpochBatches(source, settings(image_folder, augment="crop_flip", workers=1), tmp_path, 4, 0).epoch_from(0, 0):
+            pass
 
 
 def test_grey_of_16_bits_keeps_its_values(tmp_path: Path) -> None:

@@ -82,9 +82,15 @@ class EpochBatches(paddle.io.Dataset):
                 yield paddle.to_tensor(images), paddle.to_tensor(labels)
             return
         workers = min(self.data.workers, len(self))
-        for batch in paddle.io.DataLoader(self, batch_size=None, shuffle=False, num_workers=workers):
-            self.unreadable.check()  # here, as Paddle adds a traceback to an error of a loader process
-            yield batch
+        try:
+            for batch in paddle.io.DataLoader(self, batch_size=None, shuffle=False, num_workers=workers):
+                self.unreadable.check()  # here, as Paddle adds a traceback to an error of a loader process
+                yield batch
+        except (RuntimeError, SystemError) as error:
+            raise UserError(
+                "data.workers: a loader process died; it was killed, or /dev/shm is too small for the batches of "
+                f"{workers} processes: give fewer (0 loads in the training process), then --resume"
+            ) from error
 
 
 def calibration_images(source: ImageSource, data: Data, count: int) -> np.ndarray:
