@@ -6,6 +6,7 @@ checksum there is more: what it returns must be what was written.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import random
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import paddle
+import yaml
 from hostile_pickles import hostile_pickles
 from PIL import Image
 
@@ -30,6 +32,7 @@ from paddle_pgonas.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import named_weights, read_arrays, save_weights
 from paddle_pgonas.report.provenance import read_provenance
+from paddle_pgonas.spaces import find_space
 from paddle_pgonas.store import Store
 from paddle_pgonas.submission import detect_space, read_candidates, read_scores
 from paddle_pgonas.training.builders import make_optimizer
@@ -60,7 +63,20 @@ class Target:
 def make_targets(folder: Path) -> dict[str, Target]:
     """All targets by name, with their files in ``folder``."""
     targets: dict[str, Target] = {}
-    for make in (_codes, _entries, _configurations, _logs, _weights, _pickles, _images, _stores, _tables, _caches, _checkpoints):
+    for make in (
+        _codes,
+        _entries,
+        _configurations,
+        _spaces,
+        _logs,
+        _weights,
+        _pickles,
+        _images,
+        _stores,
+        _tables,
+        _caches,
+        _checkpoints,
+    ):
         home = folder / make.__name__.strip("_")
         home.mkdir(parents=True)
         targets |= make(home)
@@ -119,6 +135,18 @@ def _configurations(home: Path) -> dict[str, Target]:
     seeds = [file.read_bytes().replace(b"base: ", b"# base: ") for file in sorted((REPOSITORY / "configs").rglob("*.yaml"))]
     overrides = [b"seed=1", b"data.mean=[0.1, 0.2, 0.3]", b"train.amp=off", b"data={root: null}", b"output_dir='a b'"]
     return {"configuration": Target(path, seeds, read, every=4), "override": Target(changed, overrides, override)}
+
+
+def _spaces(home: Path) -> dict[str, Target]:
+    def read() -> None:
+        space = find_space(str(path))
+        for arch in (space.largest, space.smallest, space.sample(random.Random(0))):
+            assert space.parse(arch.code) == arch
+
+    path = home / "space.yaml"
+    fields = {field.name: getattr(MINI, field.name) for field in dataclasses.fields(MINI)} | {"name": "other"}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+    return {"space": Target(path, [yaml.safe_dump(plain, sort_keys=False).encode(), json.dumps(plain).encode()], read, every=2)}
 
 
 def _logs(home: Path) -> dict[str, Target]:

@@ -369,7 +369,7 @@ MAIN = os.getpid()
 
 def test_a_loader_process_that_dies_is_one_line(image_folder: Path, tmp_path: Path) -> None:
     source = Deadly(image_folder, "train")
-    with pytest.raises(UserError, match="data.workers: a loader process died"):
+    with pytest.raises(UserError, match=r"data\.workers: a loader process died"):
         for _ in EpochBatches(source, settings(image_folder, augment="crop_flip", workers=1), tmp_path, 4, 0).epoch_from(0, 0):
             pass
 

@@ -137,7 +137,14 @@ def test_closed_streams_are_no_error(tmp_path: Path) -> None:
 
 def test_training_on_a_full_disk_goes_on_after_space_is_made(tmp_path: Path) -> None:
     def run(name: str, *more: str, resume: bool = False) -> Path:
-        options = ["data.train_limit=64", "data.val_limit=20", "train.batch_size=32", "train.epochs=2", "train.watch_images=0", *more]
+        options = [
+            "data.train_limit=64",
+            "data.val_limit=20",
+            "train.batch_size=32",
+            "train.epochs=2",
+            "train.watch_images=0",
+            *more,
+        ]
         return train(load_config(DEMO, [*options, f"data.cache_dir={tmp_path / 'c'}", f"output_dir={tmp_path / name}"]), resume)
 
     whole = run("whole")
