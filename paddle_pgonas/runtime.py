@@ -115,6 +115,13 @@ def compute_dtype(amp: str, key: str) -> str:
     return {"off": "float32", "bf16": "bfloat16", "fp16": "float16"}[amp]
 
 
+def device_memory() -> int:
+    """Bytes of the current GPU."""
+    import paddle
+
+    return int(paddle.device.cuda.get_device_properties().total_memory)
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether this is how Paddle or Python says that memory did not suffice."""
     return isinstance(error, MemoryError) or any(

@@ -22,7 +22,7 @@ from paddle_pgonas.data.sources import open_source
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.supernet import Supernet
-from paddle_pgonas.runtime import compute_dtype, out_of_memory
+from paddle_pgonas.runtime import compute_dtype, device_memory, out_of_memory
 from paddle_pgonas.scoring.chunks import METRICS, ChunkStore, ScoringSet
 from paddle_pgonas.scoring.tree import Node, build_tree, scoring_order
 from paddle_pgonas.scoring.walker import Walker
@@ -130,7 +130,7 @@ class _Scorer:
         self.data, self.config = data, config
         self.batch_size = config.score.batch_size
         self.on_device: paddle.Tensor | None = None
-        if paddle.get_device() != "cpu" and data.images.nbytes < _device_memory() / 4:
+        if paddle.get_device() != "cpu" and data.images.nbytes < device_memory() / 4:
             self.on_device = paddle.to_tensor(np.ascontiguousarray(data.images))
 
     def chunk(self, archs: Sequence[Arch], bar: tqdm, first: int) -> np.ndarray:
@@ -196,8 +196,3 @@ def _measure(logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
     hits = [(rank < k).astype("float32").sum() for k in (1, 5)]
     loss = paddle.logsumexp(logits, axis=-1) - true.squeeze(-1)  # Paddle's own log-softmax stops at -64 on processors
     return paddle.stack([*hits, (-loss).exp().sum(), loss.sum()])
-
-
-def _device_memory() -> int:
-    """Bytes of the current GPU."""
-    return int(paddle.device.cuda.get_device_properties().total_memory)

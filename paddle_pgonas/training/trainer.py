@@ -25,6 +25,7 @@ from paddle_pgonas.runtime import compute_dtype, out_of_memory, select_device
 from paddle_pgonas.training.builders import build_subnet, build_supernet, build_teacher, make_optimizer, open_shared_batches
 from paddle_pgonas.training.checkpoints import checkpoints, load_latest, refuse_overwriting, save_checkpoint, zero_gradients
 from paddle_pgonas.training.health import Collapse, Health, check_losses
+from paddle_pgonas.training.memory import check_memory
 from paddle_pgonas.training.resume import check_processes, check_same_run, describe_images, run_record
 from paddle_pgonas.training.runlog import RunLog
 from paddle_pgonas.training.samplers import Draws
@@ -124,6 +125,7 @@ class Run:
         self.config, self.settings, self.batches = config, config.train, batches
         settings = self.settings
         self.dtype = compute_dtype(settings.amp, "train.amp")
+        check_memory(config, arch or config.search_space.largest)
         self.steps_per_epoch = batches.steps_per_epoch
         self.steps_per_checkpoint = batches.steps_per_epoch * settings.checkpoint_every
         self.total_steps = min(settings.epochs * self.steps_per_epoch, settings.max_steps or 2**62)

@@ -1,0 +1,38 @@
+"""What a GPU cannot do is said before anything runs; shown with a pretended GPU."""
+
+from __future__ import annotations
+
+import pytest
+
+from paddle_pgonas import runtime
+from paddle_pgonas.arch import TRACK1
+from paddle_pgonas.config import CONFIGS, load_config
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.training import memory
+from paddle_pgonas.training.memory import check_memory
+
+
+def test_a_batch_that_cannot_fit_is_said_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config(CONFIGS / "track1" / "common.yaml")
+    monkeypatch.setattr(memory.paddle, "get_device", lambda: "gpu:0")
+    monkeypatch.setattr(memory, "device_memory", lambda: 8 * 2**30)
+    with pytest.raises(UserError, match=r"train\.batch_size: 256 images .* this GPU has 8\.0 GiB; set train\.accumulate=2"):
+        check_memory(config, TRACK1.largest)
+    check_memory(config.changed(train={"accumulate": 2}), TRACK1.largest)
+    check_memory(config.changed(train={"amp": "bf16"}), TRACK1.largest)
+    monkeypatch.setattr(memory, "device_memory", lambda: 2**20)
+    with pytest.raises(UserError, match=r"lower data\.image_size"):
+        check_memory(config, TRACK1.largest)
+
+
+def test_a_gpu_without_kernels_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_kernel(*_: object) -> None:
+        raise OSError("(External) CUDA error(209), no kernel image is available for execution on the device.")
+
+    monkeypatch.setattr("paddle.nn.functional.conv2d", no_kernel)
+    monkeypatch.setattr("paddle.device.cuda.get_device_name", lambda index: "NVIDIA H100")
+    monkeypatch.setattr("paddle.device.cuda.get_device_capability", lambda index: (9, 0))
+    said = r"cannot compute on NVIDIA H100 \(compute capability 9\.0.*device=cpu.*no kernel image"
+    with pytest.raises(UserError, match=said) as caught:
+        runtime._check_kernels(0)
+    assert "\n" not in str(caught.value)
