@@ -23,7 +23,7 @@ from paddle_pgonas.config import CONFIGS, Train, load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.published import LEARNING_RATES, STEPS
 from paddle_pgonas.published.compare import Outcome, compare
-from paddle_pgonas.published.reference import Reference, configuration, read_reference
+from paddle_pgonas.published.reference import CONFIGURATIONS, Reference, configuration, read_reference
 from paddle_pgonas.published.replay import repeat, replay
 from paddle_pgonas.training.published_draws import draw_published_baseline, draw_published_pgonas, published_generator
 from paddle_pgonas.training.schedules import learning_rate
@@ -128,12 +128,14 @@ def test_another_configuration_is_told_apart(override: str) -> None:
         (("gpus",), 8),
         (("prior",), "params"),
         (("epoch",), 5.005),
+        (("batch_size",), 10**6),
+        (("momentum",), 1.5),
         (("image_seeds", 1), -1),
         (("label_seeds",), [1, 2]),
         (("losses",), []),
         (("losses", 0), "11.8"),
         (("rank_losses",), [0.0]),
-        (("gradients", 0), {"blocks.0.conv.weight": {"norm": 1.0}}),
+        (("gradients", 0), {"blocks.0.conv.weight": {"norm": 1.0, "note": 1}}),
         (("final_weights", "blocks.0.bn.bias", "norm"), math.inf),
         (("final_weights", "blocks.0.bn.bias", "at"), [0.0] * 4),
         (("codes",), None),
@@ -144,6 +146,17 @@ def test_what_is_no_reference_is_one_line(tmp_path: Path, place: tuple[Any, ...]
     target.write_text(json.dumps(changed(json.loads(STEPS[0].read_text()), place, lambda _: value)))
     with pytest.raises(UserError, match=rf"reference\.json: .*{place[0]}"):
         read_reference(target)
+
+
+@pytest.mark.parametrize("path", STEPS, ids=lambda path: path.stem)
+def test_the_as_published_configuration_says_what_the_reference_says(path: Path, tmp_path: Path) -> None:
+    """The replay sets the reference's own values; only these may differ from the configuration that users run."""
+    reference = read_reference(path)
+    shipped = load_config(CONFIGS / "track1" / CONFIGURATIONS[reference.method, reference.prior])
+    replayed = configuration(reference, tmp_path / "weights.safetensors", [])
+    scaled = {"data": {"image_size", "resize"}, "model": {"pretrained"}, "train": {"batch_size", "lr_per_256", "teacher"}}
+    for section, keys in {"data": set(), "model": set(), "train": set(), "score": set(), **scaled}.items():
+        assert getattr(replayed, section).model_dump(exclude=keys) == getattr(shipped, section).model_dump(exclude=keys)
 
 
 def test_references_of_other_settings_are_read(tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 class Sample(Section):
     """What a file keeps of a tensor."""
 
+    model_config = ConfigDict(extra="ignore")
+
     norm: float
     sum: float
     at: Annotated[list[float], Field(min_length=5, max_length=5)]
@@ -53,13 +55,13 @@ class Reference(Section):
     rank_lambda: Literal["warmup", "constant", "sine", "multi_stage"] | None = None
     epoch: Annotated[int, Field(ge=0, lt=70)]
     steps_per_epoch: Count
-    batch_size: Count
+    batch_size: Annotated[int, Field(ge=1, le=1024)]
     image_size: Annotated[int, Field(ge=8, le=4096)]
     gpus: Literal[1]
     """Steps of several GPUs cannot be repeated by one process."""
-    lr_per_256: float
-    momentum: float
-    weight_decay: float
+    lr_per_256: Annotated[float, Field(ge=0)]
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: Annotated[float, Field(ge=0)]
     reorder: bool
     teacher: str | None = None
     """A description; without it there was no teacher."""

@@ -63,7 +63,7 @@ def repeat(reference: Reference, overrides: Sequence[str] = (), steps: int | Non
     changed after the other, and what brings a step's gradients nearer is kept.
     """
     training = _Training(reference, overrides)
-    count = reference.steps if steps is None else steps
+    count = min(reference.steps, steps or reference.steps)
     best = training.run([set() for _ in range(count)])
     if not all(entry.within for number in range(count) for entry in compare_passes(reference, best, number)):
         return best
