@@ -19,6 +19,7 @@ LAYERS = (
         "files",
         "yaml_files",
         "extensions",
+        "progress",
         "validation",
         "distributed",
         "locks",

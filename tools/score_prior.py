@@ -4,10 +4,9 @@ Space, image size and classes come from CONFIG or the options; else the space is
 file's, at its image size and with 1,000 classes. A prior alone is a yardstick, not a legal challenge entry.
 """
 
-from tqdm import tqdm
-
 from paddle_pgonas import cli
 from paddle_pgonas.priors import make_prior
+from paddle_pgonas.progress import progress
 from paddle_pgonas.submission import detect_space, read_candidates, write_scores
 
 
@@ -38,7 +37,7 @@ def main() -> None:
     image_size, classes = arguments.image_size or image_size, arguments.classes or classes
     candidates = read_candidates(arguments.candidates, space)
     prior = make_prior(arguments.prior, space, image_size, classes)
-    values = [prior(entry.arch) for entry in tqdm(candidates, desc=arguments.prior, unit="subnet", delay=2)]
+    values = [prior(entry.arch) for entry in progress(candidates, arguments.prior, "subnets")]
     write_scores(arguments.output, candidates, values)
     setting = f"space {space.name}, {image_size} pixels, {classes} classes"
     print(f"{len(candidates)} values of {arguments.prior} ({setting}): {arguments.output}")

@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import numpy as np
 import paddle
-from tqdm import tqdm
 
 from paddle_pgonas.config import CONFIGS, Data, load_config
 from paddle_pgonas.data.batches import EpochBatches
@@ -18,6 +17,7 @@ from paddle_pgonas.data.cache import DecodedImages, decoded
 from paddle_pgonas.data.sources import ImageSource, Split, Subset, UnreadableImage, evenly, open_source
 from paddle_pgonas.data.transforms import center_crop
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.progress import progress
 
 FOLDER = {"image_size": 224, "resize": 256, "augment": "shift_flip"}
 SCORING_BATCH, TRAINING_BATCH = 100, 64
@@ -83,7 +83,7 @@ def _measure(data: Data, cache: Path, count: int, rounds: int) -> dict[str, Any]
         for x, y in zip(ways[f"{use} cached"](0), ways[f"{use} decoded again"](0), strict=True)
     )
     seconds, seen = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, 0)
-    for turn in tqdm(range(rounds), desc="benchmark", unit="round"):
+    for turn in progress(range(rounds), "benchmark", "rounds"):
         for name, way in ways.items():
             taken, number = _timed(lambda way=way, turn=turn: sum(len(images) for images in way(turn)))
             seconds[name] += taken

@@ -7,11 +7,11 @@ import time
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from paddle_pgonas.arch import TRACK1
 from paddle_pgonas.correlation import pearson, spearman
 from paddle_pgonas.priors import PRIORS
+from paddle_pgonas.progress import progress
 
 
 def measure(subnets: int = 100, seed: int = 0) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def measure(subnets: int = 100, seed: int = 0) -> dict[str, Any]:
             archs = drawn * 20  # enough to time what takes microseconds
             [prior(arch, TRACK1.image_size, 1000) for arch in archs]  # fills the tables that a process fills once
         started = time.perf_counter()
-        priors = [prior(arch, TRACK1.image_size, 1000) for arch in tqdm(archs, desc=name, unit="subnet", delay=5)]
+        priors = [prior(arch, TRACK1.image_size, 1000) for arch in progress(archs, name, "subnets")]
         microseconds[name] = (time.perf_counter() - started) / len(archs) * 1e6
         values[name] = np.array(priors[:subnets])
     return {

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import paddle
 import paddle.nn.functional as F
-from tqdm import tqdm
 
 from paddle_pgonas import cost
 from paddle_pgonas.arch import TRACK1, Arch
 from paddle_pgonas.nn.supernet import Supernet, extract
+from paddle_pgonas.progress import progress
 from paddle_pgonas.scoring.tree import Node, build_tree, scoring_order
 from paddle_pgonas.scoring.walker import Walker
 
@@ -39,7 +39,7 @@ def measure(subnets: int = 256, images: int = 64, side: int = 64, rounds: int = 
     seconds = dict.fromkeys(("extracted", "alone", "shared"), 0.0)
     difference, same = 0.0, True
     peak = _convolution_rate()
-    for turn in tqdm(range(rounds), desc="benchmark", unit="round"):
+    for turn in progress(range(rounds), "benchmark", "rounds"):
         part = archs[turn * subnets // rounds : (turn + 1) * subnets // rounds]
         logits: dict[str, list[np.ndarray]] = {}
         logits["extracted"] = []

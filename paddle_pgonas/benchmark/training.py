@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import paddle
-from tqdm import tqdm
 
 from paddle_pgonas import cost
 from paddle_pgonas.arch import TRACK1, Arch
 from paddle_pgonas.config import Config, Train
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract
+from paddle_pgonas.progress import progress
 from paddle_pgonas.regions import Region
 from paddle_pgonas.training.losses import cross_entropy, rank_hinge, soft_cross_entropy
 from paddle_pgonas.training.samplers import draw_pair
@@ -59,7 +59,7 @@ def measure_steps(batch: int = 4, side: int = 64, steps: int = 3) -> dict[str, A
 
     ours(0)  # the first step fills caches and makes the optimizer's state
     seconds = dict.fromkeys(("straightforward", "ours", "passes"), 0.0)
-    for seed in tqdm(range(1, steps + 1), desc="benchmark", unit="step"):
+    for seed in progress(range(1, steps + 1), "benchmark", "steps"):
         networks = _networks(net, random.Random(seed))
         ways: dict[str, Callable[[int], None]] = {
             "straightforward": straightforward,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from paddle_pgonas.config import Config, Data
 from paddle_pgonas.data.sources import ImageSource, UnreadableImage, open_source
@@ -16,6 +15,7 @@ from paddle_pgonas.data.transforms import center_crop
 from paddle_pgonas.data.unreadable import Unreadable
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import atomic_path
+from paddle_pgonas.progress import progress
 from paddle_pgonas.store import Entry, Store
 
 PIXELS, RECORD = "pixels.npy", "images"
@@ -105,7 +105,7 @@ def _build(source: ImageSource, data: Data, store: Store, unreadable: Unreadable
     with atomic_path(store.folder / PIXELS) as part, part.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         start = file.tell()
-        for index in tqdm(range(count), desc="decoding images", unit="image", mininterval=1, delay=2):
+        for index in progress(range(count), "decoding images", "images"):
             try:
                 file.write(center_crop(source.read(index), data.resize, size).tobytes())
                 kept.append(index)

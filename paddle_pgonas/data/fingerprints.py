@@ -15,10 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from paddle_pgonas import container
 from paddle_pgonas.container import DamagedFile
+from paddle_pgonas.progress import progress
 
 TABLE = "file-digests.safetensors"
 READERS = 8
@@ -46,8 +46,8 @@ def fingerprint_files(folder: Path, names: Sequence[bytes], labels: Iterable[int
     unknown = [index for index, stamp in enumerate(stamps) if stamp not in known]
     with ThreadPoolExecutor(READERS) as readers:
         contents = readers.map(_content, (os.path.join(root, names[index]) for index in unknown))
-        bar = tqdm(contents, total=len(unknown), desc="reading images once", unit="image", delay=5, mininterval=1)
-        read = {stamps[index]: content for index, content in zip(unknown, bar, strict=True)}
+        shown = progress(unknown, "reading images once", "images")
+        read = {stamps[index]: content for index, content in zip(shown, contents, strict=True)}
     if remembered := {stamp: content for stamp, content in read.items() if stamp in settled and content != UNREADABLE}:
         _write_table(cache / TABLE, known | remembered)
     digest = hashlib.sha256()

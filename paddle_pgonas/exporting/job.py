@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
-from tqdm import tqdm
 
 from paddle_pgonas import cost
 from paddle_pgonas.arch import Arch
@@ -34,6 +33,7 @@ from paddle_pgonas.nn.elastic import calibrate
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract
 from paddle_pgonas.nn.weights import load_weights, read_arrays, save_weights
+from paddle_pgonas.progress import progress
 from paddle_pgonas.runtime import select_device, versions
 from paddle_pgonas.scoring.chunks import ScoringSet
 from paddle_pgonas.scoring.scorer import calibration_batches, scoring_set
@@ -227,7 +227,7 @@ def _compare(ways: dict[str, Network], data: ScoringSet, config: Config) -> dict
     """
     size = config.score.batch_size
     logits: dict[str, list[np.ndarray]] = {name: [] for name in ways}
-    for start in tqdm(range(0, len(data.images), size), desc="checking", unit="batch", delay=5):
+    for start in progress(range(0, len(data.images), size), "checking", "batches"):
         pixels = np.ascontiguousarray(data.images[start : start + size])
         x = to_network(paddle.to_tensor(pixels), config.data).numpy()
         for name, way in ways.items():

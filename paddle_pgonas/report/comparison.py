@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from paddle_pgonas.arch import Arch, SearchSpace
 from paddle_pgonas.correlation import LEVEL, STATISTICS, Agreement, Estimate, correlate, default_k, resamples_for
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.faults import EXAMPLES
+from paddle_pgonas.progress import progress
 from paddle_pgonas.submission import Candidate, detect_space, read_scored
 
 COLUMNS = {
@@ -128,7 +128,7 @@ def _rows(wanted: Scores, found: list[tuple[str, list[str], Scores]], k: int) ->
 
     rows: list[Row] = []
     _, first_codes, first_scores = found[0]
-    for name, codes, scores in tqdm(found, desc="comparing", unit="file", delay=2):
+    for name, codes, scores in progress(found, "comparing", "files"):
         agreed, difference = agree(scores, codes), None
         if rows and codes == first_codes:
             difference = agreed.minus(rows[0].agreement)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from tqdm import tqdm
 
 from paddle_pgonas.correlation import Estimate
 from paddle_pgonas.files import write_text
+from paddle_pgonas.progress import progress
 from paddle_pgonas.report.comparison import Comparison, cells, explanation, heads
 from paddle_pgonas.report.plots import ERRORS, Picture, svg
 from paddle_pgonas.report.plots import pictures as draw_pictures
@@ -40,7 +40,7 @@ def write_page(
     """
     if pictures is None:
         pictures = draw_pictures(comparison, provenance.metrics if provenance else ())
-    shown = groupby(tqdm(pictures, desc="page", unit="picture", delay=2), lambda picture: picture.section)
+    shown = groupby(progress(pictures, "page", "pictures"), lambda picture: picture.section)
     environment = Environment(
         loader=PackageLoader("paddle_pgonas.report", ""),
         autoescape=True,

@@ -15,11 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import rankdata
-from tqdm import tqdm
 
 from paddle_pgonas import cost
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.files import atomic_path
+from paddle_pgonas.progress import progress
 from paddle_pgonas.report.comparison import Comparison, Row
 
 INK, ACCENT = "#1f4e79", "#c8553d"
@@ -95,13 +95,13 @@ def svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def write_plots(folder: str | Path, shown: Iterable[Picture]) -> None:
+def write_plots(folder: str | Path, shown: Sequence[Picture]) -> None:
     """Write every picture as ``<stem>.png`` and ``<stem>.svg``.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    for picture in tqdm(shown, desc="plots", unit="picture", delay=2):
+    for picture in progress(shown, "plots", "pictures"):
         for kind in ("png", "svg"):
             with atomic_path(Path(folder) / f"{picture.stem}.{kind}") as part, rc_context(STYLE):
                 metadata = {"Title": picture.caption} | ({"Date": None} if kind == "svg" else {})

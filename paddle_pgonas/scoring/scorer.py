@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import numpy as np
 import paddle
-from tqdm import tqdm
 
 from paddle_pgonas import distributed
 from paddle_pgonas.arch import Arch
@@ -22,6 +21,7 @@ from paddle_pgonas.data.sources import open_source
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.supernet import Supernet
+from paddle_pgonas.progress import Progress
 from paddle_pgonas.runtime import compute_dtype, device_memory, out_of_memory
 from paddle_pgonas.scoring.chunks import METRICS, ChunkStore, ScoringSet
 from paddle_pgonas.scoring.tree import Node, build_tree, scoring_order
@@ -72,7 +72,7 @@ def score(net: Supernet, archs: Sequence[Arch], data: ScoringSet, config: Config
     scorer = _Scorer(net, data, config)
     sums = np.full((len(archs), len(METRICS)), np.nan)
     images = len(data.labels)
-    with tqdm(total=len(archs) * images, desc="scoring", unit="evaluation", unit_scale=True, delay=2, dynamic_ncols=True) as bar:
+    with Progress(len(archs) * images, "scoring", "evaluations") as bar:
         for number in _my_order(len(chunks)):
             chunk = [archs[position] for position in chunks[number]]
             first, start = (0, np.zeros((len(chunk), len(METRICS)))) if store is None else store.get(number, len(chunk))
@@ -81,8 +81,7 @@ def score(net: Supernet, archs: Sequence[Arch], data: ScoringSet, config: Config
                 if store is not None:
                     store.put(number, start)
             sums[chunks[number]] = start
-            bar.n = int(np.isfinite(sums[:, 0]).sum()) * images  # counts chunks found on disk, and each computed one once
-            bar.refresh()
+            bar.skip_to(int(np.isfinite(sums[:, 0]).sum()) * images)  # kept sums count too, and repeated work counts once
     return sums / images
 
 
@@ -133,7 +132,7 @@ class _Scorer:
         if paddle.get_device() != "cpu" and data.images.nbytes < device_memory() / 4:
             self.on_device = paddle.to_tensor(np.ascontiguousarray(data.images))
 
-    def chunk(self, archs: Sequence[Arch], bar: tqdm, first: int) -> np.ndarray:
+    def chunk(self, archs: Sequence[Arch], bar: Progress, first: int) -> np.ndarray:
         """Sums of the metrics over the images from the ``first`` on: float64 [len(archs), 4].
 
         An out-of-memory halves the batch and goes on.
@@ -162,7 +161,7 @@ class _Scorer:
         """Each prefix's statistics over the calibration images. An out-of-memory halves the micro-batches and goes on."""
         self.walker.calibrate(root, calibration_batches(self.data, self.config, self.batch_size))
 
-    def _walk_images(self, archs: Sequence[Arch], bar: tqdm, first: int) -> np.ndarray:
+    def _walk_images(self, archs: Sequence[Arch], bar: Progress, first: int) -> np.ndarray:
         [root] = build_tree(archs)
         settings = self.config.data
         if self.config.score.bn == "calibrated":
@@ -181,7 +180,7 @@ class _Scorer:
         return sums
 
 
-def _visit(labels: paddle.Tensor, measured: dict[int, paddle.Tensor], bar: tqdm, node: Node, logits: paddle.Tensor) -> None:
+def _visit(labels: paddle.Tensor, measured: dict[int, paddle.Tensor], bar: Progress, node: Node, logits: paddle.Tensor) -> None:
     bar.update(len(node.candidates) * len(labels))
     measured.update(dict.fromkeys(node.candidates, _measure(logits, labels)))
 

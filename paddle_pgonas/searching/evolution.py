@@ -20,9 +20,9 @@ from pymoo.core.duplicate import DuplicateElimination
 from pymoo.core.mutation import Mutation
 from pymoo.core.population import Population
 from pymoo.core.problem import Problem
-from tqdm import tqdm
 
 from paddle_pgonas.arch import Arch, SearchSpace
+from paddle_pgonas.progress import Progress
 
 Costs = Callable[[Arch], dict[str, float]]
 """Costs of an architecture by name, smaller is better."""
@@ -71,7 +71,7 @@ def evolve(task: Task, population: int, generations: int, seed: int) -> list[Fou
         eliminate_duplicates=_Known(problem.seen),
     )
     algorithm.setup(problem, termination=("n_gen", generations), seed=seed, verbose=False)
-    with tqdm(total=generations, desc="searching", unit="generation", delay=2, dynamic_ncols=True) as bar:
+    with Progress(generations, "searching", "generations") as bar:
         while algorithm.has_next():
             offspring = algorithm.ask()
             if offspring is None or len(offspring) == 0:  # nothing new within reach
@@ -80,7 +80,7 @@ def evolve(task: Task, population: int, generations: int, seed: int) -> list[Fou
             algorithm.tell(infills=offspring)
             bar.update()
             if problem.found:
-                bar.set_postfix_str(f"best {max(found.score for found in problem.found):.4f}", refresh=False)
+                bar.show(best=max(found.score for found in problem.found))
     return problem.found
 
 

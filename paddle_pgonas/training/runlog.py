@@ -1,4 +1,4 @@
-"""What a run leaves to look at: a progress bar now, ``metrics.jsonl`` for programs, VisualDL scalars for the browser."""
+"""What a run leaves to look at: progress now, ``metrics.jsonl`` for programs, VisualDL scalars for the browser."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from tqdm import tqdm
 from visualdl import LogWriter
 
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json_lines, write_text
+from paddle_pgonas.progress import Progress
 
 
 class RunLog:
     """A context manager; ``advance`` counts a step, ``log_step`` takes its scalars, ``log`` what else was measured after it.
 
     Args:
-        name: what the progress bar calls the training.
+        name: what the progress calls the training.
         silent: write and show nothing, for all processes but the first.
 
     Raises:
@@ -36,8 +36,7 @@ class RunLog:
                 _forget_from(self.path, first_step)
                 self.writer = LogWriter(logdir=str(folder / "visualdl"))
             self.lines = self.path.open("ab", buffering=0)  # a buffer would be written once more, and fail once more, when closed
-        self.bar = tqdm(total=total_steps, initial=first_step, desc=name, unit="step", dynamic_ncols=True, mininterval=0.5,
-                        disable=silent)  # fmt: skip
+        self.bar = Progress(total_steps, name, "steps", first_step, silent)
         self.restart_clock()
 
     def __enter__(self) -> RunLog:
@@ -64,7 +63,7 @@ class RunLog:
         self.log(step, {**scalars, "images_per_second": round(self.images / seconds, 1), "seconds": round(seconds, 3)})
         kinds = ("loss/largest", "loss/random", *(name for name in scalars if name.startswith("loss/")))
         shown = {"loss": next((kind for kind in kinds if kind in scalars), ""), "acc": "accuracy", "lr": "lr"}
-        self.bar.set_postfix({short: f"{scalars[name]:.3g}" for short, name in shown.items() if name in scalars})
+        self.bar.show(**{short: scalars[name] for short, name in shown.items() if name in scalars})
         self.restart_clock()
 
     def log(self, step: int, scalars: dict[str, float]) -> None:

@@ -1,0 +1,105 @@
+"""Progress of long jobs on the standard error: tqdm's bar on a terminal, plain lines in a log file or in CI."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import TypeVar
+
+from tqdm import tqdm
+
+EVERY = 30.0
+"""Seconds between two lines where there is no terminal."""
+SHORT = 10.0
+"""Jobs that take fewer seconds than this print no line."""
+DELAY = 2.0
+"""Seconds before a bar appears on a terminal."""
+
+T = TypeVar("T")
+
+
+class Progress:
+    """A context manager for a job of ``total`` units; shows how much is done, the rate and the time left.
+
+    Args:
+        unit: in the plural, as in "steps".
+        first: units that an earlier run has done; they do not count in the rate.
+        silent: show nothing.
+        clock: seconds that never go back; tests pass their own.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        job: str,
+        unit: str,
+        first: int = 0,
+        silent: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.total, self.job, self.unit, self.silent, self.clock = total, job, unit, silent, clock
+        self.done = self.first = first
+        self.values = ""
+        self.started = self.printed = clock()
+        self.bar: tqdm | None = None
+        if sys.stderr.isatty() and not silent:
+            scale = total >= 1_000_000
+            self.bar = tqdm(
+                total=total, initial=first, desc=job, unit=f" {unit}", unit_scale=scale, delay=DELAY, dynamic_ncols=True
+            )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """The job is over, or has been given up."""
+        if self.bar is not None:
+            self.bar.close()
+        elif self.clock() - self.started >= SHORT:
+            self._print(f"{tqdm.format_interval(self.clock() - self.started)} in all")
+
+    def update(self, count: int = 1) -> None:
+        """So many units more are done."""
+        self.done += count
+        if self.bar is not None:
+            self.bar.update(count)
+        elif self.clock() - self.printed >= EVERY and self.done > self.first:
+            left = (self.clock() - self.started) * (self.total - self.done) / (self.done - self.first)
+            self._print(f"{tqdm.format_interval(left)} left")
+
+    def skip_to(self, done: int) -> None:
+        """So many units are done in all; the difference took no time, and the rate stays as it is."""
+        skipped = done - self.done
+        self.done, self.first = done, self.first + skipped
+        if self.bar is not None and skipped:
+            self.bar.n, self.bar.initial, self.bar.last_print_n = done, self.first, self.bar.last_print_n + skipped
+            self.bar.refresh()
+
+    def show(self, **values: float) -> None:
+        """Numbers beside the progress, such as the loss; they stay until others are given."""
+        self.values = "".join(f", {name} {value:.4g}" for name, value in values.items())
+        if self.bar is not None:
+            self.bar.set_postfix_str(self.values.removeprefix(", "), refresh=False)
+
+    def _print(self, time_text: str) -> None:
+        """One line, such as "training: 300 of 900 steps (33 %), 2.5 steps/s, 04:00 left, loss 1.2"."""
+        self.printed = self.clock()
+        if self.silent:
+            return
+        rate = (self.done - self.first) / max(self.printed - self.started, 1e-9)
+        speed = f"{rate:.3g} {self.unit}/s" if rate >= 1 or not rate else f"{1 / rate:.3g} s each"
+        share = f"{self.done:,} of {self.total:,} {self.unit} ({100 * self.done // max(self.total, 1)} %)"
+        print(f"{self.job}: {share}, {speed}, {time_text}{self.values}", file=sys.stderr, flush=True)
+
+
+def progress(items: Sequence[T], job: str, unit: str) -> Iterator[T]:
+    """The items one by one, with a :class:`Progress` that counts those that the caller is done with."""
+    with Progress(len(items), job, unit) as bar:
+        for item in items:
+            yield item
+            bar.update()
