@@ -20,6 +20,7 @@ from paddle_pgonas.arch import MINI
 from paddle_pgonas.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import read_arrays, save_weights
+from paddle_pgonas.submission import read_scored
 
 
 def start(folder: Path, run: str, rank: int, world: int) -> subprocess.Popen[str]:
@@ -179,3 +180,19 @@ def test_processes_disagree_about_a_pair_only_if_each_decides_alone(tmp_path: Pa
     assert len(shares) == 12
     assert set(shares) <= {0.0, 0.5, 1.0}
     assert (0.5 in shares) == disagree, shares
+
+
+def test_two_processes_search_as_one(tmp_path: Path) -> None:
+    net = Supernet(MINI, 10, "prelu")
+    fill_golden(net)
+    save_weights(tmp_path / "w.safetensors", net, {})
+    launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", str(tmp_path / "log")]
+    command = ["tools/search.py", "-c", "configs/demo.yaml", "--weights", str(tmp_path / "w.safetensors")]
+    command += ["--population", "8", "--generations", "2", "--max-macs", "2e6", "-o", "data.val_limit=20", "score.bn=running"]
+    results = []
+    for name, start_with in (("two", launch), ("one", [])):
+        files = [f"output_dir={tmp_path / name}", "--output", str(tmp_path / f"{name}.json")]
+        done = subprocess.run([sys.executable, *start_with, *command, *files], cwd=REPOSITORY, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        results.append(read_scored(tmp_path / f"{name}.json", MINI))
+    assert results[0] == results[1]

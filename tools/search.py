@@ -41,6 +41,7 @@ def main() -> None:
         raise UserError(f"--latency-batch must be at least 1, not {arguments.latency_batch}")
     limits = {"macs": arguments.max_macs, "params": arguments.max_params, "latency_ms": arguments.max_latency_ms}
 
+    from paddle_pgonas import distributed
     from paddle_pgonas.searching.job import search
 
     result = search(
@@ -53,9 +54,10 @@ def main() -> None:
         generations=arguments.generations,
         latency_batch=arguments.latency_batch,
     )
-    result.write(arguments.output)
-    print(result.summary())
-    print(f"front: {arguments.output}")
+    if distributed.leads():
+        result.write(arguments.output)
+        print(result.summary())
+        print(f"front: {arguments.output}")
 
 
 if __name__ == "__main__":

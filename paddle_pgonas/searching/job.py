@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from paddle_pgonas import cost
+from paddle_pgonas import cost, distributed
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
 from paddle_pgonas.errors import UserError
@@ -19,6 +19,11 @@ from paddle_pgonas.runtime import versions
 from paddle_pgonas.searching.evolution import Costs, Found, Scores, Task, evolve, front
 from paddle_pgonas.store import Store, digest
 from paddle_pgonas.submission import Candidate, write_scores
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from paddle_pgonas.scoring.session import Session
 
 COSTS = {"macs": "multiply-accumulates", "params": "parameters", "latency_ms": "milliseconds"}
 """Costs by name, with their units."""
@@ -95,8 +100,9 @@ def search(
 ) -> Result:
     """Search the configured space for the subnets with the best score at any cost within the limits, by NSGA-II.
 
-    Measured scores and latencies are kept in ``<output_dir>/search``: a killed search, given again, repeats at most the
-    generation it was in and ends with the same result. ``seed`` of the configuration decides everything else.
+    Several processes (python -m paddle.distributed.launch) run the same search and share the scoring of each generation; the
+    first one writes. Measured scores and latencies are kept in ``<output_dir>/search``: a killed search, given again, repeats
+    at most the generation it was in and ends with the same result. ``seed`` of the configuration decides everything else.
 
     Args:
         weights: a supernet's, whose ``metric`` on the configured images is the score. Or else
@@ -105,14 +111,16 @@ def search(
             on this device). The first of them is the cost of the front; without any, it is ``macs``.
 
     Raises:
-        UserError: neither or both of weights and prior, a limit that not even the smallest subnet keeps, or another search that
-            keeps its measurements in the same folder.
+        UserError: neither or both of weights and prior, a limit that not even the smallest subnet keeps, several processes with
+            nothing to share, or another search that keeps its measurements in the same folder.
     """
     if (weights is None) == (prior is None):
         raise UserError("give either weights (of a supernet) or a prior to score with")
     if population < 4 or generations < 1:
         raise UserError("a search needs a population of at least 4 and at least 1 generation")
     limits = dict(limits or {})
+    if distributed.world() > 1 and (weights is None or "latency_ms" in limits):
+        raise UserError("several processes share the scoring with weights; a prior or a latency needs one process")
     measures = weights is not None or "latency_ms" in limits  # and keeps what it measured
     with exclusive(config.output_dir, "search") if measures else nullcontext():
         task = Task(
@@ -165,6 +173,7 @@ def supernet_scores(config: Config, weights: str, metric: str) -> Scores:
     from paddle_pgonas.scoring.session import Session, metric_values
 
     session = Session(config, weights)
+    distributed.join()
     store = Store(Path(config.output_dir) / "search", {"kept": "search scores", **session.identity()})
     measured: dict[str, np.ndarray] = {}
     for entry in store.entries():
@@ -172,13 +181,42 @@ def supernet_scores(config: Config, weights: str, metric: str) -> Scores:
 
     def scores(archs: Sequence[Arch]) -> Sequence[float]:
         if missing := [arch for arch in archs if arch.code not in measured]:
-            codes, values = [arch.code for arch in missing], session.measure(missing)
-            store.put(digest({"codes": codes}), {"codes": codes}, {"metrics": values})
+            codes, values = [arch.code for arch in missing], _measure_together(session, missing)
+            if distributed.leads():
+                store.put(digest({"codes": codes}), {"codes": codes}, {"metrics": values})
             measured.update(zip(codes, values, strict=True))
         rows = np.array([measured[arch.code] for arch in archs]).reshape(len(archs), len(METRICS))
         return metric_values(rows, metric).tolist()
 
     return scores
+
+
+def _measure_together(session: Session, archs: Sequence[Arch]) -> np.ndarray:
+    """``METRICS`` of the architectures, float64 [len(archs), 4]; each process measures neighbours in the prefix tree.
+
+    Raises:
+        UserError: as :meth:`Session.measure` does, in all processes if in one.
+    """
+    import numpy as np
+
+    from paddle_pgonas.scoring.chunks import METRICS
+    from paddle_pgonas.scoring.tree import scoring_order
+
+    rank, world = distributed.rank(), distributed.connected()
+    if world == 1:
+        return session.measure(archs)
+    order = scoring_order(archs)
+    mine = order[len(order) * rank // world : len(order) * (rank + 1) // world]
+    try:
+        part: tuple[Sequence[int], np.ndarray | str] = mine, session.measure([archs[position] for position in mine])
+    except UserError as error:
+        part = mine, str(error)
+    measured = np.empty((len(archs), len(METRICS)))
+    for positions, values in distributed.gather(part):
+        if isinstance(values, str):
+            raise UserError(values)
+        measured[positions] = values
+    return measured
 
 
 def _prior_scores(config: Config, name: str) -> Scores:
