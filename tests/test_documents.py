@@ -150,7 +150,7 @@ def test_there_are_commands_to_test() -> None:
     """The tests above would pass on pages without commands."""
     without = {path.name for path in CONFIGS if not commands(path)}
     assert without == {"common.yaml", "common_digits.yaml", "supernet.yaml", "random.yaml"}  # bases, not runs
-    assert len(commands(REPOSITORY / "README.md")) >= 12
+    assert len(commands(REPOSITORY / "README.md")) >= 9
     runnable = [command for command in commands(REPOSITORY / "docs" / "tools.md") if "runs/walk" in command]
     elsewhere = {"export_subnet", "benchmark", "mini_track1", "verify_published"}
     assert {program_of(command)[0] for command in runnable} == set(TOOLS) - elsewhere
@@ -168,9 +168,16 @@ def test_python_blocks_run_or_name_what_is_there(capsys: pytest.CaptureFixture[s
                 assert getattr(pg, name) is not None
             if "pg.train" not in text:  # training takes minutes; docs/example.py has a test of its own
                 exec(code, {})
-    hours = [float(number) for number in re.findall(r"([\d.]+) h to", capsys.readouterr().out)]
-    table = re.findall(r"^\| ImageNet[^|]*\| (\d+) h \|", (REPOSITORY / "README.md").read_text(), re.M)
-    assert hours == pytest.approx([float(number) for number in table], rel=0.05)
+    output, page = capsys.readouterr().out, (REPOSITORY / "docs" / "gpu.md").read_text()
+    hours = [float(number) for number in re.findall(r"([\d.]+) h to", output)]
+    table = [float(number) for number in re.findall(r"^\| ImageNet[^|]*\| (\d+) h \|", page, re.M)]
+    assert hours == pytest.approx(table, rel=0.05)
+    others = [float(number) for number in re.findall(r"([\d.]+) h for", output)]
+    rows = re.findall(r"^\| `configs/\S+` \| ([\d.]+) h \| ([\d.]+) h \|", page, re.M)
+    assert others == pytest.approx([float(row[column]) for column in (0, 1) for row in rows], rel=0.05)
+    summary = re.findall(r"\| ([\d.]+) \+ (\d+) \|", (REPOSITORY / "README.md").read_text())
+    expected = [(train, table[1]) for train in (0, *(float(row[0]) for row in rows), *3 * [table[0]])]
+    assert [(float(train), float(score)) for train, score in summary] == expected
 
 
 def plain(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -161,16 +162,18 @@ def test_results_for_other_candidates_are_refused(home: Path) -> None:
 
 def test_the_document_says_what_the_committed_results_say() -> None:
     """All that ``tools/mini_track1.py report`` writes but the pictures, whose bytes go with the version of matplotlib."""
-    found = track.read_track(HOME)
+    results = track.read_track(HOME)
     text = (REPOSITORY / "docs" / "mini_track1.md").read_text(encoding="utf-8")
-    for name, table in document.tables(found).items():
+    for name, table in document.tables(results).items():
         assert f"<!-- begin {name} -->\n{table}\n<!-- end {name} -->" in text
-    assert document.truth_csv(found) == (HOME / "truth.csv").read_text(encoding="utf-8")
-    assert list(found.runs) == list(track.METHODS)
+    assert document.truth_csv(results) == (HOME / "truth.csv").read_text(encoding="utf-8")
+    assert list(results.runs) == list(track.METHODS)
     named = {"official baseline": "baseline", "sandwich": "sandwich_prelu", "PGONAS with FLOPs": "pgonas_flops_warmup"}
+    readme = " ".join((REPOSITORY / "README.md").read_text().split())
     for name, method in (named | {"with Zen-score": "pgonas_zen", "progressive shrinking": "progressive"}).items():
-        assert f"{name} {found.tau(method)[0]:.3f}".replace(" 0.", " .") in " ".join(
-            (REPOSITORY / "README.md").read_text().split()
-        )
+        assert f"{name} {results.tau(method)[0]:.3f}".replace(" 0.", " .") in readme
+    recipes = ("baseline", "sandwich_relu", "pgonas_flops_warmup", "pgonas_zen", "progressive")
+    measured = [float(number) for number in re.findall(r"; measured here (\.\d+)", readme)]
+    assert measured == [round(results.tau(method)[0], 3) for method in recipes]
     for picture in ("ranks", "tau", "curves"):
         assert f"(mini_track1/{picture}.svg)" in text and (REPOSITORY / "docs" / "mini_track1" / f"{picture}.svg").exists()

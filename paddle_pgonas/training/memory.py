@@ -12,7 +12,7 @@ from paddle_pgonas.runtime import device_memory
 
 VALUES_KEPT = 2
 """Values kept for the backward per value that a convolution writes, at least: its own output and the activation's. One process on
-a CPU was measured at 2.5 (docs/reproduce.md)."""
+a CPU was measured at 2.5 (docs/gpu.md)."""
 VALUES_PER_WEIGHT = 3
 """A weight, its gradient and its momentum."""
 
