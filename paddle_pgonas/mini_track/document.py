@@ -24,7 +24,7 @@ from paddle_pgonas.submission import write_scores
 SIMILAR = 1.5
 """Two subnets are of similar cost if their multiply-accumulates are within this factor."""
 BANDS = (1, 1.2, 1.5, 2)
-"""How many times the cheaper's cost the dearer of a pair costs, from each to the next."""
+"""Bounds of the cost ratio (larger over smaller) of a pair, from each to the next."""
 
 PAIRS = (
     ("sandwich_relu", "baseline"),
@@ -188,7 +188,7 @@ def _pairs_table(track: Track) -> str:
         rows.append([name, f"{100 * shares[-1]:.0f} %", str(inside.sum() // 2), *(f"{100 * x:.0f} %" for x in right[-1])])
     as_drawn = np.array(shares) @ np.array(right)
     rows.append(["all, weighted as random pairs are", "", "", *(f"{100 * x:.0f} %" for x in as_drawn)])
-    head = ["the dearer costs", "of random pairs", "pairs of candidates", "FLOPs right", "Zen-score right", "two seeds agree"]
+    head = ["ratio of the two costs", "of random pairs", "pairs of candidates", "FLOPs right", "Zen-score right", "two seeds agree"]
     return _markdown(head, rows)
 
 

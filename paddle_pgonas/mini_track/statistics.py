@@ -55,7 +55,7 @@ def estimate(resampled: np.ndarray) -> Estimate:
 
 
 def cost_ratios(costs: np.ndarray) -> np.ndarray:
-    """How many times the cheaper's cost the dearer of two subnets costs, [n, n]."""
+    """Ratio of the larger to the smaller cost of each two subnets, [n, n]."""
     return np.maximum(costs[:, None] / costs[None, :], costs[None, :] / costs[:, None])
 
 
