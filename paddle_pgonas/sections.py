@@ -22,6 +22,8 @@ STRATEGIES = ("uniform", "progressive", "phases", "largest", "sandwich", "fair_s
 TAUGHT = {"strategy": ("uniform", "progressive", "phases", "largest")}
 SANDWICHES = {"strategy": ("sandwich", "fair_sandwich", "pgonas")}
 PGONAS = {"strategy": ("pgonas",)}
+WATCHED = {"watch_images": True}
+CALIBRATED = {"bn": ("calibrated",)}
 
 
 class Data(Section):
@@ -59,7 +61,7 @@ class Model(Section):
     """Activation behind each residual sum; the one inside a block stays ReLU."""
     pretrained: Text | None = None
     """Weights of the full network to start from (.pdparams or .safetensors); null starts from random weights."""
-    reorder: bool = True
+    reorder: bool = key(True, only={"pretrained": True})
     """Sort the inner channels of pretrained blocks by importance, so that narrow subnets inherit the best."""
     bn: Literal["batch", "frozen", "sync"] = "batch"
     """BatchNorm in training: ``batch`` statistics that update the running ones, the same over all processes' images (``sync``),
@@ -154,11 +156,11 @@ class Train(Section):
     keep_checkpoints: Integer = key(2, at_least=1, free=True)
     watch_images: Integer = key(0, at_least=0, free=True)
     """With every checkpoint, measure the smallest, middle and largest subnet on so many validation images; 0 watches nothing."""
-    watch_at: Annotated[tuple[Number, ...], ListAsTuple] | None = key(None, free=True, only={"watch_images": True})
+    watch_at: Annotated[tuple[Number, ...], ListAsTuple] | None = key(None, free=True, only=WATCHED)
     """Measure at these shares of the run instead, 0 (before the first step) to 1, for example [0, 0.0625, 0.25, 1]."""
-    watch_subnets: Integer = key(0, at_least=0, free=True)
+    watch_subnets: Integer = key(0, at_least=0, free=True, only=WATCHED)
     """... and so many random subnets, for Kendall tau of their accuracies with the prior."""
-    watch_truth: Text | None = key(None, free=True)
+    watch_truth: Text | None = key(None, free=True, only=WATCHED)
     """... and the subnets of this truth file, for Kendall tau with their stand-alone accuracies. Nothing is learnt from them."""
 
 
@@ -171,8 +173,8 @@ class Score(Section):
     amp: Annotated[Literal["off", "bf16", "fp16"], _YAML_OFF] = key("off", free=True)
     """Feature maps and convolutions in low precision (GPU only); statistics, logits and metrics stay float32."""
     batch_size: Integer = key(100, at_least=1, free=True)
-    calibration_images: Integer = key(256, at_least=1, free=True)
+    calibration_images: Integer = key(256, at_least=1, free=True, only=CALIBRATED)
     """``calibrated``: how many training images, taken evenly from the list."""
-    calibration_batch: Integer | None = key(None, at_least=1, free=True)
+    calibration_batch: Integer | None = key(None, at_least=1, free=True, only=CALIBRATED)
     """``calibrated``: average the statistics over batches of so many images; null takes all images as one batch. Either way the
     result does not depend on ``batch_size``, which bounds the memory."""

@@ -67,7 +67,13 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None
     """
 
     def command(name: str, batch: int) -> list[str]:
-        options = [f"output_dir={tmp_path / name}", f"train.batch_size={batch}", "train.max_steps=1", "train.watch_images=0"]
+        options = [
+            f"output_dir={tmp_path / name}",
+            f"train.batch_size={batch}",
+            "train.max_steps=1",
+            "train.watch_images=0",
+            "train.watch_subnets=0",
+        ]
         options += ["model.bn=sync", "train.rank_lambda=constant", "train.rank_gradient=both", "train.pairs=3"]
         return ["tools/train_supernet.py", "-c", "configs/demo.yaml", "-o", *options]
 
@@ -111,7 +117,14 @@ def train_together(folder: Path, *arguments: list[str]) -> list[tuple[int, str]]
     endpoints = [f"127.0.0.1:{port + rank}" for rank in range(len(arguments))]
     shared = {"PADDLE_TRAINERS_NUM": str(len(arguments)), "PADDLE_TRAINER_ENDPOINTS": ",".join(endpoints)}
     shared |= {"PADDLE_DISTRI_BACKEND": "gloo", "OMP_NUM_THREADS": "1"}
-    common = [f"output_dir={folder}", "device=cpu", "train.batch_size=16", "train.watch_images=0", "train.log_every=1"]
+    common = [
+        f"output_dir={folder}",
+        "device=cpu",
+        "train.batch_size=16",
+        "train.watch_images=0",
+        "train.watch_subnets=0",
+        "train.log_every=1",
+    ]
     processes = []
     for rank, own in enumerate(arguments):
         environment = {"PADDLE_TRAINER_ID": str(rank), "PADDLE_CURRENT_ENDPOINT": endpoints[rank]}

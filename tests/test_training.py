@@ -34,7 +34,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
 def config(folder: Path, **train_settings: Any) -> Config:
-    base = load_config(CONFIGS / "demo.yaml", ["train.watch_images=0", "train.batch_size=32"])
+    base = load_config(CONFIGS / "demo.yaml", ["train.watch_images=0", "train.watch_subnets=0", "train.batch_size=32"])
     if train_settings.get("strategy", "pgonas") != "pgonas":
         train_settings = {"stretch_lambda": False, "rank_gradient": "second"} | train_settings
     if train_settings.get("strategy") == "uniform":
@@ -216,7 +216,10 @@ def test_resuming_another_configuration_names_the_key(tmp_path: Path) -> None:
 
 
 def images_config(folder: Path, images: Path, steps: int) -> Config:
-    base = load_config(CONFIGS / "mini" / "folder.yaml", [f"data.root={images}", "model.num_classes=3", "train.watch_images=0"])
+    base = load_config(
+        CONFIGS / "mini" / "folder.yaml",
+        [f"data.root={images}", "model.num_classes=3", "train.watch_images=0", "train.watch_subnets=0"],
+    )
     return base.changed(output_dir=str(folder), train={"batch_size": 4, "epochs": 5, "max_steps": steps})
 
 

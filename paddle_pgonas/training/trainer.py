@@ -12,12 +12,13 @@ import paddle
 
 from paddle_pgonas import distributed
 from paddle_pgonas.arch import Arch
-from paddle_pgonas.config import Config, save_config
+from paddle_pgonas.config import PGONAS, Config, save_config
 from paddle_pgonas.container import Record
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.cache import cache_folder
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.extensions import is_import_path
 from paddle_pgonas.locks import exclusive
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import save_weights
@@ -31,7 +32,7 @@ from paddle_pgonas.training.runlog import RunLog
 from paddle_pgonas.training.samplers import Draws
 from paddle_pgonas.training.schedules import learning_rate, rank_lambda
 from paddle_pgonas.training.signals import stop_requests
-from paddle_pgonas.training.strategies import Metrics, Pgonas, Step, Strategy, learn_labels, make_strategy, mean_metrics
+from paddle_pgonas.training.strategies import Metrics, Step, Strategy, learn_labels, make_strategy, mean_metrics
 
 Watch = Callable[[Supernet], dict[str, float]]
 """Measures a supernet while it is trained, without changing it."""
@@ -138,6 +139,7 @@ class Run:
         if settings.unused_parameters == "zero_gradient":
             zero_gradients(self.net.parameters())
         self.draws = Draws(config)
+        self.ranks = arch is None and (settings.strategy in PGONAS["strategy"] or is_import_path(settings.strategy))
         self.strategy: Strategy = learn_labels if arch else make_strategy(config, build_teacher(config))
         self.health = Health(settings, batches)
 
@@ -224,7 +226,7 @@ class Run:
         squares = [weight.grad.square().sum() for weight in self.net.parameters() if weight.grad is not None]
         scalars["grad_norm"] = float(paddle.add_n(squares).sqrt())  # before it is clipped
         scalars["lr"] = self.optimizer.get_lr()
-        if isinstance(self.strategy, Pgonas):
+        if self.ranks:
             scalars["rank_lambda"] = rank_lambda(self.settings, index, self.steps_per_epoch)
         return {"epoch": index // self.steps_per_epoch, **scalars}
 
