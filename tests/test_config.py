@@ -72,7 +72,7 @@ def test_bases_in_a_circle_are_refused(tmp_path: Path, bases: tuple[str, ...]) -
         ("data: {val_limit: null}", "data.val_limit", None),
         ("data: {val_limit: 7}", "data.val_limit", 7),
         ("model: {pretrained: ~}", "model.pretrained", None),
-        ("model: {reorder: false}", "model.reorder", False),
+        ("train: {stretch_lambda: true}", "train.stretch_lambda", True),
         ("data: {augment: none}", "data.augment", "none"),
     ],
 )

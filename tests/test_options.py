@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import pytest
 from pydantic import BaseModel
 
-from paddle_pgonas.config import STRATEGIES, Config
+from paddle_pgonas.config import Config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights, read_arrays
 from paddle_pgonas.scoring.scorer import score, scoring_set
 from paddle_pgonas.scoring.watch import train
+from paddle_pgonas.sections import STRATEGIES
 from paddle_pgonas.submission import sample_candidates, write_scores
 from paddle_pgonas.training.standalone import train_standalone
 
@@ -92,6 +93,7 @@ TRAINING = [
     Option("train.stretch_lambda", True, ("pgonas",)),
     Option("train.rank_weight", 2.0, ("pgonas",), needs=RANKS),
     Option("train.watch_images", 20),
+    Option("train.watch_at", (0.0, 0.5), needs=WATCH),
     Option("train.watch_subnets", 5, needs=WATCH),
     Option("train.watch_truth", "TRUTH", needs=WATCH),
 ]
@@ -213,6 +215,7 @@ def test_a_strategy_uses_an_option_or_refuses_it_by_name(option: Option, base: C
         ("train.highest_codes", (2, 2), {"train.draws": "published"}),
         ("train.distillation", "alpha", {"train.strategy": "uniform"}),
         ("train.temperature", 3.0, {}),
+        ("train.watch_at", (0.5,), {}),
         ("train.watch_subnets", 5, {}),
         ("train.watch_truth", "TRUTH", {}),
         ("score.calibration_images", 5, {"score.bn": "running"}),

@@ -12,7 +12,7 @@ import paddle
 
 from paddle_pgonas import distributed
 from paddle_pgonas.arch import Arch
-from paddle_pgonas.config import PGONAS, Config, save_config
+from paddle_pgonas.config import Config, save_config
 from paddle_pgonas.container import Record
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.cache import cache_folder
@@ -23,6 +23,7 @@ from paddle_pgonas.locks import exclusive
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.runtime import compute_dtype, out_of_memory, select_device
+from paddle_pgonas.sections import PGONAS
 from paddle_pgonas.training.builders import build_subnet, build_supernet, build_teacher, make_optimizer, open_shared_batches
 from paddle_pgonas.training.checkpoints import checkpoints, load_latest, refuse_overwriting, save_checkpoint, zero_gradients
 from paddle_pgonas.training.health import Collapse, Health, check_losses
@@ -86,6 +87,7 @@ def fit(run: Run, step: int, folder: Path, again: str, watch: Watch | None = Non
             log.log(max(steps - 1, 0), watch(run.net))
             run.net.train()
             log.restart_clock()
+        distributed.barrier()  # the others would begin a step without the first
 
     with RunLog(folder, run.total_steps, step, run.name, silent=not first) as log, stop_requests() as requests:
         try:
