@@ -294,6 +294,14 @@ def test_a_checkpoint_that_names_no_images_is_resumed_only_on_request(tmp_path: 
     train(config(tmp_path, max_steps=2), resume=True, other_data=True)
 
 
+def test_other_processes_wait_while_the_first_one_watches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(distributed, "barrier", lambda: events.append("together"))
+    settings = config(tmp_path, max_steps=2, watch_images=9, watch_at=[0, 0.5, 1])
+    train(settings, watch=lambda net: events.append("watch") or {})  # type: ignore[func-returns-value]
+    assert [after for event, after in zip(events, events[1:], strict=False) if event == "watch"] == ["together"] * 3
+
+
 def test_the_library_watches_as_the_configuration_says(tmp_path: Path) -> None:
     paddle_pgonas.train(config(tmp_path, max_steps=1, watch_images=50))
     assert any("heldout/smallest" in line for line in read_json_lines(tmp_path / "metrics.jsonl"))
