@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -299,7 +300,7 @@ def test_other_processes_wait_while_the_first_one_watches(tmp_path: Path, monkey
     monkeypatch.setattr(distributed, "barrier", lambda: events.append("together"))
     settings = config(tmp_path, max_steps=2, watch_images=9, watch_at=[0, 0.5, 1])
     train(settings, watch=lambda net: events.append("watch") or {})  # type: ignore[func-returns-value]
-    assert [after for event, after in zip(events, events[1:], strict=False) if event == "watch"] == ["together"] * 3
+    assert [after for event, after in itertools.pairwise(events) if event == "watch"] == ["together"] * 3
 
 
 def test_the_library_watches_as_the_configuration_says(tmp_path: Path) -> None:
