@@ -126,7 +126,7 @@ def _problems(config: Config) -> Iterator[str]:
         yield f"train.watch_at must hold shares of the run from 0 to 1, not {shown(list(train.watch_at))}"
     if train.draws == "candidates" and train.candidates is None:
         yield "train.candidates: train.draws=candidates needs the path of a candidate file"
-    for section in ("data", "model", "train", "score"):
+    for section in ("data", "model", "train"):
         values = getattr(config, section)
         for name, user in validation.unused(values):
             value, default = getattr(values, name), type(values).model_fields[name].default

@@ -23,7 +23,6 @@ TAUGHT = {"strategy": ("uniform", "progressive", "phases", "largest")}
 SANDWICHES = {"strategy": ("sandwich", "fair_sandwich", "pgonas")}
 PGONAS = {"strategy": ("pgonas",)}
 WATCHED = {"watch_images": True}
-CALIBRATED = {"bn": ("calibrated",)}
 
 
 class Data(Section):
@@ -173,8 +172,8 @@ class Score(Section):
     amp: Annotated[Literal["off", "bf16", "fp16"], _YAML_OFF] = key("off", free=True)
     """Feature maps and convolutions in low precision (GPU only); statistics, logits and metrics stay float32."""
     batch_size: Integer = key(100, at_least=1, free=True)
-    calibration_images: Integer = key(256, at_least=1, free=True, only=CALIBRATED)
+    calibration_images: Integer = key(256, at_least=1, free=True)
     """``calibrated``: how many training images, taken evenly from the list."""
-    calibration_batch: Integer | None = key(None, at_least=1, free=True, only=CALIBRATED)
+    calibration_batch: Integer | None = key(None, at_least=1, free=True)
     """``calibrated``: average the statistics over batches of so many images; null takes all images as one batch. Either way the
     result does not depend on ``batch_size``, which bounds the memory."""

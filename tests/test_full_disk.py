@@ -143,6 +143,7 @@ def test_training_on_a_full_disk_goes_on_after_space_is_made(tmp_path: Path) -> 
             "train.batch_size=32",
             "train.epochs=2",
             "train.watch_images=0",
+            "train.watch_subnets=0",
             *more,
         ]
         return train(load_config(DEMO, [*options, f"data.cache_dir={tmp_path / 'c'}", f"output_dir={tmp_path / name}"]), resume)

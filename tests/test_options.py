@@ -218,8 +218,6 @@ def test_a_strategy_uses_an_option_or_refuses_it_by_name(option: Option, base: C
         ("train.watch_at", (0.5,), {}),
         ("train.watch_subnets", 5, {}),
         ("train.watch_truth", "TRUTH", {}),
-        ("score.calibration_images", 5, {"score.bn": "running"}),
-        ("score.calibration_batch", 4, {"score.bn": "batch"}),
     ],
 )
 def test_an_option_without_what_it_needs_is_refused(

@@ -107,7 +107,14 @@ class Inputs:
     def config(self, folder: Path, *more: str, name: str = "demo.yaml") -> Config:
         """The configuration of a job."""
         options = ["data.source=folder", f"data.root={self.folder / 'images'}", "model.num_classes=2"]
-        options += ["data.workers=0", "train.batch_size=16", "train.epochs=3", "train.log_every=1", "train.watch_images=0"]
+        options += [
+            "data.workers=0",
+            "train.batch_size=16",
+            "train.epochs=3",
+            "train.log_every=1",
+            "train.watch_images=0",
+            "train.watch_subnets=0",
+        ]
         return load_config(CONFIGS / name, [*options, f"output_dir={folder}", "device=cpu", *more])
 
 
