@@ -188,7 +188,7 @@ def _pairs_table(track: Track) -> str:
         rows.append([name, f"{100 * shares[-1]:.0f} %", str(inside.sum() // 2), *(f"{100 * x:.0f} %" for x in right[-1])])
     as_drawn = np.array(shares) @ np.array(right)
     rows.append(["all, weighted as random pairs are", "", "", *(f"{100 * x:.0f} %" for x in as_drawn)])
-    head = ["ratio of the two costs", "of random pairs", "pairs of candidates", "FLOPs right", "Zen-score right", "two seeds agree"]
+    head = ["ratio of costs", "of random pairs", "pairs of candidates", "FLOPs right", "Zen-score right", "two seeds agree"]
     return _markdown(head, rows)
 
 
