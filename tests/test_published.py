@@ -15,16 +15,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import paddle
 import pytest
 from conftest import REPOSITORY
 
-from paddle_pgonas.arch import TRACK1
+from paddle_pgonas.arch import MINI, TRACK1
 from paddle_pgonas.config import CONFIGS, Train, load_config
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.published import LEARNING_RATES, STEPS
 from paddle_pgonas.published.compare import Outcome, compare
 from paddle_pgonas.published.reference import CONFIGURATIONS, Reference, configuration, read_reference
-from paddle_pgonas.published.replay import repeat, replay
+from paddle_pgonas.published.replay import Signs, repeat, replay
 from paddle_pgonas.training.published_draws import draw_published_baseline, draw_published_pgonas, published_generator
 from paddle_pgonas.training.schedules import learning_rate
 
@@ -107,6 +109,16 @@ def test_the_published_steps_come_out_and_a_value_off_by_a_thousandth_does_not(p
         assert "gradient norms" in apart(values, replace(outcome, steps=[replace(outcome.steps[0], gradients=without)]))
         lacking = changed(values, ("gradients", 0), lambda gradients, name=name: gradients.pop(name) and gradients)
         assert "gradient norms" in apart(lacking, outcome)
+
+
+def test_few_activations_of_a_diverged_network_are_taken_for_rounding() -> None:
+    """Beside an infinite one all are near zero; a list of them all took minutes."""
+    net = Supernet(MINI, 10, bn="frozen")
+    signs = Signs(net)
+    signs.start_step(set())
+    net(paddle.full([2, 3, 32, 32], 1e38))
+    signs.end_step()
+    assert 0 < len(signs.near_zero[0]) < 2000
 
 
 @pytest.mark.gpu

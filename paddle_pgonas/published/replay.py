@@ -37,6 +37,8 @@ from paddle_pgonas.training.trainer import Run
 
 NEAR_ZERO = 4e-6
 """An activation of this part of its layer's root mean square may have either sign: its rounding is as large."""
+MOST = 64
+"""Of so many of them in one layer at most. Usual is one; of a network that has diverged it may be all."""
 ATTEMPTS = 24
 """How often steps are run again with other signs of such activations."""
 
@@ -67,7 +69,7 @@ def repeat(reference: Reference, overrides: Sequence[str] = (), steps: int | Non
     best = training.run([set() for _ in range(count)])
     if not all(entry.within for number in range(count) for entry in compare_passes(reference, best, number)):
         return best
-    signs: list[set[_Place]] = [set() for _ in range(count)]
+    signs: list[set[Place]] = [set() for _ in range(count)]
     near_zero = training.signs.near_zero
     for attempt in range(ATTEMPTS):
         gaps = [_gap(compare_gradients(reference, best, number)) for number in range(count)]
@@ -93,18 +95,18 @@ def _gap(differences: Sequence[Difference]) -> float:
     return max(entry.in_tolerances for entry in differences)
 
 
-_Place = tuple[int, int]
+Place = tuple[int, int]
 """Which of a step's ReLUs, and which of its inputs."""
 
 
-class _Signs:
+class Signs:
     """Finds inputs of ReLUs that are zero within rounding, and changes the sign of chosen ones."""
 
     def __init__(self, net: Supernet) -> None:
-        self.near_zero: list[list[_Place]] = []
+        self.near_zero: list[list[Place]] = []
         """Per step, nearest to zero first."""
-        self._changed: set[_Place] = set()
-        self._seen: dict[_Place, float] = {}
+        self._changed: set[Place] = set()
+        self._seen: dict[Place, float] = {}
         self._calls = 0
         kinked = net.activation in ("relu", "prelu", "selu")
         for name, layer in net.model.named_sublayers():
@@ -113,10 +115,12 @@ class _Signs:
             elif name.endswith(".act") and kinked:
                 layer.register_forward_pre_hook(lambda layer, inputs: self._pass(inputs[0]))
 
-    def start_step(self, changed: set[_Place]) -> None:
+    def start_step(self, changed: set[Place]) -> None:
+        """From now on change the signs of these."""
         self._changed, self._seen, self._calls = changed, {}, 0
 
     def end_step(self) -> None:
+        """Note what was near zero in this step."""
         self.near_zero.append(sorted(self._seen, key=self._seen.__getitem__))
 
     def _pass(self, values: paddle.Tensor) -> paddle.Tensor:
@@ -125,7 +129,7 @@ class _Signs:
             return values
         flat = values.detach().flatten()
         sizes = flat.abs() / flat.square().mean().sqrt()
-        for index in (sizes < NEAR_ZERO).nonzero().flatten().tolist():
+        for index in (sizes < NEAR_ZERO).nonzero().flatten()[:MOST].tolist():
             self._seen[call, index] = float(sizes[index])
         chosen = [index for place, index in self._changed if place == call]
         if not chosen:
@@ -152,9 +156,9 @@ class _Training:
         self._start = {name: tensor.clone() for name, tensor in net.weights().items()}
         self._passed: list[str] = []
         net.register_forward_pre_hook(lambda net, inputs: self._passed.append(net.active_subnet.code))
-        self.signs = _Signs(net)
+        self.signs = Signs(net)
 
-    def run(self, changed: Sequence[set[_Place]]) -> Outcome:
+    def run(self, changed: Sequence[set[Place]]) -> Outcome:
         """As many steps as there are sets of inputs whose sign is changed."""
         run = self._run
         self._restart()
