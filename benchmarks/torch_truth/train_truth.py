@@ -7,7 +7,6 @@ anew after every subnet, so a killed run loses the subnet that it is training an
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import fcntl
 import importlib.metadata
 import math
@@ -120,7 +119,8 @@ def locked(path: Path) -> Iterator[None]:
 
 def recipe(config: Config, space: str, bf16: bool) -> dict[str, Any]:
     """What a result depends on beside subnet and seed, without the places of files."""
-    data = {name: value for name, value in dataclasses.asdict(config.data).items() if name not in ("cache_dir", "workers")}
+    unused = ("cache_dir", "workers", "max_unreadable")
+    data = {name: value for name, value in config.data.model_dump(mode="json").items() if name not in unused}
     data["root"] = Path(str(config.data.root)).name
     return {
         "space": space,
