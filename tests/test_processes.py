@@ -140,7 +140,7 @@ def train_together(folder: Path, *arguments: list[str]) -> list[tuple[int, str]]
             )
         )
     outputs = [process.communicate(timeout=120)[0] for process in processes]
-    return [(process.returncode, output.strip().splitlines()[-1]) for process, output in zip(processes, outputs, strict=True)]
+    return [(process.returncode, output.strip().rpartition("\n")[2]) for process, output in zip(processes, outputs, strict=True)]
 
 
 def test_processes_that_were_started_differently_all_stop_and_name_the_key(tmp_path: Path) -> None:
