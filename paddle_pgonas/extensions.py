@@ -26,13 +26,13 @@ def import_callable(path: str, what: str) -> Callable[..., Any]:
     """What ``module:name`` names; the module is looked for as Python does, and at last in the working folder.
 
     Args:
-        what: what it is to be, for messages: ``prior`` or ``strategy``.
+        what: what it is to be, for messages: ``prior`` or ``train.strategy``.
 
     Raises:
         UserError: no import path, no such module or name, the module cannot be imported, or the object cannot be called.
     """
     if not is_import_path(path):
-        raise UserError(f"{what} {path!r}: an import path looks like my_module:my_{what}")
+        raise UserError(f"{what} {path!r}: an import path looks like my_module:name")
     name, _, attribute = path.partition(":")
     if "" not in sys.path:
         sys.path.append("")  # last, so that a file of the working folder never stands in for an installed module

@@ -205,6 +205,12 @@ def test_a_bad_import_path_is_one_line(tool: Tool, folder: Path, path: str, prob
     assert "prior" in err and not (folder / "p.json").exists()
 
 
+def test_a_strategy_that_cannot_be_imported_is_one_line_with_its_key(tool: Tool, folder: Path) -> None:
+    status, _, err = tool("train_supernet", "-c", "own.yaml", "-o", "train.strategy=own_code:LargestAlon")
+    assert_one_line(status, err, "train.strategy own_code:LargestAlon: ")
+    assert "did you mean own_code:LargestAlone?" in err
+
+
 @pytest.mark.parametrize(("key", "path"), [("prior", "my module:x"), ("strategy", "pgona"), ("prior", "zen_mc")])
 def test_a_name_that_is_neither_built_in_nor_an_import_path_names_file_and_key(folder: Path, key: str, path: str) -> None:
     (folder / "bad.yaml").write_text(f"base: own.yaml\ntrain: {{{key}: '{path}'}}")

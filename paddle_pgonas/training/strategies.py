@@ -265,7 +265,7 @@ def make_strategy(config: Config, teacher: nn.Layer | None) -> Strategy:
     """The configured method: a built-in one, or what an import path names, called with the configuration and the teacher."""
     train = config.train
     if is_import_path(train.strategy):
-        own: Strategy = import_callable(train.strategy, "strategy")(config, teacher)
+        own: Strategy = import_callable(train.strategy, "train.strategy")(config, teacher)
         return own
     distil = make_distillation(train.distillation, train.temperature)
     if train.strategy == "largest":
