@@ -38,6 +38,8 @@ class Candidate:
     arch: Arch
     written: str
     acc: float | None
+    std_error: float | None = None
+    """The standard error of ``acc``, which a truth file may name."""
 
 
 def read_candidates(path: str | Path, space: SearchSpace, known: dict[str, Arch] | None = None) -> list[Candidate]:
@@ -99,8 +101,15 @@ def collect_candidates(entries: Any, space: SearchSpace, faults: Faults, known: 
         first = names.setdefault(arch.code, name)
         if first is not name:
             faults.add("repeated code", name, f"repeats the code of {first}; every architecture may stand once")
-        candidates.append(Candidate(name, arch, entry["arch"], acc))
+        candidates.append(Candidate(name, arch, entry["arch"], acc, _std_error(name, entry.get("std_error"), faults)))
     return candidates, accs
+
+
+def _std_error(name: str, value: Any, faults: Faults) -> float | None:
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST):
+        return None if value is None else float(value)
+    faults.add("std_error", name, f"'std_error' must be a number of 0 to {LARGEST:g}, not {value!r:.40}")
+    return None
 
 
 def _float(acc: int | float | None) -> float | None:

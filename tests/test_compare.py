@@ -12,7 +12,7 @@ import pytest
 from paddle_pgonas.arch import MINI, TRACK1, SearchSpace
 from paddle_pgonas.correlation import STATISTICS, correlate
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.report.comparison import Comparison, compare, table
+from paddle_pgonas.report.comparison import Comparison, compare, table, verdict
 
 CODES = [MINI.sample(random.Random(seed)).code for seed in range(12)]
 TRUTH = [0.5, 0.1, 0.9, 0.3, 0.7, 0.2, 0.8, 0.4, 0.6, 0.55, 0.15, 0.95]
@@ -72,7 +72,7 @@ def test_a_name_that_stands_for_another_code_is_noted_and_matched_by_code(tmp_pa
 
 def test_the_figures_for_programs_hold_every_row_under_the_documented_keys(comparison: Comparison) -> None:
     figures = json.loads(json.dumps(comparison.as_json()))
-    assert set(figures) == {"reference", "space", "k", "level", "rows", "notes"}
+    assert set(figures) == {"reference", "space", "k", "level", "ceiling", "rows", "notes"}
     assert (figures["reference"], figures["space"], figures["k"], figures["level"]) == ("truth.json", "mini", 1, 0.95)
     assert [(row["file"], row["count"], row["resamples"]) for row in figures["rows"]] == [
         ("close.json", 10, 1000),
@@ -190,3 +190,37 @@ def test_repeated_codes_are_named_with_their_count(tmp_path: Path) -> None:
     repeated = scores(tmp_path, "a.json", TRUTH, [*CODES[:8], *CODES[:4]])
     with pytest.raises(UserError, match=r"a\.json: a8: repeats the code of a0.*and 3 more like it: a9, a10, \.\.\."):
         compare([repeated], scores(tmp_path, "truth.json", TRUTH))
+
+
+def test_the_verdict_names_the_best_file_the_others_and_whether_the_lead_is_clear(tmp_path: Path) -> None:
+    truth = scores(tmp_path, "truth.json", TRUTH)
+    close, same = scores(tmp_path, "close.json", CLOSE), scores(tmp_path, "same.json", CLOSE)
+    reverse = scores(tmp_path, "reverse.json", [1 - value for value in TRUTH])
+    far = verdict(compare([reverse, close], truth))
+    assert far.startswith("close.json agrees best with truth.json: Kendall tau ") and "; reverse.json -1.000." in far
+    assert "not clear" not in far
+    assert "over same.json is not clear" in verdict(compare([close, same], truth))
+    assert verdict(compare([reverse], truth)).startswith("reverse.json agrees with truth.json")
+    assert "not defined" in verdict(compare([scores(tmp_path, "flat.json", [0.5] * 12)], truth))
+
+
+def test_a_truths_standard_errors_bound_what_error_free_scores_reach(tmp_path: Path) -> None:
+    ceilings = []
+    for error in (0, 0.01, 0.1, 10):
+        entries = {code: {"acc": acc, "arch": code, "std_error": error} for code, acc in zip(CODES, TRUTH, strict=True)}
+        (tmp_path / "truth.json").write_text(json.dumps(entries), encoding="utf-8")
+        comparison = compare([scores(tmp_path, "close.json", CLOSE)], tmp_path / "truth.json")
+        assert comparison.ceiling is not None and f"{comparison.ceiling:.3f}" in verdict(comparison)
+        ceilings.append(comparison.ceiling)
+    assert ceilings[0] == pytest.approx(1) and sorted(ceilings, reverse=True) == ceilings and abs(ceilings[-1]) < 0.1
+    del entries[CODES[0]]["std_error"]
+    (tmp_path / "truth.json").write_text(json.dumps(entries), encoding="utf-8")
+    assert compare([scores(tmp_path, "close.json", CLOSE)], tmp_path / "truth.json").ceiling is None
+
+
+@pytest.mark.parametrize("error", [-0.1, "0.1", True, float("inf")])
+def test_a_standard_error_that_is_none_is_named(tmp_path: Path, error: object) -> None:
+    entries = {code: {"acc": 0.5, "arch": code, "std_error": error} for code in CODES}
+    (tmp_path / "truth.json").write_text(json.dumps(entries), encoding="utf-8")
+    with pytest.raises(UserError, match="std_error"):
+        compare([scores(tmp_path, "close.json", CLOSE)], tmp_path / "truth.json")

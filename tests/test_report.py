@@ -15,13 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from safetensors.numpy import save
+from scipy.stats import rankdata
 
 from paddle_pgonas.arch import MINI
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.report.comparison import Comparison, compare
+from paddle_pgonas.report.comparison import Comparison, compare, verdict
+from paddle_pgonas.report.hover import MOST, Point, points
 from paddle_pgonas.report.page import write_page
-from paddle_pgonas.report.plots import by_depth, by_width, pictures, rank_errors, write_plots
+from paddle_pgonas.report.plots import by_depth, by_width, pictures, rank_errors, svg, write_plots
 from paddle_pgonas.report.provenance import read_provenance
 from paddle_pgonas.submission import Candidate, write_scores
 
@@ -122,6 +125,44 @@ def test_every_picture_says_in_words_what_it_shows(page: str, comparison: Compar
     assert len(labels) == page.count("<svg") == len(set(labels))
     for name in (comparison.reference, *(row.name for row in comparison.rows)):
         assert sum(name in label for label in labels) >= 1
+
+
+def test_points_tell_their_subnet_when_the_mouse_is_over_them(page: str, comparison: Comparison) -> None:
+    texts = [html.unescape(text) for text in re.findall("<title>([^<]*)</title></circle>", page)]
+    assert len(texts) == len(comparison.rows[0].archs) * (
+        2 * len(comparison.rows) + 1
+    )  # ranks and costs of both, the truth's costs
+    for row in comparison.rows:
+        x, y = rankdata(row.reference), rankdata(row.scores)
+        for number, arch in enumerate(row.archs):
+            [text] = [text for text in texts if text.startswith(arch.code) and text.count("rank ") == 2 and row.name in text]
+            _, depths, *ranks = text.splitlines()
+            assert " ".join(map(str, arch.depths)) in depths
+            assert ranks == [f"rank {x[number]:g} of {len(x)} in truth.json", f"rank {y[number]:g} of {len(y)} in {row.name}"]
+
+
+def test_the_texts_lie_over_their_points() -> None:
+    figure = Figure(figsize=(4, 3), layout="constrained")
+    places = [(1.0, 30.0), (2.0, 10.0), (4.0, 20.0)]
+    figure.subplots().plot(*zip(*places, strict=True), gid="drawn")
+    text = svg(figure, [Point(x, y, f"<{x}>") for x, y in places])
+    path = text[text.index('id="drawn"') :].split(' d="')[1].split('"')[0]
+    drawn = [tuple(map(float, pair)) for pair in re.findall(r"[ML] (\S+) (\S+)", path)]
+    circles = [tuple(map(float, pair)) for pair in re.findall(r'cx="(\S+)" cy="(\S+)"', text)]
+    assert np.allclose(circles, drawn, atol=0.06)
+    assert re.findall("<title>(.*)</title>", text) == ["&lt;1.0&gt;", "&lt;2.0&gt;", "&lt;4.0&gt;"]
+
+
+def test_many_points_have_no_texts() -> None:
+    archs = [MINI.largest] * (MOST + 1)
+    ranks = np.arange(1.0, MOST + 2)
+    assert points(archs, ranks, ranks, []) == []
+    assert len(points(archs[:MOST], ranks[:MOST], ranks[:MOST], [])) == MOST
+
+
+def test_the_page_opens_with_the_verdict(page: str, comparison: Comparison) -> None:
+    words = Elements(page).words
+    assert words.index(verdict(comparison)) < words.index("Space mini")
 
 
 def test_the_page_shows_figures_and_notes_and_escapes_names(page: str, comparison: Comparison) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from paddle_pgonas.correlation import Estimate
+from paddle_pgonas.correlation import Estimate, attainable_kendall
 
 RESAMPLES = 2000
 
@@ -74,10 +74,5 @@ def attainable_tau(truth: np.ndarray) -> float:
 
     The subnets' means stand for their exact accuracies, and means over as many seeds are drawn around them anew.
     """
-    seeds, count = truth.shape
-    exact = truth.mean(0)
-    noise = np.sqrt(truth.var(0, ddof=1).mean() / seeds)
-    noisy = exact + np.random.default_rng(0).normal(0, noise, (RESAMPLES, count))
-    signs = _signs(exact)
-    upper = np.triu_indices(count, 1)
-    return float(np.mean([(np.sign(row[upper[0]] - row[upper[1]]) * signs[upper]).mean() for row in noisy]))
+    noise = np.sqrt(truth.var(0, ddof=1).mean() / len(truth))
+    return attainable_kendall(truth.mean(0), noise, RESAMPLES)

@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 
 from paddle_pgonas.arch import Arch, SearchSpace
-from paddle_pgonas.correlation import LEVEL, STATISTICS, Agreement, Estimate, correlate, default_k, resamples_for
+from paddle_pgonas.correlation import (
+    LEVEL,
+    STATISTICS,
+    Agreement,
+    Estimate,
+    attainable_kendall,
+    correlate,
+    default_k,
+    resamples_for,
+)
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.faults import EXAMPLES
 from paddle_pgonas.progress import progress
@@ -54,22 +63,26 @@ class Comparison:
     k: int
     """The k of precision at k."""
     rows: list[Row]
+    ceiling: float | None
+    """Kendall tau that error-free scores would have with the reference; None if it names no ``std_error``."""
     notes: list[str]
     """What a reader must know of the files: entries without a counterpart, names that stand for another code."""
 
     def as_json(self) -> dict[str, Any]:
         """The figures for programs; these keys stay.
 
-        ``reference``, ``space``, ``k``, ``level`` (of the intervals), ``notes`` (lines for people), and ``rows``, one per
-        file: ``file``, ``count`` (architectures compared), ``resamples``, per statistic (``pearson``, ``kendall``,
-        ``spearman``, ``kendall_top``, ``precision_at_k``) an object of ``value``, ``low``, ``high``, and ``difference``: null
-        in the first row, else ``to`` (the first row's file) and per statistic the same object. What is not defined is null.
+        ``reference``, ``space``, ``k``, ``level`` (of the intervals), ``ceiling`` (Kendall tau of error-free scores with this
+        reference, or null), ``notes`` (lines for people), and ``rows``, one per file: ``file``, ``count`` (architectures
+        compared), ``resamples``, per statistic (``pearson``, ``kendall``, ``spearman``, ``kendall_top``, ``precision_at_k``)
+        an object of ``value``, ``low``, ``high``, and ``difference``: null in the first row, else ``to`` (the first row's
+        file) and per statistic the same object. What is not defined is null.
         """
         return {
             "reference": self.reference,
             "space": self.space.name,
             "k": self.k,
             "level": LEVEL,
+            "ceiling": self.ceiling,
             "rows": [self._row_as_json(row) for row in self.rows],
             "notes": self.notes,
         }
@@ -115,7 +128,7 @@ def compare(
     k = default_k(fewest) if k is None else k
     if not 1 <= k <= fewest:
         raise UserError(f"--top must be 1 to {fewest}, the number of architectures compared, not {k}")
-    return Comparison(space, Path(reference).name, k, _rows(wanted, found, k), notes)
+    return Comparison(space, Path(reference).name, k, _rows(wanted, found, k), _ceiling(list(wanted.values())), notes)
 
 
 Scores = dict[str, Candidate]
@@ -139,6 +152,14 @@ def _rows(wanted: Scores, found: list[tuple[str, list[str], Scores]], k: int) ->
         archs = [wanted[code].arch for code in codes]
         rows.append(Row(name, archs, _accs(wanted, codes), _accs(scores, codes), agreed, difference))
     return rows
+
+
+def _ceiling(entries: Sequence[Candidate]) -> float | None:
+    errors = [entry.std_error for entry in entries]
+    if None in errors:
+        return None
+    ceiling = attainable_kendall(np.array([entry.acc for entry in entries], dtype=float), np.array(errors, dtype=float))
+    return ceiling if math.isfinite(ceiling) else None
 
 
 def _accs(scores: Scores, codes: list[str]) -> np.ndarray:
@@ -188,6 +209,24 @@ def heads(comparison: Comparison) -> list[str]:
     return [head.format(k=comparison.k) for head, _, _ in COLUMNS.values()]
 
 
+def verdict(comparison: Comparison) -> str:
+    """The comparison's result in one or two sentences: the file with the highest Kendall tau, the others, and the ceiling."""
+    rows = [row for row in comparison.rows if math.isfinite(row.agreement.values["kendall"])]
+    if not rows:
+        return f"No file can be ranked against {comparison.reference}: Kendall tau is not defined where all values are equal."
+    best, *others = sorted(rows, key=lambda row: -row.agreement.values["kendall"])
+    agrees = "agrees best" if others else "agrees"
+    text = f"{best.name} {agrees} with {comparison.reference}: Kendall tau " + " ".join(cells(best.estimates)[1])
+    text += "".join(f"; {row.name} {row.agreement.values['kendall']:.3f}" for row in others) + "."
+    if others and best.archs == others[0].archs:
+        lead = best.agreement.minus(others[0].agreement)
+        if not lead["kendall"].low > 0:
+            text += f" Its lead over {others[0].name} is not clear: {' '.join(cells(lead, signed=True)[1])}."
+    if comparison.ceiling is not None:
+        text += f" Error-free scores would reach {comparison.ceiling:.3f}, as {comparison.reference} itself has errors."
+    return text
+
+
 def explanation(comparison: Comparison) -> list[str]:
     """What the figures are, in sentences."""
     resamples = sorted({resamples_for(len(row.scores)) for row in comparison.rows})
@@ -211,7 +250,7 @@ def table(comparison: Comparison) -> str:
             if row.difference is not None:
                 lines.append([row.name, *(" ".join(cell) for cell in cells(row.difference, signed=True))])
         blocks.append(_aligned(lines))
-    return "\n\n".join([*blocks, "\n".join([*explanation(comparison), *comparison.notes])])
+    return "\n\n".join([*blocks, "\n".join([verdict(comparison), *explanation(comparison), *comparison.notes])])
 
 
 def _aligned(lines: list[list[str]]) -> str:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from paddle_pgonas.correlation import Estimate
 from paddle_pgonas.files import write_text
 from paddle_pgonas.progress import progress
-from paddle_pgonas.report.comparison import Comparison, cells, explanation, heads
+from paddle_pgonas.report.comparison import Comparison, cells, explanation, heads, verdict
 from paddle_pgonas.report.plots import ERRORS, Picture, svg
 from paddle_pgonas.report.plots import pictures as draw_pictures
 from paddle_pgonas.report.provenance import Provenance
@@ -50,6 +50,7 @@ def write_page(
     )
     page = environment.get_template("page.html").render(
         comparison=comparison,
+        verdict=verdict(comparison),
         explanation=" ".join(explanation(comparison)),
         tables=_tables(comparison),
         sections=((section, map(_figure, of_section)) for section, of_section in shown),
@@ -79,4 +80,4 @@ def _figures(estimates: dict[str, Estimate], signed: bool = False) -> list[Cell]
 def _figure(picture: Picture) -> tuple[str, Markup]:
     """A picture's caption, and the picture with it as text alternative."""
     label = Markup('<svg role="img" aria-label="{}"').format(picture.caption)
-    return picture.caption, Markup(svg(picture.figure).replace("<svg", label, 1))
+    return picture.caption, Markup(svg(picture.figure, picture.points).replace("<svg", label, 1))

@@ -20,6 +20,7 @@ from paddle_pgonas import cost
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.files import atomic_path
 from paddle_pgonas.progress import progress
+from paddle_pgonas.report import hover
 from paddle_pgonas.report.comparison import Comparison, Row
 
 INK, ACCENT = "#1f4e79", "#c8553d"
@@ -47,12 +48,13 @@ RANKS, COST, ERRORS, TRAINING = (
 
 
 class Picture(NamedTuple):
-    """A figure with the file name it gets, the section it belongs to, and what it shows in words."""
+    """A figure with the file name it gets, the section it belongs to, what it shows in words, and the texts of its points."""
 
     stem: str
     section: str
     caption: str
     figure: Figure
+    points: Sequence[hover.Point] = ()
 
 
 class Panel(NamedTuple):
@@ -85,14 +87,14 @@ def pictures(comparison: Comparison, metrics: Sequence[dict[str, Any]] = ()) -> 
     return found
 
 
-def svg(figure: Figure) -> str:
-    """The figure as an SVG element."""
+def svg(figure: Figure, points: Sequence[hover.Point] = ()) -> str:
+    """The figure as an SVG element, with the texts of its points."""
     buffer = io.StringIO()
     nobody = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # else the file names dates and addresses
     with rc_context(STYLE):
         figure.savefig(buffer, format="svg", dpi=110, metadata=nobody)
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return text[text.index("<svg") : text.rindex("</svg>")] + hover.circles(figure, points) + "</svg>\n"
 
 
 def write_plots(folder: str | Path, shown: Sequence[Picture]) -> None:
@@ -113,7 +115,9 @@ def _of_ranks(comparison: Comparison) -> Iterable[Picture]:
         tau = row.agreement.values["kendall"]
         agrees = f"Kendall tau {tau:.3f}" if math.isfinite(tau) else "no Kendall tau, as one is constant"
         caption = f"{row.name}: rank against rank in {comparison.reference}, {agrees}; on the line they agree"
-        yield Picture(_stem("rank", number, row.name), RANKS, caption, rank_scatter(row, comparison.reference))
+        x, y = rankdata(row.reference), rankdata(row.scores)
+        points = hover.points(row.archs, x, y, [(comparison.reference, x), (row.name, y)])
+        yield Picture(_stem("rank", number, row.name), RANKS, caption, rank_scatter(row, comparison.reference), points)
 
 
 def _of_cost(comparison: Comparison) -> Iterable[Picture]:
@@ -122,7 +126,9 @@ def _of_cost(comparison: Comparison) -> Iterable[Picture]:
     shown += [(row.name, row.archs, row.scores) for row in comparison.rows]
     for number, (name, archs, values) in enumerate(shown):
         caption = f"{name}: values against multiply-accumulates, and their mean in groups of equal number"
-        yield Picture(_stem("cost", number, name), COST, caption, cost_scatter(archs, values, name))
+        macs = np.array([cost.macs(arch) for arch in archs]) / 1e6
+        points = hover.points(archs, macs, values, [(name, rankdata(values))])
+        yield Picture(_stem("cost", number, name), COST, caption, cost_scatter(archs, macs, values, name), points)
 
 
 def _of_errors(comparison: Comparison) -> Iterable[Picture]:
@@ -157,10 +163,9 @@ def rank_scatter(row: Row, reference: str) -> Figure:
     return figure
 
 
-def cost_scatter(archs: Sequence[Arch], values: np.ndarray, name: str) -> Figure:
-    """A file's values against multiply-accumulates, and their mean in up to ten groups of equal number."""
+def cost_scatter(archs: Sequence[Arch], macs: np.ndarray, values: np.ndarray, name: str) -> Figure:
+    """A file's values against multiply-accumulates in millions, and their mean in up to ten groups of equal number."""
     figure, axes = _axes()
-    macs = np.array([cost.macs(arch) for arch in archs]) / 1e6
     _points(axes, macs, values, INK)
     groups = np.array_split(np.argsort(macs, kind="stable"), min(10, max(1, len(macs) // 5)))
     means = [(macs[group].mean(), values[group].mean()) for group in groups]

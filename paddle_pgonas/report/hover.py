@@ -1,0 +1,53 @@
+"""The text that a picture's point shows in the browser while the mouse is over it: which subnet it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from paddle_pgonas import cost
+from paddle_pgonas.arch import Arch
+
+MOST = 2000
+"""Subnets in a picture whose points have texts; those of more would take several times the picture's space."""
+RADIUS = 3.5
+"""Of the circle around a point that the mouse has to meet, in the SVG's units (1/72 inch of the figure)."""
+
+
+class Point(NamedTuple):
+    """A place in the data coordinates of a figure's axes, and its text."""
+
+    x: float
+    y: float
+    text: str
+
+
+def points(archs: Sequence[Arch], x: np.ndarray, y: np.ndarray, ranks: Sequence[tuple[str, np.ndarray]]) -> list[Point]:
+    """A point per subnet with its code, depths, cost and ranks; none beyond ``MOST`` subnets.
+
+    Args:
+        ranks: a file's name and the subnets' ranks in it, of which 1 is that of the lowest value, as in the pictures.
+    """
+    if len(archs) > MOST:
+        return []
+    texts = []
+    for number, arch in enumerate(archs):
+        lines = [arch.code, f"depths {' '.join(map(str, arch.depths))}, {cost.macs(arch) / 1e6:.3g} million multiply-accumulates"]
+        lines += [f"rank {rank[number]:g} of {len(rank)} in {name}" for name, rank in ranks]
+        texts.append("\n".join(lines))
+    return [Point(*point) for point in zip(x.tolist(), y.tolist(), texts, strict=True)]
+
+
+def circles(figure: Figure, shown: Sequence[Point]) -> str:
+    """Invisible circles with titles over the points of the figure's axes, for the SVG that it was just saved as."""
+    if not shown:
+        return ""
+    pixels = figure.axes[0].transData.transform([point[:2] for point in shown])  # from the lower left corner
+    places = pixels * [1, -1] * 72 / figure.dpi + [0, 72 * figure.get_figheight()]
+    circle = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="{}"><title>{}</title></circle>\n')
+    drawn = (circle.format(*place, RADIUS, point.text) for place, point in zip(places, shown, strict=True))
+    return '<g fill="transparent">\n' + "".join(drawn) + "</g>\n"
