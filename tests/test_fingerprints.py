@@ -144,3 +144,12 @@ def test_a_stand_alone_result_is_kept_by_what_can_change_it(
     base = config(image_folder, tmp_path)
     changed = base.changed(**{section: {name: value}})
     assert (standalone.identity(base) == standalone.identity(changed)) == same
+
+
+def test_a_table_that_a_killed_process_left_half_written_is_removed(image_folder: Path, tmp_path: Path, settled: None) -> None:
+    source = Folder(image_folder, "train")
+    source.fingerprint(tmp_path)
+    left = tmp_path / f".{fingerprints.TABLE}.a1b2c3d4.part"
+    left.write_bytes(b"half")
+    source.fingerprint(tmp_path)  # nothing new is read, so no table is written
+    assert not left.exists()

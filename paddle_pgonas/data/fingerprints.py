@@ -18,6 +18,7 @@ import numpy as np
 
 from paddle_pgonas import container
 from paddle_pgonas.container import DamagedFile
+from paddle_pgonas.files import remove_left_parts
 from paddle_pgonas.progress import progress
 
 TABLE = "file-digests.safetensors"
@@ -41,6 +42,7 @@ def fingerprint_files(folder: Path, names: Sequence[bytes], labels: Iterable[int
     Raises:
         UserError: the table cannot be written.
     """
+    remove_left_parts(cache, TABLE)
     known, root = _read_table(cache / TABLE), os.fsencode(folder)
     stamps, settled = _stamps(root, names, time.time_ns())
     unknown = [index for index, stamp in enumerate(stamps) if stamp not in known]
