@@ -197,10 +197,14 @@ def test_the_verdict_names_the_best_file_the_others_and_whether_the_lead_is_clea
     close, same = scores(tmp_path, "close.json", CLOSE), scores(tmp_path, "same.json", CLOSE)
     reverse = scores(tmp_path, "reverse.json", [1 - value for value in TRUTH])
     far = verdict(compare([reverse, close], truth))
-    assert far.startswith("close.json agrees best with truth.json: Kendall tau ") and "; reverse.json -1.000." in far
+    assert (
+        far.startswith("close.json agrees best with truth.json: Kendall tau ")
+        and "; reverse.json -1.000 (in reverse order)." in far
+    )
     assert "not clear" not in far
     assert "over same.json is not clear" in verdict(compare([close, same], truth))
-    assert verdict(compare([reverse], truth)).startswith("reverse.json agrees with truth.json")
+    assert verdict(compare([close], truth)).startswith("close.json agrees with truth.json")
+    assert verdict(compare([reverse], truth)).startswith("No file clearly agrees with truth.json")
     assert "not defined" in verdict(compare([scores(tmp_path, "flat.json", [0.5] * 12)], truth))
 
 

@@ -210,14 +210,20 @@ def heads(comparison: Comparison) -> list[str]:
 
 
 def verdict(comparison: Comparison) -> str:
-    """The comparison's result in one or two sentences: the file with the highest Kendall tau, the others, and the ceiling."""
+    """The comparison's result in a few sentences: the file with the highest Kendall tau, the others, and the ceiling."""
     rows = [row for row in comparison.rows if math.isfinite(row.agreement.values["kendall"])]
     if not rows:
         return f"No file can be ranked against {comparison.reference}: Kendall tau is not defined where all values are equal."
     best, *others = sorted(rows, key=lambda row: -row.agreement.values["kendall"])
-    agrees = "agrees best" if others else "agrees"
-    text = f"{best.name} {agrees} with {comparison.reference}: Kendall tau " + " ".join(cells(best.estimates)[1])
-    text += "".join(f"; {row.name} {row.agreement.values['kendall']:.3f}" for row in others) + "."
+    tau = "Kendall tau " + " ".join(cells(best.estimates)[1])
+    if best.estimates["kendall"].low > 0:
+        text = f"{best.name} agrees {'best ' if others else ''}with {comparison.reference}: {tau}"
+    else:
+        text = f"No file clearly agrees with {comparison.reference}. The highest is {best.name}: {tau}"
+    for row in others:
+        reverse = " (in reverse order)" if row.estimates["kendall"].high < 0 else ""
+        text += f"; {row.name} {row.agreement.values['kendall']:.3f}{reverse}"
+    text += "."
     if others and best.archs == others[0].archs:
         lead = best.agreement.minus(others[0].agreement)
         if not lead["kendall"].low > 0:
