@@ -1,12 +1,14 @@
-# make setup   .venv with everything      make demo   the main job on built-in images
+# make setup   .venv with everything      make demo   the main job on built-in images, against a truth
 # make test    the tests                  make lint   style and types      make docs   docs/api.md from the docstrings
-# make smoke   imports every module and takes the demo's first steps
+# make smoke   imports every module and takes a supernet's first steps
 # make fuzz    changed files for every reader      make torture   jobs killed, disks filled, kept files damaged
 # PYTHON chooses the interpreter, REQUIREMENTS the wheel of Paddle (a GPU wheel only where nvidia-smi finds a GPU).
 
 VENV ?= .venv
 PY := $(VENV)/bin/python
 DEMO := runs/demo
+DEMO_CONFIG := -c benchmarks/demo/supernet.yaml -o output_dir=$(DEMO) data.root=$(DEMO)/images \
+	train.teacher=$(DEMO)/largest.safetensors model.pretrained=$(DEMO)/largest.safetensors
 SMOKE := build/smoke
 REQUIREMENTS ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
 PIP := $(PY) -m pip --disable-pip-version-check install
@@ -39,15 +41,19 @@ $(VENV)/ready: requirements.txt requirements-common.txt requirements-cpu.txt req
 
 demo: setup
 	rm -rf $(DEMO)
-	$(PY) tools/sample_candidates.py --space mini --count 200 --seed 1 --output $(DEMO)/candidates.json
-	$(PY) tools/train_supernet.py -c configs/demo.yaml
-	$(PY) tools/write_submission.py -c configs/demo.yaml --weights $(DEMO)/supernet.safetensors \
+	$(PY) benchmarks/demo/make_images.py $(DEMO)/images
+	$(PY) tools/sample_candidates.py --space mini --count 48 --seed 1 --output $(DEMO)/candidates.json
+	$(PY) tools/train_standalone.py -c benchmarks/demo/largest.yaml -o data.root=$(DEMO)/images \
+		--arch 14441111111111111111111111111 --weights $(DEMO)/largest.safetensors
+	$(PY) tools/train_supernet.py $(DEMO_CONFIG)
+	$(PY) tools/write_submission.py $(DEMO_CONFIG) --weights $(DEMO)/supernet.safetensors \
 		--candidates $(DEMO)/candidates.json --output $(DEMO)/submission.json
 	for prior in flops params zen; do \
-		$(PY) tools/score_prior.py --prior $$prior --candidates $(DEMO)/candidates.json --output $(DEMO)/$$prior.json || exit; \
+		$(PY) tools/score_prior.py $(DEMO_CONFIG) --prior $$prior --candidates $(DEMO)/candidates.json --output $(DEMO)/$$prior.json \
+		|| exit; \
 	done
 	$(PY) tools/compare.py $(DEMO)/submission.json $(DEMO)/flops.json $(DEMO)/params.json $(DEMO)/zen.json \
-		--run $(DEMO) --output $(DEMO)/report.html
+		--truth benchmarks/demo/truth.json --run $(DEMO) --output $(DEMO)/report.html
 	@echo "submission: $(DEMO)/submission.json"
 
 smoke: setup
