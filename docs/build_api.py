@@ -12,7 +12,7 @@ from pathlib import Path
 import griffe
 
 ROOT = Path(__file__).resolve().parent.parent
-RETURNED = ("searching.job.Result", "searching.evolution.Found", "report.comparison.Comparison", "report.comparison.Row")
+RETURNED = ("searching.job.Result", "searching.evolution.ScoredSubnet", "report.comparison.Comparison", "report.comparison.Row")
 
 
 def reference() -> str:

@@ -1,7 +1,7 @@
-"""Prior-guided one-shot architecture search in PaddlePaddle: what the command lines do, from Python.
+"""Prior-guided one-shot architecture search in PaddlePaddle: the functions of the command lines, from Python.
 
-The public names are listed in ``__init__.pyi``. Each is loaded when it is first asked for, so that ``import paddle_pgonas`` takes
-milliseconds and Paddle is loaded by what computes with it. docs/example.py shows them at work, docs/api.md lists them.
+The public names are listed in ``__init__.pyi``. Each is loaded at its first use, so ``import paddle_pgonas`` takes
+milliseconds, and Paddle is loaded only by names that need it. docs/example.py uses them, docs/api.md lists them.
 """
 
 import lazy_loader

@@ -26,7 +26,7 @@ from paddle_pgonas.errors import UserError
 
 
 class ArchError(UserError):
-    """A code that no subnet of the space has: ``rule`` names the rule that it breaks, the message says where."""
+    """An illegal code: ``rule`` names the rule that it breaks, the message says where."""
 
     def __init__(self, rule: str, message: str) -> None:
         super().__init__(message)
@@ -53,8 +53,8 @@ def make_divisible(value: int, divisor: int) -> int:
 class SearchSpace:
     """The set of legal architectures: an immutable description from which everything else is derived.
 
-    ``stem_stride`` and ``stem_pool`` tell the ImageNet stem (7x7 convolution of stride 2, max-pool) from the small-image one
-    (3x3, stride 1, no pool). Stage 1 keeps the resolution, every later stage halves it in its first block.
+    ``stem_stride`` and ``stem_pool`` distinguish the ImageNet stem (7x7 convolution of stride 2, max-pool) from the stem for
+    small images (3x3, stride 1, no pool). Stage 1 keeps the resolution, every later stage halves it in its first block.
     """
 
     name: str
@@ -69,7 +69,7 @@ class SearchSpace:
     stem_pool: bool
 
     def __hash__(self) -> int:
-        return hash(self.name)  # architectures are keys of large caches, and each one's hash asks for its space's
+        return hash(self.name)  # architectures are keys of large caches, and each one's hash includes that of its space
 
     @cached_property
     def widths(self) -> tuple[tuple[int, ...], ...]:
@@ -108,7 +108,7 @@ class SearchSpace:
     # -- making architectures ------------------------------------------------------------------------------------------
 
     def parse(self, code: str) -> Arch:
-        """Read a code. A code that lacks digit 0 (51 digits in Track 1) is taken as written without it.
+        """Read a code. A code that lacks digit 0 (51 digits in Track 1) is read as a code without it.
 
         Raises:
             ArchError: the code breaks one of the space's rules.
@@ -118,7 +118,7 @@ class SearchSpace:
         return Arch(self, code.rjust(self.code_length, "1"))
 
     def faults(self, code: object) -> Iterator[ArchError]:
-        """Every rule that a code breaks, none if it is legal. Without readable digits there is no more to say than that."""
+        """Every rule that a code breaks, none if it is legal. Without readable digits only that is reported."""
         if not isinstance(code, str):
             yield ArchError("type", f"a code must be a string of digits, not {type(code).__name__}")
         elif not (code.isascii() and code.isdigit()):
@@ -140,7 +140,7 @@ class SearchSpace:
             if not self.min_depth <= depth <= deepest:
                 rule = f"digit {1 + stage} (depth of stage {stage + 1}) must be {self.min_depth} to {deepest}"
                 yield ArchError("depth", f"{rule}, not {depth}")
-                continue  # which of the stage's digits count is not known
+                continue  # it is not known which digits of the stage are in use
             active, padding = code[start : start + 2 * depth], code[start + 2 * depth : end]
             if padding.strip("0"):
                 rule = f"stage {stage + 1} has {depth} blocks, so digits {start + 2 * depth} to {end - 1} must be 0"
@@ -167,7 +167,7 @@ class SearchSpace:
     def sample(
         self, rng: random.Random, highest: Sequence[int] | None = None, depths: Sequence[tuple[int, int]] | None = None
     ) -> Arch:
-        """Draw an architecture: every depth and every free width code uniformly, tied codes drawn once.
+        """Sample an architecture: every depth and every free width code uniformly, tied codes once.
 
         Args:
             highest: highest (narrowest) width code per stage; all codes by default.
@@ -202,7 +202,7 @@ class SearchSpace:
 class Arch:
     """One architecture: an immutable, hashable value. Make it with :meth:`SearchSpace.parse`, ``build`` or ``sample``.
 
-    It keeps its checked code and nothing else (45,000 of them are held at once); the rest is derived from it when asked for.
+    It stores only its checked code, because 45,000 of them are in memory at once; everything else is derived from the code.
     """
 
     space: SearchSpace = field(repr=False)
@@ -250,7 +250,7 @@ class Arch:
         return tuple(blocks)
 
     def distance(self, other: Arch) -> int:
-        """Hamming distance of the two codes from the stem's digit on: the published measure of how unlike a pair is."""
+        """Hamming distance of the two codes from the stem's digit on: the published distance of a pair."""
         start = 1 + len(self.space.bases)
         return sum(a != b for a, b in zip(self.code[start:], other.code[start:], strict=True))
 
@@ -281,12 +281,12 @@ MINI = SearchSpace(
     stem_stride=1,
     stem_pool=False,
 )
-"""The same rules in small: three stages for images of 8 to 32 pixels, all seven ratios giving different widths."""
+"""A small space with the same rules: three stages for images of 8 to 32 pixels; all seven ratios give different widths."""
 
 TRACK1_THIN = replace(
     TRACK1, name="track1_thin", bases=(8, 16, 32, 64), divisor=1, image_size=32, stem_kernel=3, stem_stride=1, stem_pool=False
 )
-"""Track 1's own codes at an eighth of the width for small images: the official file on a laptop."""
+"""Track 1's codes at an eighth of the width for small images, for the official candidate file on a laptop."""
 
 MINI_THIN = replace(MINI, name="mini_thin", bases=(8, 16, 32))
 """The mini space at two thirds of the width: a short training separates subnets of similar cost (benchmarks/track_shaped)."""

@@ -1,4 +1,4 @@
-"""What the command lines share: arguments for a configuration, and errors as one line with exit status 2."""
+"""Shared parts of the command lines: arguments for a configuration, and errors as one line with exit status 2."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class OutputFile(str):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that says what is wrong in one line, and accepts no output that is also an input."""
+    """An argument parser that reports errors in one line, and refuses outputs that are also inputs."""
 
     def __init__(self, description: str = "", **options: Any) -> None:
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(description=description, **options)
 
     def parse_known_args(self, *args: Any, **options: Any) -> Any:
-        """Parse as argparse does; stop where an :class:`OutputFile` is an :class:`InputFile` or given twice."""
+        """Parse as argparse does; refuse an :class:`OutputFile` that is an :class:`InputFile` or given twice."""
         arguments, rest = super().parse_known_args(*args, **options)
         given: list[Any] = []
         for value in vars(arguments).values():
@@ -104,7 +104,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     """Call ``main`` and exit: 0 if it returns, 2 with one line for a user's mistake or a full disk, 130 for Ctrl-C."""
     program = os.path.basename(sys.argv[0])
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold characters that the terminal cannot show
     try:
         _check_working_folder()
         main()
@@ -113,7 +113,7 @@ def run(main: Callable[[], None]) -> NoReturn:
         _leave(2, f"{program}: error: {error}")
     except KeyboardInterrupt:
         _leave(130, f"{program}: interrupted")
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+    except BrokenPipeError:  # the reader of the output has ended, as with `| head`
         _leave(141)
     except OSError as error:
         if error.errno not in NO_SPACE:
@@ -123,16 +123,16 @@ def run(main: Callable[[], None]) -> NoReturn:
 
 
 def command(main: Callable[[], None]) -> Callable[[], NoReturn]:
-    """Make a function a program that :func:`run` calls, for ``python tools/NAME.py`` and the installed command alike."""
+    """Decorate a function as a program that :func:`run` calls, for both ``python tools/NAME.py`` and the installed command."""
     return functools.partial(run, main)
 
 
 def _leave(status: int, message: str = "") -> NoReturn:
-    """Exit, even where the message or the rest of the output cannot be written."""
+    """Exit, even if the message or the rest of the output cannot be written."""
     for stream, text in ((sys.stdout, ""), (sys.stderr, message and message + "\n")):
         try:
             print(text, end="", file=stream, flush=True)
-        except OSError:  # Python would try once more at its end, and exit with another status
+        except OSError:  # Python would try again when it ends, and exit with another status
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(status)
 
@@ -141,4 +141,4 @@ def _check_working_folder() -> None:
     try:
         os.getcwd()
     except FileNotFoundError:
-        raise UserError("the working folder was deleted; change to one that is there") from None
+        raise UserError("the working folder was deleted; change to an existing one") from None

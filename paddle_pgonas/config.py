@@ -1,7 +1,7 @@
-"""The whole configuration: defaults stand here, once; a YAML file states its differences; an override states its own.
+"""The configuration: defaults, the differences of a YAML file, and overrides.
 
-Its sections are declared in :mod:`paddle_pgonas.sections`: beside each key stand its type, its range, whether a resumed run may
-change it, and which choices make use of it. A file may name another one under ``base:`` (relative to itself) and then holds only
+Its sections are declared in :mod:`paddle_pgonas.sections`: each key with its type, its range, whether a resumed run may change
+it, and the settings that use it. A file may name another one under ``base:`` (relative to itself) and then holds only
 what differs from it. Unknown keys, wrong types, impossible values and options that the chosen strategy does not use stop the run
 with one line that names the file (or override) and the key.
 """
@@ -30,7 +30,7 @@ __all__ = ["CONFIGS", "Config", "Data", "Model", "Score", "Train", "free_on_resu
 
 _PACKAGE = Path(__file__).parent
 CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
-"""The folder of the configurations that come with the project: inside the installed package, beside it in a checkout."""
+"""The folder of the project's configurations: inside the installed package, or beside it in a checkout."""
 
 
 class Config(Section):
@@ -69,7 +69,7 @@ class Config(Section):
 
 
 def free_on_resume() -> set[str]:
-    """The keys, ``section.key``, that a resumed run may have other values of: they do not change a weight."""
+    """The keys, ``section.key``, that a resumed run may change, because they do not influence weights."""
     sections: dict[str, type[Section]] = {"": Config, "data.": Data, "model.": Model, "train.": Train, "score.": Score}
     fields = ((prefix + name, field) for prefix, model in sections.items() for name, field in model.model_fields.items())
     return {name for name, field in fields if validation.settings_of(field)["free"]}
@@ -79,8 +79,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a configuration file, follow its ``base:``, apply ``key=value`` overrides and check the result.
 
     Raises:
-        UserError: a missing or unreadable file, an unknown key, a wrong type, an impossible value, or a value that the other
-            values make no use of.
+        UserError: a missing or unreadable file, an unknown key, a wrong type, an impossible value, or a value that is
+            not used with the other values.
     """
     values: dict[str, Any] = {}
     files = read_with_bases(Path(path))
@@ -89,7 +89,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             layer["space"] = str(Path(file).parent / layer["space"])
     for source, layer in [*files, *map(read_override, overrides)]:
         values = _merged(values, layer)
-        validate(Config, values, source, validation.PARTIAL)  # here, so that the layer which made the mistake is named
+        validate(Config, values, source, validation.PARTIAL)  # here, so that the error names the file that contains it
     return validate(Config, values, str(path))
 
 
@@ -99,7 +99,7 @@ def save_config(config: Config, path: str | Path) -> None:
 
 
 def _merged(values: Mapping[str, Any], changes: Mapping[Any, Any]) -> dict[str, Any]:
-    """The values with the changes in their place, section by section."""
+    """The values with the changes applied, section by section."""
     merged = dict(values)
     for name, value in changes.items():
         old = merged.get(name)
@@ -108,7 +108,7 @@ def _merged(values: Mapping[str, Any], changes: Mapping[Any, Any]) -> dict[str, 
 
 
 def _problems(config: Config) -> Iterator[str]:
-    """What has the right type and range and still no meaning."""
+    """Rules beyond type and range of single keys."""
     data, train = config.data, config.train
     if min(data.std) <= 0:
         yield f"data.std must be above 0 for red, green and blue, not {shown(data.std)}"

@@ -1,7 +1,7 @@
-"""The one format of everything that is kept between runs: named arrays and a JSON record in a safetensors file, checksummed.
+"""The file format of everything stored between runs: named arrays and a JSON record in a safetensors file with a checksum.
 
-safetensors cannot run code, but carries no checksum: a flipped bit in a weight or in the record reads as another value. Here the
-record also holds a SHA-256 over itself and over every array's name, dtype, shape and bytes. Results, caches, checkpoints and
+safetensors cannot run code, but has no checksum: a flipped bit in a weight or in the record would be read as another value. Here
+the record also holds a SHA-256 over itself and over every array's name, dtype, shape and bytes. Results, caches, checkpoints and
 weights are all written and read by the two functions of this module.
 """
 
@@ -27,18 +27,18 @@ CHECKSUM = "checksum"
 """The record's key for the checksum; a record that is written must not use it."""
 
 MARK = "paddle_pgonas sha256 "
-"""Begins every checksum, so that it is missed where a damaged file hides it under another key."""
+"""Prefix of every checksum, so that a missing checksum is detected if damage has changed its key."""
 
 
 class DamagedFile(UserError):
-    """A file that cannot be read whole: cut short, changed, of another kind or gone. The message names it."""
+    """A file that is truncated, changed, of another format or missing. The message names it."""
 
 
 def write(path: str | Path, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
     """Write a record (JSON values) and named arrays as one file, atomically; equal contents give equal bytes.
 
     Raises:
-        UserError: the place cannot be written.
+        UserError: the file cannot be written.
     """
     whole = {name: np.asarray(array, order="C") for name, array in (arrays or {}).items()}
     text = json.dumps({**record, CHECKSUM: checksum(record, whole)})
@@ -69,9 +69,11 @@ def read(path: str | Path, *, checked: bool = True) -> tuple[Arrays, Record]:
         expected = record.pop(CHECKSUM, None)
         actual = checksum(record, arrays)
     except TypeError as error:
-        raise DamagedFile(f"{path}: holds numbers that NumPy lacks, as bfloat16; convert them to float32 ({error})") from None
-    except Exception as error:  # a damaged file can raise anything
-        raise DamagedFile(f"{path}: not a whole safetensors file ({type(error).__name__}: {error})") from None
+        raise DamagedFile(
+            f"{path}: holds a dtype that NumPy lacks, such as bfloat16; convert them to float32 ({error})"
+        ) from None
+    except Exception as error:  # a damaged file can raise any exception
+        raise DamagedFile(f"{path}: not a complete safetensors file ({type(error).__name__}: {error})") from None
     if expected is None and (checked or MARK in "".join(metadata.values())):
         raise DamagedFile(f"{path}: the checksum is missing; the file is damaged or was written by another program")
     if expected not in (None, actual):

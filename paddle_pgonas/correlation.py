@@ -1,9 +1,9 @@
-"""How well one ranking agrees with another: five statistics, with bootstrap intervals and paired differences.
+"""Agreement of two rankings: five statistics with bootstrap intervals and paired differences.
 
 Leaderboard A of the challenge shows ``100 * |Pearson|``; leaderboard B, which decides, shows Kendall tau. Both weigh all
-architectures alike; Kendall tau among the truly best and precision at k look at the end that a search is after.
+architectures equally; Kendall tau among the truly best and precision at k measure the top of the ranking.
 
-In every function ``x`` is the reference (the truth) and ``y`` the file's values; the order of the pairs is of no account.
+In every function ``x`` is the reference (the truth) and ``y`` the file's values; the order of the pairs does not matter.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Values = np.ndarray
 
 STATISTICS = ("pearson", "kendall", "spearman", "kendall_top", "precision_at_k")
 LEAST = 1e-150
-"""Differences whose squares can still be added."""
+"""Largest differences whose squares can be summed without overflow."""
 LEVEL = 0.95
-"""Share of the resamples that an interval holds."""
+"""Coverage of the intervals."""
 TOP_SHARE = 0.1
-"""``kendall_top`` looks at this share of the architectures."""
+"""``kendall_top`` uses this share of the architectures."""
 TOP_K = 100
-"""``precision_at_k`` looks at so many architectures, in small sets at a tenth of them."""
+"""``precision_at_k`` uses this number of architectures, in small sets a tenth of them."""
 
 
 class Estimate(NamedTuple):
@@ -46,8 +46,8 @@ def kendall(x: Values, y: Values) -> float:
     """Kendall tau-b, which corrects for ties; NaN if either side is constant."""
     if len(x) < 2:
         return math.nan
-    # SciPy sorts its second argument first: here that is the one that a resample leaves in order. It also finds a p-value,
-    # which nobody asks for: the asymptotic one is the quickest, but two values have none.
+    # SciPy sorts its second argument first, which is already in order after resampling. It also computes a p-value, which is not
+    # used: the asymptotic method is the fastest, but it is not defined for two values.
     return float(stats.kendalltau(y, x, method="asymptotic" if len(x) > 2 else "auto").statistic)
 
 
@@ -57,7 +57,7 @@ def spearman(x: Values, y: Values) -> float:
 
 
 def kendall_top(x: Values, y: Values) -> float:
-    """Kendall tau-b among the truth's best tenth, at least two; all that tie with the last of these belong to them."""
+    """Kendall tau-b among the truth's best tenth, at least two; ties with the last of these are included."""
     count = max(2, math.ceil(TOP_SHARE * len(x)))
     best = x >= np.partition(x, -count)[-count]
     return kendall(x[best], y[best])
@@ -66,8 +66,8 @@ def kendall_top(x: Values, y: Values) -> float:
 def precision_at_k(x: Values, y: Values, k: int) -> float:
     """Share of the truth's best k among the file's best k.
 
-    Where several tie for the last places they share them equally, so the value is the mean over all ways to break the ties;
-    a constant file has the precision of a blind choice, k / n.
+    Architectures that tie for the last places share them equally, so the value is the mean over all ways to break the ties. A
+    constant file has the precision of a random choice, k / n.
     """
     return float(_among_best(x, k) @ _among_best(y, k)) / k
 
@@ -78,7 +78,7 @@ def default_k(count: int) -> int:
 
 
 def resamples_for(count: int) -> int:
-    """How many bootstrap resamples are affordable: 1000 for small sets, 100 for the 45,000 (whose intervals are narrow)."""
+    """Number of bootstrap resamples: 1000 for small sets, 100 for the 45,000 (whose intervals are narrow), to limit the time."""
     return int(np.clip(4_500_000 // max(count, 1), 100, 1000))
 
 
@@ -106,8 +106,8 @@ class Agreement:
     def minus(self, other: Agreement) -> dict[str, Estimate]:
         """Each statistic's difference to another file's. Both must be of the same architectures against the same reference.
 
-        The two were then drawn in the same resamples, in which what makes both of them high or low cancels: the interval is
-        narrower than the two files' own would suggest, and a difference is real if it leaves out 0.
+        Both use the same resamples, so common variation cancels: the interval is narrower than the two separate intervals
+        suggest. A difference is significant if its interval excludes 0.
         """
         return {
             name: _estimate(self.values[name] - other.values[name], self.resampled[name] - other.resampled[name])
@@ -135,7 +135,7 @@ def correlate(x: Values, y: Values, k: int | None = None, seed: int = 0) -> Agre
 
 
 def _statistics(x: Values, y: Values, x_ranks: Values, y_ranks: Values, k: int) -> dict[str, float]:
-    """All but Pearson see order only, and small integers are quicker to sort than floats."""
+    """All statistics except Pearson use only the order, and small integers are faster to sort than floats."""
     return {
         "pearson": pearson(x, y),
         "kendall": kendall(x_ranks, y_ranks),
@@ -146,7 +146,7 @@ def _statistics(x: Values, y: Values, x_ranks: Values, y_ranks: Values, k: int) 
 
 
 def _draws(count: int, seed: int) -> Iterator[Values]:
-    """Indices drawn with replacement, in ascending order, so that what was sorted stays so."""
+    """Indices drawn with replacement, in ascending order, so that sorted data stay sorted."""
     rng = np.random.default_rng(seed)
     for _ in range(resamples_for(count)):
         times = np.bincount(rng.integers(0, count, count, dtype=np.int32), minlength=count)
@@ -170,7 +170,7 @@ def _among_best(values: Values, k: int) -> Values:
 
 
 def _estimate(value: float, resampled: Values) -> Estimate:
-    """Percentile interval. Resamples in which a side is constant have no correlation and are left out."""
+    """Percentile interval. Resamples with a constant side have no correlation and are left out."""
     defined = resampled[np.isfinite(resampled)]
     if not math.isfinite(value) or not len(defined):
         return Estimate(value, math.nan, math.nan)

@@ -1,4 +1,4 @@
-"""What a subnet costs: multiply-accumulates and parameters, from its architecture alone."""
+"""Cost of a subnet: multiply-accumulates (MACs) and parameters, computed from its architecture."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from paddle_pgonas.geometry import layers
 
 
 def macs(arch: Arch, image_size: int | None = None, num_classes: int = 1000) -> int:
-    """Multiply-accumulates of one image through convolutions and linear layer (what the field calls FLOPs)."""
+    """Multiply-accumulates (MACs) of convolutions and linear layer for one image; the NAS literature calls this number FLOPs."""
     return sum([layer.macs for layer in layers(arch, image_size, num_classes)])
 
 
@@ -22,8 +22,8 @@ def params(arch: Arch, num_classes: int = 1000) -> int:
 def sample_spread(space: SearchSpace, count: int, rng: random.Random) -> list[Arch]:
     """Distinct architectures evenly spread over the logarithm of their multiply-accumulates, smallest and largest included.
 
-    Uniform draws all cost about the same, because the widths of many layers average out. These come from a pool in which each
-    architecture keeps near a depth and a width of its own; of the pool, the one next to each step of cost is taken.
+    Uniformly sampled architectures have similar costs, because the widths of many layers average out. Here a pool is sampled in
+    which each architecture stays near one depth and one width, and for each step of cost the nearest of the pool is taken.
     """
     pool = {space.smallest, space.largest}
     while len(pool) < 100 * count:

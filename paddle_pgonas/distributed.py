@@ -1,6 +1,6 @@
-"""Processes that work on one job (``python -m paddle.distributed.launch``): who this one is, and the little they tell each other.
+"""Processes that work on one job (``python -m paddle.distributed.launch``): rank, world size and communication.
 
-Scoring and stand-alone training only need to know their rank, to take their share of a list. Training a supernet connects the
+Scoring and stand-alone training only need their rank, to take their share of a list. Training a supernet connects the
 processes with :func:`join` (NCCL on GPUs, gloo on CPUs); the functions below it do nothing in a process that has not joined.
 """
 
@@ -22,7 +22,7 @@ def rank() -> int:
 
 
 def world() -> int:
-    """How many processes there are."""
+    """Number of processes."""
     return _from_environment("PADDLE_TRAINERS_NUM", 1, range(1, 1 << 20))
 
 
@@ -34,10 +34,10 @@ def _from_environment(name: str, default: int, allowed: range) -> int:
 
 
 def join() -> None:
-    """Connect this process with the others; nothing to do for a single one.
+    """Connect this process with the others; does nothing for a single process.
 
     Raises:
-        UserError: Paddle knows no way to connect them; without a launcher it connects CPUs only when it is told to use gloo.
+        UserError: Paddle cannot connect the processes; without a launcher it connects CPUs only if gloo is requested.
     """
     if world() > 1:
         import paddle.distributed as dist
@@ -49,7 +49,7 @@ def join() -> None:
 
 
 def connected() -> int:
-    """How many processes train one network together: all of them after :func:`join`, this one alone without it."""
+    """Number of processes that train one network together: all after :func:`join`, 1 without it."""
     if world() == 1:
         return 1
     import paddle.distributed as dist
@@ -58,7 +58,7 @@ def connected() -> int:
 
 
 def leads() -> bool:
-    """Whether this process writes the files of those that are connected."""
+    """Whether this process writes the files for all connected processes."""
     return connected() == 1 or rank() == 0
 
 
@@ -74,14 +74,14 @@ def gather(value: Any) -> list[Any]:
 
 
 def barrier() -> None:
-    """Wait until every process is here, however long one takes: gloo's own barrier gives up after 30 seconds."""
+    """Wait for all processes without a time limit; gloo's own barrier gives up after 30 seconds."""
     if connected() > 1:
         import paddle.distributed as dist
         from paddle.base import core
 
         store = core.create_or_get_global_tcp_store()  # join() made it
         arrived = store.add("arrived", 1)
-        all_arrived = -(-arrived // world()) * world()  # nobody counts for the next barrier before this one is over
+        all_arrived = -(-arrived // world()) * world()  # no process counts for the next barrier before this one has ended
         while store.add("arrived", 0) < all_arrived:
             time.sleep(0.02)
         dist.barrier()  # so that the first process, which serves the counter, does not end before the others have read it
@@ -111,7 +111,7 @@ def any_of(flag: bool) -> bool:
 
 
 def average_gradients(parameters: list[paddle.Tensor]) -> None:
-    """Replace every gradient by its mean over the processes, in one exchange of large buckets."""
+    """Replace every gradient by its mean over the processes, in one all-reduce of large buckets."""
     if connected() > 1:
         from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients
 

@@ -1,4 +1,4 @@
-"""The one exception that means: the input is wrong, not the program."""
+"""The exception for wrong input, as opposed to an error of the program."""
 
 
 class UserError(Exception):

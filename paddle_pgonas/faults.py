@@ -1,4 +1,4 @@
-"""Everything that is wrong with one file, grouped by the rule it breaks, so that 45,000 like faults stay readable."""
+"""All faults of one file, grouped by the rule they break, so that 45,000 equal faults stay readable."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from paddle_pgonas.errors import UserError
 
 EXAMPLES = 3
-"""How many places a group names; the others are counted."""
+"""Number of places that a group names; the others are only counted."""
 
 
 @dataclass
 class Fault:
-    """One broken rule: in how many places, and the first of them (entry name, and what is wrong there)."""
+    """One broken rule: the number of places, and the first of them (entry name and problem)."""
 
     rule: str
     count: int = 0
@@ -21,7 +21,7 @@ class Fault:
 
 
 class Faults(dict[str, Fault]):
-    """Faults by rule, in the order in which they were met."""
+    """Faults by rule, in the order in which they were noted."""
 
     def add(self, rule: str, name: str, problem: str) -> None:
         """Note that the entry ``name`` breaks the rule."""
@@ -49,11 +49,11 @@ class Faults(dict[str, Fault]):
         raise UserError(line)
 
     def lines(self) -> list[str]:
-        """The groups for people: rule and count, then the examples, indented."""
-        found = []
+        """The groups as readable text: rule and count, then the examples, indented."""
+        lines = []
         for fault in self.values():
-            found.append(f"{fault.rule}: {fault.count:,} {'place' if fault.count == 1 else 'places'}")
-            found += [f"    {name}: {problem}" for name, problem in fault.examples]
+            lines.append(f"{fault.rule}: {fault.count:,} {'place' if fault.count == 1 else 'places'}")
+            lines += [f"    {name}: {problem}" for name, problem in fault.examples]
             if fault.count > len(fault.examples):
-                found.append(f"    and {fault.count - len(fault.examples):,} more")
-        return found
+                lines.append(f"    and {fault.count - len(fault.examples):,} more")
+        return lines

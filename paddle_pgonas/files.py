@@ -1,4 +1,4 @@
-"""Atomic file writing, JSON reading whose errors name the file, and outputs that may not replace inputs."""
+"""Atomic file I/O, JSON reading with errors that name the file, and a check that outputs do not replace inputs."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ PART = ".part"
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; move it there when the block ends well, remove it when it does not.
+    """Give a temporary path beside ``path``; rename it to ``path`` when the block succeeds, remove it otherwise.
 
-    The bytes are on the disk before the name is, so a crash at any moment leaves the old file, the new one, or none. A symbolic
-    link stays, and the file that it leads to is replaced. What killed processes left of earlier attempts is removed.
+    The contents are flushed to the disk before the file is renamed, so a crash at any moment leaves the old file, the new one,
+    or none. A symbolic link is kept, and its target is replaced. Temporary files of killed processes are removed.
 
     Raises:
         UserError: the folder cannot be made or written, or ``path`` is a device, a pipe or a folder.
@@ -54,21 +54,21 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def _locked_part(target: Path) -> tuple[Path, int]:
-    """A new temporary file beside ``target``, and its descriptor, which keeps it locked until it is closed."""
+    """A new temporary file beside ``target``, and its descriptor; the file is locked until the descriptor is closed."""
     while True:
         lock, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=PART, dir=target.parent)
         with suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
         if os.fstat(lock).st_nlink:
             return Path(name), lock
-        os.close(lock)  # another process took it for a left one before it was locked
+        os.close(lock)  # another process removed it as a left-over before it was locked
 
 
 def remove_left_parts(folder: Path, name: str | None = None) -> None:
-    """Remove the temporary files of killed processes in a folder, which nobody keeps locked.
+    """Remove temporary files of killed processes in a folder, which are those that no process has locked.
 
     Args:
-        name: only those that were to become this file; for folders that may hold other programs' files.
+        name: remove only temporary files of this file; for folders that may hold other programs' files.
     """
     for part in folder.glob(f".{'*' if name is None else glob.escape(name)}.????????{PART}"):
         with suppress(OSError), part.open("rb") as file:
@@ -77,12 +77,12 @@ def remove_left_parts(folder: Path, name: str | None = None) -> None:
 
 
 def _regular(path: str | Path) -> Path:
-    """The file that ``path`` leads to, which is a regular one or not there yet."""
+    """The target of ``path``, which is a regular file or does not exist yet."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise UserError(f"{path}: cannot be written (it is no regular file); give the name of a file")
+            raise UserError(f"{path}: cannot be written (it is not a regular file); give the name of a file")
     except FileNotFoundError:
-        pass  # also where a link leads to nothing: its target will be made
+        pass  # also for a link to a missing file: its target will be created
     except (OSError, ValueError) as error:  # a link to itself, a name with a zero byte
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{path}: cannot be written ({reason}); choose another place") from None
@@ -90,7 +90,7 @@ def _regular(path: str | Path) -> Path:
 
 
 def refuse_overwriting(outputs: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
-    """Stop before a job replaces what it reads, or writes two things into one file.
+    """Refuse outputs that would overwrite an input of the job or another output.
 
     Raises:
         UserError: an output is the same file as an input or as another output.
@@ -107,7 +107,7 @@ def refuse_overwriting(outputs: Iterable[str | Path], inputs: Iterable[str | Pat
 
 
 def _identity(path: str | Path) -> object:
-    """The same for two names of one file, whether it exists or not."""
+    """A value that is equal for two names of one file, whether it exists or not."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -118,7 +118,7 @@ def _identity(path: str | Path) -> object:
 def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
     with atomic_path(path) as part:
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names may hold what UTF-8 cannot
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names may not be valid UTF-8
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -130,7 +130,7 @@ def read_json(path: str | Path, what: str, repeated: list[str] | None = None) ->
     """Read a JSON file in which no object repeats a key.
 
     Args:
-        repeated: takes the keys that occur twice in an object, whose last value then counts, instead of an error.
+        repeated: receives the keys that occur twice in an object instead of an error; the last value is used.
 
     Raises:
         UserError: no such file, not readable, not JSON, or a key occurs twice.
@@ -145,26 +145,26 @@ def read_json(path: str | Path, what: str, repeated: list[str] | None = None) ->
         raise UserError(f"{path}: cannot read the {what} ({error})") from None
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        members = dict(pairs)
+        if len(members) < len(pairs):
             twice = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
             if repeated is None:
-                raise UserError(f"{path}: the {what} has the key {twice[0]!r} twice; every name may stand once")
+                raise UserError(f"{path}: the {what} has the key {twice[0]!r} twice; every name may occur only once")
             repeated.extend(twice)
-        return found
+        return members
 
     try:
         return json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: the {what} is not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from None
-    except (RecursionError, ValueError) as error:  # nested without end, or a number of thousands of digits
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number with thousands of digits
         raise UserError(f"{path}: the {what} cannot be read as JSON ({error})") from None
 
 
 def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
     """The objects of a JSON-lines log, none if there is no file.
 
-    A line that is not one (a crash cut it short, or the disk damaged it) is named on stderr and left out.
+    A line that is not a JSON object (truncated by a crash, or damaged on disk) is named on stderr and left out.
 
     Raises:
         UserError: the file cannot be read.

@@ -1,7 +1,7 @@
 """The weight layers of an architecture with their shapes at an image size; costs, Zen-score and memory are sums over them.
 
-The layers of a block depend on few numbers, so the same blocks come up in most architectures of a space. Each is described once
-per process and then shared, which makes listing an architecture's layers cheap (some microseconds).
+The layers of a block depend on few numbers, so the same blocks occur in most architectures of a space. Each distinct block is
+described once per process and cached, so listing an architecture's layers takes only some microseconds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cache, cached_property
 from paddle_pgonas.arch import Arch, Block, SearchSpace
 
 TRUNK = ("conv", "conv1", "conv2")
-"""Parts that lie one behind the other from the image to the head: all convolutions but the shortcuts'."""
+"""Parts on the main path from the image to the head: all convolutions except those of the shortcuts."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Layer:
 
 
 def halved(side: int) -> int:
-    """Side of a feature map behind a convolution or a pool of stride 2, both padded by half their kernel."""
+    """Side of a feature map after a convolution or a pool of stride 2, both padded by half their kernel."""
     return -(-side // 2)
 
 
@@ -61,7 +61,7 @@ def stem_layer(space: SearchSpace, width: int, image_size: int) -> Layer:
 
 
 def body_side(space: SearchSpace, image_size: int) -> int:
-    """Side of the feature map that the first block reads: behind the stem's pool, if the space has one."""
+    """Side of the feature map that the first block reads: after the stem's pool, if the space has one."""
     side = -(-image_size // space.stem_stride)
     return halved(side) if space.stem_pool else side
 
@@ -77,7 +77,7 @@ def block_layers(block: Block, side: int) -> tuple[Layer, ...]:
 
 @cache
 def head_layer(space: SearchSpace, width: int, num_classes: int) -> Layer:
-    """The linear layer behind the global average of ``width`` channels."""
+    """The linear layer after the global average of ``width`` channels."""
     return Layer(space.first_blocks[-1], "fc", width, num_classes, 1, 1, 1, 1)
 
 

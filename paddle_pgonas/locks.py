@@ -1,4 +1,4 @@
-"""One job of a kind at a time in a folder: a lock that the system releases when its process ends, however it ends."""
+"""One job of a kind at a time in a folder, by a lock that the system releases when the process ends, even if it is killed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from paddle_pgonas.errors import UserError
 
 @contextmanager
 def exclusive(folder: str | Path, job: str) -> Iterator[None]:
-    """Keep other runs of the same kind out of ``folder`` (which is made) while the block runs.
+    """Refuse other runs of the same kind in ``folder`` (which is created) while the block runs.
 
-    The processes of one launch are one owner: each locks its own rank. A lock file that a killed process leaves is no obstacle:
-    what counts is the lock, which ends with the process. It is a POSIX record lock, because forked loader processes do not
-    inherit those: one that outlives a killed training does not keep the folder locked.
+    The processes of one launch are one owner: each locks its own rank. A lock file left by a killed process does no harm:
+    the lock ends with the process. It is a POSIX record lock, which forked loader processes do not inherit: one that outlives a
+    killed training does not keep the folder locked.
 
     Args:
         job: the kind of job as one word; jobs of different kinds may share a folder.
@@ -32,13 +32,13 @@ def exclusive(folder: str | Path, job: str) -> Iterator[None]:
     """
     path = Path(folder) / f".{job}-{distributed.rank()}.lock"
     while not os.fstat((file := _locked(path, folder, job)).fileno()).st_nlink:
-        file.close()  # its last owner removed it between our opening and locking
+        file.close()  # the last owner removed the file between opening and locking
     with file:
-        with suppress(OSError):  # a full disk: the lock holds all the same
+        with suppress(OSError):  # a full disk: the lock is effective without the text
             file.truncate(0)
             os.write(
                 file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode()
-            )  # a buffer would fail again later
+            )  # a buffered write would fail again later
         try:
             yield
         finally:

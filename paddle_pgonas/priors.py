@@ -1,6 +1,6 @@
-"""Priors: numbers known without training, by name. Larger means: expected to be the better subnet.
+"""Priors: training-free predictors by name. A larger value predicts a better subnet.
 
-A prior alone is a yardstick; the challenge's scores must come from supernet weights.
+A prior alone is a reference for comparison; the challenge's scores must come from supernet weights.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def _zen(arch: Arch, image_size: int, num_classes: int) -> float:
 
 
 def _zen_monte_carlo(arch: Arch, image_size: int, num_classes: int) -> float:
-    """Zen-score by sampling at half the image size; the check of the closed form, too slow for training."""
+    """Zen-score by Monte Carlo sampling at half the image size; checks the closed form, too slow for training."""
     from paddle_pgonas.nn.zen_monte_carlo import zen_score_monte_carlo
 
     return zen_score_monte_carlo(arch, image_size // 2)
 
 
 TRAINING_PRIORS: dict[str, Formula] = {"flops": cost.macs, "params": _params, "zen": _zen}
-"""Formulas, fast enough for every step of a training."""
+"""Closed formulas, fast enough to be computed in every training step."""
 PRIORS: dict[str, Formula] = TRAINING_PRIORS | {"zen_mc": _zen_monte_carlo}
 
 
@@ -57,7 +57,7 @@ def _imported(path: str) -> Formula:
 
 
 def make_prior(name: str, space: SearchSpace, image_size: int | None = None, num_classes: int = 1000) -> Prior:
-    """The prior of this name. Make it once per run: it remembers its values, and training asks twice for those of a pair.
+    """The prior of this name. Create it once per run, because it caches its values.
 
     Args:
         name: a key of :data:`PRIORS`, or the import path of a function such as these (``my_module:my_prior``).
@@ -65,7 +65,7 @@ def make_prior(name: str, space: SearchSpace, image_size: int | None = None, num
         num_classes: outputs of the head's linear layer.
 
     Raises:
-        UserError: there is no such prior; an imported one also where it gives something else than a finite number.
+        UserError: there is no such prior, or an imported one returns something other than a finite number.
     """
     if name not in PRIORS and ":" not in name:
         raise UserError(f"there is no prior {name!r}; give one of {', '.join(PRIORS)}, or an import path (my_module:my_prior)")

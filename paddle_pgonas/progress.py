@@ -1,4 +1,4 @@
-"""Progress of long jobs on the standard error: tqdm's bar on a terminal, plain lines in a log file or in CI."""
+"""Progress of long jobs on stderr: tqdm's bar on a terminal, plain lines in a log file or in CI."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ T = TypeVar("T")
 
 
 class Progress:
-    """A context manager for a job of ``total`` units; shows how much is done, the rate and the time left.
+    """A context manager for a job of ``total`` units; shows the finished part, the rate and the time left.
 
     Args:
         unit: in the plural, as in "steps".
-        first: units that an earlier run has done; they do not count in the rate.
+        first: units that an earlier run has finished; they do not count in the rate.
         silent: show nothing.
-        clock: seconds that never go back; tests pass their own.
+        clock: a monotonic clock in seconds; tests pass their own.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class Progress:
         self.close()
 
     def close(self) -> None:
-        """The job is over, or has been given up."""
+        """The job has ended or was aborted."""
         if self.bar is not None:
             self.bar.close()
         elif self.clock() - self.started >= SHORT:
             self._print(f"{tqdm.format_interval(self.clock() - self.started)} in all")
 
     def update(self, count: int = 1) -> None:
-        """So many units more are done."""
+        """Count finished units."""
         self.done += count
         if self.bar is not None:
             self.bar.update(count)
@@ -73,7 +73,7 @@ class Progress:
             self._print(f"{tqdm.format_interval(left)} left")
 
     def skip_to(self, done: int) -> None:
-        """So many units are done in all; the difference took no time, and the rate stays as it is."""
+        """Set the number of finished units; the difference does not count in the rate."""
         skipped = done - self.done
         self.done, self.first = done, self.first + skipped
         if self.bar is not None and skipped:
@@ -81,7 +81,7 @@ class Progress:
             self.bar.refresh()
 
     def show(self, **values: float) -> None:
-        """Numbers beside the progress, such as the loss; they stay until others are given."""
+        """Show values beside the progress, such as the loss, until other values are given."""
         self.values = "".join(f", {name} {value:.4g}" for name, value in values.items())
         if self.bar is not None:
             self.bar.set_postfix_str(self.values.removeprefix(", "), refresh=False)
@@ -98,7 +98,7 @@ class Progress:
 
 
 def progress(items: Sequence[T], job: str, unit: str) -> Iterator[T]:
-    """The items one by one, with a :class:`Progress` that counts those that the caller is done with."""
+    """Iterate over the items with a :class:`Progress` that counts the finished ones."""
     with Progress(len(items), job, unit) as bar:
         for item in items:
             yield item

@@ -1,4 +1,4 @@
-"""The part of a search space that a training run draws its subnets from: bounds on width codes and depths."""
+"""The part of a search space from which a training run samples subnets: bounds on width codes and depths."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Region:
 
     space: SearchSpace
     highest_codes: tuple[int, ...] | None = None
-    """Highest width code per stage, of all conv1 and conv2; the space's by default. Track 1's candidates keep to 3, 3, 5, 7."""
+    """Highest width code per stage, of all conv1 and conv2; the space's by default. Track 1's candidates have 3, 3, 5, 7."""
     depth_ranges: tuple[tuple[int, int], ...] | None = None
     """Least and greatest depth per stage; the space's by default."""
 

@@ -1,7 +1,7 @@
-"""What is decided once per process: processor switches, device, seeds.
+"""Settings that are made once per process: environment variables, device, seeds.
 
-Packages that import Paddle call :func:`prepare_process` in their ``__init__`` first, because its switches only work before
-Paddle is loaded. This module itself imports in milliseconds.
+Packages that import Paddle call :func:`prepare_process` first in their ``__init__``, because the environment variables must
+be set before Paddle is loaded. Importing this module takes milliseconds.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from paddle_pgonas.errors import UserError
 def prepare_process() -> None:
     """Set the environment that Paddle reads when it is imported. Values the user has set are kept.
 
-    On AMD processors Paddle's MKL takes its slow path unless ``MKL_DEBUG_CPU_TYPE=5``. With Paddle 2, PaddleSlim (which imports
-    matplotlib) crashes if Paddle was loaded before matplotlib: their zlib symbols clash; the other order works.
+    On AMD processors Paddle's MKL takes a slow path unless ``MKL_DEBUG_CPU_TYPE=5``. With Paddle 2, PaddleSlim (which imports
+    matplotlib) crashes if Paddle was loaded before matplotlib, because their zlib symbols clash; the other order works.
 
     Raises:
-        UserError: the environment variables that number the processes are not numbers.
+        UserError: the environment variables for the number and rank of the processes are not numbers.
     """
     if "paddle" in sys.modules:
         return
-    distributed.rank()  # Paddle's import fails on an environment that this names
+    distributed.rank()  # checked here, because Paddle's import fails without naming the variable
     os.environ.setdefault("MPLBACKEND", "Agg")
     os.environ.setdefault("GLOG_minloglevel", "2")
     warnings.filterwarnings("ignore", message="Setuptools is replacing distutils")
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # PaddleSlim imports it
-    warnings.filterwarnings("ignore", message="No ccache found")  # Paddle 3 says so to all who compile nothing
-    warnings.filterwarnings("ignore", message="When training, we now always track global mean")  # as calibration wants it
-    warnings.filterwarnings("ignore", message="You are using GPU version Paddle, but")  # select_device tells the device
+    warnings.filterwarnings("ignore", message="No ccache found")  # Paddle 3 prints this although nothing is compiled
+    warnings.filterwarnings("ignore", message="When training, we now always track global mean")  # which calibration intends
+    warnings.filterwarnings("ignore", message="You are using GPU version Paddle, but")  # select_device reports the device
     if _is_amd():
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
     if paddle_version().startswith("2."):
@@ -65,7 +65,7 @@ def paddle_version() -> str:
 
 
 def select_device(name: str) -> str:
-    """Make ``auto``, ``cpu`` or ``gpu`` Paddle's device and return what it became (``cpu`` or ``gpu:<index>``).
+    """Select ``auto``, ``cpu`` or ``gpu`` as Paddle's device and return the device (``cpu`` or ``gpu:<index>``).
 
     Raises:
         UserError: ``gpu`` was asked for and there is none, or this Paddle has no kernels for the GPU.
@@ -84,10 +84,10 @@ def select_device(name: str) -> str:
 
 
 def _check_kernels(index: int) -> None:
-    """Run one small convolution. Paddle starts on GPUs that are newer than its kernels, and fails at the first of these.
+    """Run one small convolution: Paddle starts on GPUs for which it has no kernels, and fails at the first computation.
 
     Raises:
-        UserError: it failed, with the GPU, Paddle's version and what to install.
+        UserError: it failed; the message names the GPU, Paddle's version and what to install.
     """
     import paddle
 
@@ -98,7 +98,7 @@ def _check_kernels(index: int) -> None:
         raise UserError(
             f"device: Paddle {paddle_version()} cannot compute on {name} (compute capability {'.'.join(map(str, capability))}; "
             "the wheels on PyPI have kernels up to 8.6): install paddlepaddle-gpu 3 from PaddlePaddle's own package index, "
-            f"or pass -o device=cpu. Paddle's own words: {' '.join(str(error).split())[-200:]}"
+            f"or pass -o device=cpu. Paddle's message: {' '.join(str(error).split())[-200:]}"
         ) from None
 
 
@@ -123,17 +123,17 @@ def device_memory() -> int:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether this is how Paddle or Python says that memory did not suffice."""
+    """Whether this exception of Paddle or Python means out of memory."""
     return isinstance(error, MemoryError) or any(
         word in str(error) for word in ("ResourceExhausted", "out of memory", "Out of memory")
     )
 
 
 def seed_weights(seed: int) -> None:
-    """Seed Paddle's generator, which only the weights' initial values draw from.
+    """Seed Paddle's generator, which only the initialization of weights uses.
 
     All other randomness (subnets, images, augmentation) comes from generators made from (seed, purpose, step), so that a
-    resumed run draws what the undisturbed one would have drawn.
+    resumed run draws the same as an uninterrupted one.
     """
     import paddle
 
@@ -141,14 +141,14 @@ def seed_weights(seed: int) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions that a run's record names."""
-    found = {"python": platform.python_version(), "paddle": paddle_version(), "machine": platform.machine()}
+    """Versions for a run's record."""
+    installed = {"python": platform.python_version(), "paddle": paddle_version(), "machine": platform.machine()}
     for name in ("paddleslim", "numpy", "scipy"):
-        found[name] = importlib.metadata.version(name)
-    return found
+        installed[name] = importlib.metadata.version(name)
+    return installed
 
 
 def command_line() -> str:
-    """The command that runs, to be given again in the same folder."""
+    """The running command line, as it can be given again in the same folder."""
     program, *arguments = sys.argv
     return shlex.join([*(["python"] if program.endswith(".py") else []), program, *arguments])

@@ -22,7 +22,7 @@ class Space(Section):
     """A search space as a file states it; every field must be given."""
 
     name: Text
-    """Not that of a built-in space."""
+    """Must differ from the names of the built-in spaces."""
     bases: Widths
     """Channels of each stage at ratio 1."""
     max_depths: Depths
@@ -64,7 +64,7 @@ def is_space_file(value: object) -> bool:
 
 
 def resolve_space(value: Any) -> str | dict[str, Any]:
-    """What ``space`` says as a configuration keeps it: a built-in space's name, or all fields of another one.
+    """The value of ``space`` as a configuration stores it: a built-in space's name, or all fields of another one.
 
     Args:
         value: a name, the path of a YAML file, or the fields.
@@ -85,11 +85,11 @@ def _resolved(value: Any) -> str | dict[str, Any]:
     try:
         return resolve_space(value)
     except UserError as error:
-        raise ValueError(str(error)) from None  # pydantic's, which names the key
+        raise ValueError(str(error)) from None  # pydantic's error, which names the key
 
 
 SpaceKey = Annotated[str | dict[str, Any], PlainValidator(_resolved)]
-"""A configuration's key that says a space; what :func:`resolve_space` makes of it."""
+"""A configuration key that names a space; holds the result of :func:`resolve_space`."""
 
 
 def find_space(value: Any) -> SearchSpace:

@@ -1,8 +1,8 @@
-"""Results that are kept between runs, in folders named after everything that they depend on.
+"""Results stored between runs, in folders named after everything that they depend on.
 
 The rule is the same for scores, stand-alone results, decoded images and measurements: an identity (a JSON object) lists what can
 change a result, with images and weights by the digest of their contents, never by their path. Options that cannot change a result
-stay out of it. Whoever asks with an equal identity gets the kept result; any difference is another folder.
+are not part of it. An equal identity gives the stored result; any difference gives another folder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SUFFIX = ".safetensors"
 
 
 class Entry(NamedTuple):
-    """One kept result."""
+    """One stored result."""
 
     record: Record
     arrays: Arrays
@@ -38,13 +38,13 @@ def digest(identity: Mapping[str, Any]) -> str:
 class Store:
     """Entries by name, each a file of its own (:mod:`~paddle_pgonas.container`), so that several processes can add at once.
 
-    What killed processes left in the store's folder is removed.
+    Temporary files of killed processes in the store's folder are removed.
 
-    An entry also holds its name and the identity's digest: a file that was renamed or moved here is not taken for another.
+    An entry also holds its name and the identity's digest: a file that was renamed or moved here is detected.
 
     Args:
-        folder: where stores are kept; this one gets a folder of its own inside.
-        identity: everything that the entries depend on beside their names, as JSON values.
+        folder: the parent folder of all stores; this store creates a subfolder.
+        identity: everything that the entries depend on in addition to their names, as JSON values.
     """
 
     def __init__(self, folder: str | Path, identity: Mapping[str, Any]) -> None:
@@ -57,15 +57,15 @@ class Store:
         return self.folder / f"{name}{SUFFIX}"
 
     def names(self) -> list[str]:
-        """The names of all entries, whole or damaged, sorted."""
+        """The names of all entries, intact or damaged, sorted."""
         return sorted(path.name.removesuffix(SUFFIX) for path in self.folder.glob(f"[!.]*{SUFFIX}"))
 
     def count(self) -> int:
-        """How many entries there are, whole or damaged."""
+        """Number of entries, intact or damaged."""
         return len(self.names())
 
     def get(self, name: str) -> Entry | None:
-        """An entry; None if there is none. A damaged one is named on stderr and counts as none: it is made again."""
+        """An entry; None if there is none. A damaged entry is named on stderr and treated as missing."""
         path = self.path(name)
         if not path.exists():
             return None
@@ -79,11 +79,11 @@ class Store:
         return Entry(record["value"], arrays)
 
     def entries(self) -> Iterator[Entry]:
-        """Every whole entry, in the order of the names."""
+        """Every intact entry, in the order of the names."""
         return (entry for entry in map(self.get, self.names()) if entry is not None)
 
     def put(self, name: str, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
-        """Keep an entry, in place of an older one of its name.
+        """Store an entry; replaces an older one of the same name.
 
         Raises:
             UserError: the folder cannot be written.

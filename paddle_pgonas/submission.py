@@ -4,8 +4,8 @@
 score, a top-1 fraction; in a truth file it is the stand-alone accuracy, and the file may name a part of the candidates only.
 Files that hold a prior's values use the same format with any finite number as ``acc``.
 
-Each rule stands here once. Who needs a correct file stops at the first fault (:func:`read_candidates`, :func:`read_scored`,
-:func:`check_submission`); :mod:`paddle_pgonas.validator` collects them all.
+Each rule is implemented once. :func:`read_candidates`, :func:`read_scored` and :func:`check_submission` stop at the first fault;
+:mod:`paddle_pgonas.validator` collects all faults.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from paddle_pgonas.faults import Faults
 from paddle_pgonas.files import read_json, write_text
 
 LARGEST = 1e100
-"""Scores beyond it cannot be compared or drawn: their squares overflow."""
+"""Largest absolute score: squares of larger ones overflow in comparisons and plots."""
 
 Accs = dict[str, float | None]
 
@@ -46,7 +46,7 @@ def read_candidates(path: str | Path, space: SearchSpace, known: dict[str, Arch]
     """Read a candidate, submission or truth file; the order is the file's.
 
     Args:
-        known: architectures of this space by code as written, which need not be parsed again; takes the new ones.
+        known: cache of architectures of this space by code as written; new ones are added.
 
     Raises:
         UserError: not JSON, empty, an entry without ``arch``, an illegal code, or a code that occurs twice.
@@ -60,7 +60,7 @@ def read_candidates(path: str | Path, space: SearchSpace, known: dict[str, Arch]
 def select(
     path: str | Path, candidates: Sequence[Candidate], first: int | None, names: Sequence[str] | None
 ) -> Sequence[Candidate]:
-    """The first so many candidates of a file, or those of these names in the file's order; all if neither is given.
+    """The first ``first`` candidates of a file, or those of these names in the file's order; all if neither is given.
 
     Raises:
         UserError: a number below 1, or a name that the file does not have.
@@ -76,7 +76,7 @@ def select(
 
 
 def collect_candidates(entries: Any, space: SearchSpace, faults: Faults, known: dict[str, Arch]) -> tuple[list[Candidate], Accs]:
-    """The entries that are candidates, and every ``acc`` that is a number or absent; what the others break goes to ``faults``."""
+    """The valid entries, with every ``acc`` that is a number or absent; the faults of the others are added to ``faults``."""
     if not isinstance(entries, dict):
         faults.add("format", "the file", "must hold a JSON object of name: {'acc': ..., 'arch': ...} entries")
         return [], {}
@@ -91,7 +91,7 @@ def collect_candidates(entries: Any, space: SearchSpace, faults: Faults, known: 
             continue
         acc = entry.get("acc")
         if acc is not None and (isinstance(acc, bool) or not isinstance(acc, int | float)):
-            faults.add("acc is no number", name, f"'acc' must be a number, not {acc!r:.40}")
+            faults.add("acc is not a number", name, f"'acc' must be a number, not {acc!r:.40}")
             acc = None
         else:
             acc = accs[name] = _float(acc)
@@ -100,7 +100,7 @@ def collect_candidates(entries: Any, space: SearchSpace, faults: Faults, known: 
             continue
         first = names.setdefault(arch.code, name)
         if first is not name:
-            faults.add("repeated code", name, f"repeats the code of {first}; every architecture may stand once")
+            faults.add("repeated code", name, f"repeats the code of {first}; every architecture may occur only once")
         candidates.append(Candidate(name, arch, entry["arch"], acc, _std_error(name, entry.get("std_error"), faults)))
     return candidates, accs
 
@@ -172,7 +172,7 @@ def read_scored(path: str | Path, space: SearchSpace, known: dict[str, Arch] | N
 
 
 def check_submission(path: str | Path, candidates: Sequence[Candidate], space: SearchSpace) -> None:
-    """Accept a submission file for these candidates, or say what is wrong with it. (Equal scores are no fault of its form.)
+    """Check a submission file for these candidates. (Equal scores are no fault of the format.)
 
     Raises:
         UserError: illegal or repeated codes, other names, another order, other codes, or an ``acc`` outside [0, 1].
@@ -188,32 +188,32 @@ def check_range(accs: Accs, faults: Faults) -> None:
     """Every ``acc`` is a fraction of 0 to 1."""
     for name, acc in accs.items():
         if acc is None:
-            faults.add("acc is missing", name, "'acc' must lie in [0, 1], here is none")
+            faults.add("acc is missing", name, "'acc' must be in [0, 1], but is missing")
         elif not 0 <= acc <= 1:
-            faults.add("acc is outside [0, 1]", name, f"'acc' must lie in [0, 1], not {acc}")
+            faults.add("acc is outside [0, 1]", name, f"'acc' must be in [0, 1], not {acc}")
 
 
 def check_against(entries: Any, candidates: Sequence[Candidate], faults: Faults) -> None:
-    """The candidate file's names, in its order, with its codes as it writes them."""
+    """Checks the names, the order and the codes as written against the candidate file."""
     if not isinstance(entries, dict):
         return
     wanted = {candidate.name: candidate for candidate in candidates}
     for name in wanted:
         if name not in entries:
-            faults.add("missing entry", name, "stands in the candidate file, but not here")
+            faults.add("missing entry", name, "is in the candidate file, but not in this file")
     for name, entry in entries.items():
         code = entry.get("arch") if isinstance(entry, dict) else None
         if name not in wanted:
-            faults.add("unknown entry", name, "does not stand in the candidate file")
+            faults.add("unknown entry", name, "is not in the candidate file")
         elif isinstance(code, str) and code != wanted[name].written:
             same = code.rjust(len(wanted[name].arch.code), "1") == wanted[name].arch.code
-            how = "writes the code otherwise (digit 0) than" if same else "holds another code than in"
+            how = "writes digit 0 of the code differently from" if same else "holds another code than in"
             faults.add("other code", name, f"{how} the candidate file")
     ours = (name for name in entries if name in wanted)
     theirs = (name for name in wanted if name in entries)
     for here, there in zip(ours, theirs, strict=True):
         if here != there:
-            faults.add("order", here, f"stands where the candidate file has {there}; keep its order")
+            faults.add("order", here, f"is at the position of {there} in the candidate file; keep its order")
             return
 
 

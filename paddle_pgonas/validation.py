@@ -1,7 +1,7 @@
-"""Sections of keys that users write: type, range and use of each key are declared beside it, and every mistake is one line.
+"""Sections of a configuration: type, range and conditions of use are declared beside each key, and every error is one line.
 
 A section is a pydantic model (strict: 3 is a float where one is wanted, 3.0 is no integer). This module turns pydantic's errors
-into sentences with the key, the remedy and the closest known key.
+into messages with the key, the remedy and the closest known key.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from paddle_pgonas.extensions import is_import_path
 from paddle_pgonas.yaml_files import cut
 
 PARTIAL = "partial"
-"""As a validation's context: the values are not complete yet, so rules about several keys wait."""
+"""Validation context for incomplete values: rules about several keys are not checked yet."""
 
 
 class Section(BaseModel):
@@ -42,9 +42,9 @@ def key(
     """A key of a section: its default, its range and its use.
 
     Args:
-        free: a run may be resumed with another value, because it changes no weight.
-        only: what makes the key count, as ``{other key of the section: its values}`` (True: any value but none and 0); one of
-            several is enough. Otherwise the key must keep its default.
+        free: a resumed run may have another value, because the key does not influence weights.
+        only: the conditions under which the key is used, as ``{other key of the section: its values}`` (True: any value except
+            none and 0); one of several is enough. Otherwise the key must keep its default.
     """
     extra: Any = {"free": free, "only": dict(only or {})}
     return Field(default, ge=at_least, le=at_most, gt=above, lt=below, json_schema_extra=extra)
@@ -72,9 +72,9 @@ Integer = Annotated[int, Field(lt=2**63)]
 Number = Annotated[float, BeforeValidator(_number)]
 """A finite number; text too, because YAML 1.1 reads 1e-3, which lacks the dot, as text."""
 Text = Annotated[str, AfterValidator(_text)]
-"""Text that a file's name can hold."""
+"""Text that is valid in a file name."""
 ListAsTuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
-"""Makes YAML's lists tuples."""
+"""Converts YAML's lists to tuples."""
 
 
 def one_of(names: Iterable[str], example: str) -> AfterValidator:
@@ -94,7 +94,7 @@ def settings_of(field: Any) -> dict[str, Any]:
 
 
 def unused(section: Section) -> Iterator[tuple[str, str]]:
-    """The keys of a section that the section's other values make no use of, each with what would."""
+    """The keys of a section that its other values do not use, each with the values that would use it."""
     for name, field in type(section).model_fields.items():
         only = settings_of(field)["only"]
         if only and not any(_holds(getattr(section, other), wanted) for other, wanted in only.items()):
@@ -102,7 +102,7 @@ def unused(section: Section) -> Iterator[tuple[str, str]]:
 
 
 def _holds(value: Any, wanted: Any) -> bool:
-    # What a user's own strategy makes use of is not known, so it may use all keys.
+    # It is not known which keys a user's own strategy uses, so all are allowed.
     return bool(value) if wanted is True else value in wanted or is_import_path(value)
 
 
@@ -113,7 +113,7 @@ def validate(model: type[Model], values: Mapping[str, Any], source: str, context
     """The section with these values.
 
     Raises:
-        UserError: the first mistake in one line, behind the ``source`` of the values.
+        UserError: the first error in one line, prefixed with the ``source`` of the values.
     """
     try:
         return model.model_validate(values, context=context)
@@ -138,7 +138,7 @@ def _sentence(model: type[Section], fault: Any) -> str:
         return _unknown_key(model, path)
     if kind == "model_type":
         return f"{name} is a section of keys, not the value {shown(value)}"
-    if kind == "value_error":  # a rule of ours
+    if kind == "value_error":  # a rule of this package
         return f"{name} {context['error']}".strip()
     if kind == "literal_error":
         return f"{name} must be one of {context['expected'].replace(chr(39), '')}, not {shown(value)}"
@@ -171,11 +171,11 @@ _repr.maxlevel, _repr.maxlist, _repr.maxdict, _repr.maxtuple, _repr.maxset, _rep
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it: at most 60 characters, whatever it holds."""
+    """A value for a message, truncated to at most 60 characters."""
     try:
         return cut(_repr.repr(value))
     except ValueError:  # Python refuses to write out numbers of more than 4,300 digits
-        return "a number of thousands of digits"
+        return "a number with thousands of digits"
 
 
 def plain(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Whether the challenge would accept a submission: every broken rule of a file at once, and what is legal but suspicious."""
+"""Checks whether the challenge would accept a submission: all broken rules of a file, and legal but suspicious values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHALLENGE_ENTRIES = 45_000
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a file would be accepted as a submission, with all that is wrong, and what is merely worth knowing."""
+    """Whether a file would be accepted as a submission, with all faults, and notes."""
 
     path: str
     faults: Faults
@@ -56,10 +56,10 @@ class Verdict:
 
 
 def validate_submission(path: str | Path, candidates_path: str | Path | None = None, space: SearchSpace | None = None) -> Verdict:
-    """Everything that is wrong with a file as a submission, at once.
+    """Check a file as a submission and collect all faults.
 
     Args:
-        candidates_path: the candidate file; names, order and codes must be its own.
+        candidates_path: the candidate file; names, order and codes must match it.
         space: of the codes; by default the first built-in one with codes as long as the file's.
 
     Raises:
@@ -74,7 +74,7 @@ def validate_submission(path: str | Path, candidates_path: str | Path | None = N
         faults.add("JSON", "the file", str(error).removeprefix(f"{path}: "))
         return Verdict(str(path), faults, notes)
     for key in repeated:
-        faults.add("repeated name", key, "stands twice in one JSON object; every name may stand once")
+        faults.add("repeated name", key, "occurs twice in one JSON object; every name may occur only once")
     known: dict[str, Arch] = {}
     space = space or (space_of(entries) if candidates_path is None else detect_space(candidates_path))
     wanted = None if candidates_path is None else read_candidates(candidates_path, space, known)
@@ -98,8 +98,8 @@ def validate_submission(path: str | Path, candidates_path: str | Path | None = N
 
 
 def _check_ranking(accs: Accs, faults: Faults) -> None:
-    """Scores that are all equal rank nothing: the leaderboards' correlations do not exist."""
+    """A note if all scores are equal: such a file gives no ranking, and the leaderboards' correlations are not defined."""
     values = set(accs.values())
     if len(accs) > 1 and len(values) == 1 and (acc := values.pop()) is not None:
-        why = "as in a candidate file that was not scored" if acc == 0 else "so they rank nothing"
+        why = "as in a candidate file that was not scored" if acc == 0 else "so they give no ranking"
         faults.add("constant acc", "the file", f"all {len(accs):,} 'acc' are {acc:g}, {why}")

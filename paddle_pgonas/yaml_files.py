@@ -1,4 +1,4 @@
-"""Reading YAML that others wrote: plain values only, in bounded time and memory, every mistake one line."""
+"""Reading untrusted YAML: plain values only, bounded time and memory, every error in one line."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import yaml
 from paddle_pgonas.errors import UserError
 
 MOST_ALIASES = 20
-"""A file may refer back to its own parts so many times; lists of lists of aliases would grow without bound."""
+"""Largest number of aliases in a file; nested lists of aliases would grow without bound."""
 
 MOST_BRACKETS = 100
-"""Brackets inside brackets."""
+"""Largest depth of nested brackets."""
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader that refuses a key given twice in a section, of which it would drop the first, and many aliases."""
+    """PyYAML's safe loader, which also refuses duplicate keys in a section (PyYAML drops the first) and many aliases."""
 
     aliases = 0
 
     def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
-        """The token of a bracket that opens; PyYAML would read ahead over all of them, in quadratic time."""
+        """The token of an opening bracket; PyYAML would read ahead over nested brackets in quadratic time."""
         if self.flow_level > MOST_BRACKETS:
             raise yaml.YAMLError("nested too deeply")
         super().fetch_flow_collection_start(token)
@@ -41,7 +41,7 @@ class _Loader(yaml.SafeLoader):
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if len(set(keys)) < len(keys):
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise yaml.YAMLError(f"the key {cut(twice)} stands twice in line {node.start_mark.line + 1} and below")
+            raise yaml.YAMLError(f"the key {cut(twice)} occurs twice in line {node.start_mark.line + 1} and below")
         return super().construct_mapping(node, deep)
 
 
@@ -83,7 +83,7 @@ def read_section(path: Path, what: str) -> dict[str, Any]:
 
 
 def read_with_bases(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """A configuration's differences behind those of its bases, each with the name to blame in errors."""
+    """The values of a configuration's bases and then its own, each with the name to use in errors."""
     layers: list[tuple[str, dict[str, Any]]] = []
     seen: set[str] = set()
     base: Path | None = path
@@ -102,7 +102,7 @@ def read_with_bases(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def read_override(override: str) -> tuple[str, dict[str, Any]]:
-    """The one value that ``section.key=value`` sets, with the name to blame in errors."""
+    """The value that ``section.key=value`` sets, with the name to use in errors."""
     source = f"-o {cut(override, 100)}"
     dotted, equals, text = override.partition("=")
     if not equals:
@@ -114,5 +114,5 @@ def read_override(override: str) -> tuple[str, dict[str, Any]]:
 
 
 def cut(text: str, length: int = 60) -> str:
-    """The text, its end left out where it is longer than a message should hold."""
+    """The text, truncated to a length that fits into a message."""
     return text if len(text) <= length else f"{text[: length - 3]}..."

@@ -2,16 +2,16 @@ r"""Zen-score in closed form.
 
 Zen-score (arXiv 2102.01063) measures how much a random network without shortcuts and head amplifies a small change e of its
 input x: ``log E||f(x) - f(x + 0.01 e)||_1 + sum over BatchNorm layers of log sqrt(mean variance)``. With Gaussian weights and
-BatchNorm on batch statistics every term has a mean-field value, so that no network is built and nothing is sampled:
+BatchNorm on batch statistics every term has a mean-field value, so no network is built and nothing is sampled:
 
-* behind a BatchNorm the signal is N(0, 1), and ``V = 1/2 - 1/(2 pi)`` is the variance of its ReLU;
-* a k x k convolution over c channels multiplies the variance by k*k*c, less the share of taps that fall on padding;
+* after BatchNorm the signal is N(0, 1), and ``V = 1/2 - 1/(2 pi)`` is the variance of its ReLU;
+* a k x k convolution over c channels multiplies the variance by k*k*c, reduced by the share of taps that fall on padding;
 * the correlation rho of the streams x and x + 0.01 e starts at ``1 / sqrt(1 + 0.01**2)``; ReLU maps it to
   ``(kappa(rho) - 1/(2 pi)) / V`` with the arc-cosine kernel
-  ``kappa(rho) = (sqrt(1 - rho**2) + rho (pi - arccos rho)) / (2 pi)``, and a convolution leaves it alone;
+  ``kappa(rho) = (sqrt(1 - rho**2) + rho (pi - arccos rho)) / (2 pi)``, and a convolution does not change it;
 * the L1 distance of two N(0, 1) maps with correlation rho is proportional to ``sqrt(2 (1 - rho))`` per value.
 
-The max-pool of the ImageNet stem adds the same constant to every architecture of the space; a prior needs order only.
+The max-pool of the ImageNet stem adds the same constant to every architecture of the space, which does not change the order.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def log_valid_share(kernel: int, stride: int, side_in: int, side_out: int) -> fl
 
 @cache
 def log_distance(convolutions: int) -> float:
-    """Log of ``sqrt(2 (1 - rho))`` behind so many convolutions with a ReLU between each two."""
-    # 1 - rho is 5e-5 at the start: carried as a difference, so that no digits are lost in 1 - (1 - 5e-5).
+    """Log of ``sqrt(2 (1 - rho))`` after this number of convolutions with a ReLU between each two."""
+    # 1 - rho is 5e-5 at the start; it is stored as a difference to avoid cancellation in 1 - (1 - 5e-5).
     gap = 1 - 1 / sqrt(1 + 0.01**2)
     for _ in range(convolutions - 1):
         rho = 1 - gap
@@ -50,7 +50,7 @@ def zen_score(arch: Arch, image_size: int | None = None) -> float:
     convolutions = [layer for layer in layers(arch, image_size) if layer.part in TRUNK]
     log_variance = 0.0
     for layer in convolutions:
-        variance_in = RELU_VARIANCE if layer.index else 1.0  # the stem reads the image, the others what a ReLU left
+        variance_in = RELU_VARIANCE if layer.index else 1.0  # the stem reads the image, the others the output of a ReLU
         taps = log_valid_share(layer.kernel, layer.stride, layer.side_in, layer.side)
         log_variance += log(layer.kernel**2 * layer.c_in * variance_in) + taps
     last = convolutions[-1]

@@ -169,7 +169,7 @@ def test_a_file_of_another_space_is_refused(tmp_path: Path) -> None:
 def test_constant_scores_have_no_correlation_and_still_make_valid_json(tmp_path: Path) -> None:
     found = compare([scores(tmp_path, "flat.json", [0.5] * 5)], scores(tmp_path, "truth.json", TRUTH[:5]))
     assert "nan" not in table(found)
-    assert "flat.json is constant (every 'acc' is 0.5): it ranks nothing" in found.notes
+    assert "flat.json is constant (every 'acc' is 0.5): it gives no ranking" in found.notes
     json.dumps(found.as_json(), allow_nan=False)  # NaN is no JSON: strict readers stop there
 
 

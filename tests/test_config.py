@@ -282,6 +282,6 @@ def test_an_option_that_the_strategy_does_not_use_is_refused(tmp_path: Path, str
 
 
 def test_a_section_given_twice_is_refused_and_off_is_text(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="train stands twice"):
+    with pytest.raises(UserError, match="train occurs twice"):
         load_config(file(tmp_path, "train: {epochs: 1}\ntrain: {pairs: 1}"))
     assert load_config(file(tmp_path, "train: {amp: off}")).train.amp == "off"

@@ -23,7 +23,7 @@ from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.scoring.session import Session, score
 from paddle_pgonas.searching import latency
-from paddle_pgonas.searching.evolution import Found, Task, cross, evolve, first_generation, front, mutate, random_search
+from paddle_pgonas.searching.evolution import ScoredSubnet, Task, cross, evolve, first_generation, front, mutate, random_search
 from paddle_pgonas.searching.job import search
 from paddle_pgonas.submission import read_candidates
 from paddle_pgonas.zen import zen_score
@@ -133,7 +133,7 @@ def test_random_search_keeps_the_limit_and_gives_up_where_there_is_nothing() -> 
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), min_size=1, max_size=20))
 def test_the_front_is_what_no_other_beats(points: list[tuple[int, int]]) -> None:
-    found = [Found(MINI.smallest, {"macs": macs}, score) for macs, score in points]
+    found = [ScoredSubnet(MINI.smallest, {"macs": macs}, score) for macs, score in points]
     beaten = {(c, s) for c, s in points for d, t in points if (d <= c and t >= s) and (d, t) != (c, s)}
     assert [(entry.costs["macs"], entry.score) for entry in front(found, "macs")] == sorted(set(points) - beaten)
 
@@ -147,10 +147,10 @@ def test_the_first_generation_holds_the_ends() -> None:
 def test_scores_are_the_supernets(tmp_path: Path, weights: Path) -> None:
     config = demo(tmp_path)
     result = search(config, weights=weights, limits={"macs": 800_000}, population=8, generations=3, metric="likelihood")
-    archs = [entry.arch for entry in result.found]
+    archs = [entry.arch for entry in result.scored]
     wanted = score(config, weights, archs, "likelihood")
-    np.testing.assert_allclose([entry.score for entry in result.found], wanted, rtol=1e-5)
-    assert all(entry.costs["macs"] == cost.macs(entry.arch, 8, 10) <= 800_000 for entry in result.found)
+    np.testing.assert_allclose([entry.score for entry in result.scored], wanted, rtol=1e-5)
+    assert all(entry.costs["macs"] == cost.macs(entry.arch, 8, 10) <= 800_000 for entry in result.scored)
 
 
 def test_a_killed_search_goes_on_to_the_same_result(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,13 +168,13 @@ def test_a_killed_search_goes_on_to_the_same_result(tmp_path: Path, weights: Pat
     monkeypatch.setattr(Session, "measure", failing)
     with pytest.raises(KeyboardInterrupt):
         search(demo(tmp_path / "killed"), **options)
-    assert search(demo(tmp_path / "killed"), **options).found == whole.found
+    assert search(demo(tmp_path / "killed"), **options).scored == whole.scored
     assert batches == 6  # three, the killed one, and the two that were missing
     kept = sorted((tmp_path / "killed" / "search").rglob("*.safetensors"))
     kept[2].write_bytes(kept[2].read_bytes()[:-1])
-    assert search(demo(tmp_path / "killed"), **options).found == whole.found
+    assert search(demo(tmp_path / "killed"), **options).scored == whole.scored
     assert batches == 7  # the damaged one
-    assert search(demo(tmp_path / "killed"), **options).found == whole.found
+    assert search(demo(tmp_path / "killed"), **options).scored == whole.scored
     assert batches == 7
 
 
@@ -184,8 +184,8 @@ def test_other_weights_do_not_share_scores(tmp_path: Path, weights: Path) -> Non
     net = Supernet(MINI, 10, "prelu")
     save_weights(tmp_path / "other.safetensors", net, {})
     second = search(demo(tmp_path), weights=tmp_path / "other.safetensors", metric="probability", **options)
-    assert [entry.arch for entry in first.found] == [entry.arch for entry in second.found]
-    assert [entry.score for entry in first.found] != [entry.score for entry in second.found]
+    assert [entry.arch for entry in first.scored] == [entry.arch for entry in second.scored]
+    assert [entry.score for entry in first.scored] != [entry.score for entry in second.scored]
     assert len(list((tmp_path / "search").iterdir())) == 2
 
 
@@ -208,12 +208,12 @@ def test_latency_is_measured_once_and_limits(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(latency, "REPEATS", 3)
     config = demo(tmp_path)
     result = search(config, prior="zen", limits={"latency_ms": 1e6}, population=4, generations=1)
-    assert [entry.arch for entry in result.found][:2] == [MINI.smallest, MINI.largest]
-    small, large = (entry.costs["latency_ms"] for entry in result.found[:2])
+    assert [entry.arch for entry in result.scored][:2] == [MINI.smallest, MINI.largest]
+    small, large = (entry.costs["latency_ms"] for entry in result.scored[:2])
     assert small > 0 and large > 0
     monkeypatch.setattr(latency.Latency, "_measure", lambda self, arch: pytest.fail("measured again"))
     again = search(config, prior="zen", limits={"latency_ms": 1e6}, population=4, generations=1)
-    assert again.found == result.found
+    assert again.scored == result.scored
     with pytest.raises(UserError, match="the smallest has"):
         search(config, prior="zen", limits={"latency_ms": small / 2})
 

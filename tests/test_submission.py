@@ -168,19 +168,19 @@ def test_a_submission_needs_every_acc_in_0_to_1(tmp_path: Path, acc: str, accept
     if accepted:
         check_submission(path, candidates, TRACK1)
     else:
-        with pytest.raises(UserError, match=r"a: 'acc' must lie in \[0, 1\]"):
+        with pytest.raises(UserError, match=r"a: 'acc' must be in \[0, 1\]"):
             check_submission(path, candidates, TRACK1)
 
 
 @pytest.mark.parametrize(
     ("entries", "problem"),
     [
-        ({"a": A}, "b: stands in the candidate file, but not here"),
-        ({"a": A, "b": B, "c": C}, "c: does not stand in the candidate file"),
-        ({"a": A, "B": B}, "b: stands in the candidate file, but not here; it has other faults"),
-        ({"b": B, "a": A}, "b: stands where the candidate file has a"),
+        ({"a": A}, "b: is in the candidate file, but not in this file"),
+        ({"a": A, "b": B, "c": C}, "c: is not in the candidate file"),
+        ({"a": A, "B": B}, "b: is in the candidate file, but not in this file; it has other faults"),
+        ({"b": B, "a": A}, "b: is at the position of a in the candidate file"),
         ({"a": A, "b": C}, "b: holds another code"),
-        ({"a": A, "b": B[1:]}, "b: writes the code otherwise"),
+        ({"a": A, "b": B[1:]}, "b: writes digit 0 of the code differently"),
     ],
     ids=["one missing", "one more", "renamed", "reordered", "another code", "code written otherwise"],
 )
@@ -265,7 +265,7 @@ def test_everything_that_is_wrong_is_listed_at_once(tmp_path: Path, candidates_f
     path = written(tmp_path, text[:-1] + ', "text": {"acc": NaN, "arch": "12"}}')
     assert rules(path, candidates_file) == {
         "repeated name": 1,
-        "acc is no number": 1,
+        "acc is not a number": 1,
         "illegal code (depth)": 1,
         "illegal code (stem width)": 1,
         "repeated code": 1,
@@ -303,7 +303,7 @@ def test_equal_faults_are_counted_and_three_of_them_named(tmp_path: Path) -> Non
         ({"a": {"acc": 0.0, "arch": A}, "b": {"acc": 0.0, "arch": B}}, "constant acc"),
         ({"a": {"acc": 0.7, "arch": A}, "b": {"acc": 0.7, "arch": B}}, "constant acc"),
         ({"a": {"acc": None, "arch": A}}, "acc is missing"),
-        ({"a": {"acc": True, "arch": A}}, "acc is no number"),
+        ({"a": {"acc": True, "arch": A}}, "acc is not a number"),
         ({"a": {"acc": 0.5, "arch": "1" + A[1:5] + "8" + A[6:]}}, "illegal code (stem width)"),
         ({"a": {"acc": 0.5, "arch": "2" + A[1:]}}, "illegal code (image size)"),
         ({"a": {"acc": 0.5, "arch": A[:-1] + "x"}}, "illegal code (digits)"),

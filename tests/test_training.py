@@ -114,7 +114,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.Capt
     newest = max((tmp_path / "cut" / "checkpoints").iterdir())
     newest.write_bytes(newest.read_bytes()[:1000])
     assert equal(weights(train(config(tmp_path / "cut", max_steps=3), resume=True)), whole)
-    assert f"passed over: {newest}" in capsys.readouterr().err
+    assert f"skipped: {newest}" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_a_flipped_bit_falls_back_to_the_checkpoint_before(
     finally:
         newest.write_bytes(whole)
     assert record is not None and record["step"] == 1
-    assert f"passed over: {newest}" in capsys.readouterr().err
+    assert f"skipped: {newest}" in capsys.readouterr().err
     assert equal(plain(target[0]), read_weights(older)[0])
 
 
@@ -174,14 +174,14 @@ def test_whatever_is_wrong_with_a_checkpoint_the_one_before_is_taken(
         newest.write_bytes(b"") if change == "empty" else newest.mkdir()
     found = load_latest(tmp_path / "checkpoints", *target, check=lambda record: None)
     assert found is not None and found["step"] == 1
-    assert f"passed over: {newest}" in capsys.readouterr().err
+    assert f"skipped: {newest}" in capsys.readouterr().err
 
 
 def test_without_any_whole_checkpoint_a_resume_is_refused(two_checkpoints: Path, tmp_path: Path) -> None:
     shutil.copytree(two_checkpoints, tmp_path / "checkpoints")
     for path in checkpoints(tmp_path / "checkpoints"):
         path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match=r"none of the checkpoints is whole.*output_dir"):
+    with pytest.raises(UserError, match=r"all checkpoints are damaged.*output_dir"):
         train(config(tmp_path), resume=True)
 
 
@@ -197,7 +197,7 @@ def test_a_run_that_lost_its_checkpoints_is_not_overwritten(two_checkpoints: Pat
             (run / missing).unlink()
             (run / "metrics.jsonl").write_text('{"step": 41, "epoch": 1}\n')
             before[run / "metrics.jsonl"] = (run / "metrics.jsonl").read_bytes()
-        with pytest.raises(UserError, match="checkpoints are gone; choose another output_dir"):
+        with pytest.raises(UserError, match="checkpoints are missing; choose another output_dir"):
             train(config(run), resume)
         assert all(path.read_bytes() == content for path, content in before.items())
 

@@ -161,7 +161,7 @@ def test_a_cut_safetensors_file_is_refused(trained: Supernet, tmp_path: Path) ->
     path = tmp_path / "w.safetensors"
     save_weights(path, trained, {})
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match="not a whole safetensors"):
+    with pytest.raises(UserError, match="not a complete safetensors"):
         read_weights(path)
 
 

@@ -1,10 +1,10 @@
-"""Measure on this machine; every speed is a ratio of two ways timed in the same run.
+"""Measure on this machine; every speed is a ratio of two implementations timed in the same run.
 
 prior   microseconds per prior, and how closed-form Zen-score ranks against Monte Carlo (5 minutes)
-train   a PGONAS step of ResNet48 at 64 pixels, batch 4 and 32: straightforward, ours, and the bare passes (5 minutes)
-data    images per second from the decoded cache against decoding every image again: digits, or --root DIR at 224 pixels
-score   256 neighbouring Track 1 subnets at 64 pixels, subnet by subnet against shared prefixes (6 minutes)
-search  NSGA-II against random search with as many scored subnets: Zen-score on Track 1, a supernet on digits (6 minutes)
+train   a PGONAS step of ResNet48 at 64 pixels, batch 4 and 32: published, this project's, and the bare passes (5 minutes)
+data    images per second from the cache of decoded images and by decoding them again: digits, or --root DIR at 224 pixels
+score   256 neighbouring Track 1 subnets at 64 pixels, subnet by subnet and along shared prefixes (6 minutes)
+search  NSGA-II and random search with the same budget: Zen-score on Track 1, a supernet on digits (6 minutes)
 """
 
 from paddle_pgonas import cli

@@ -1,10 +1,9 @@
 """Compare score files: submissions, priors (tools/score_prior.py) and a truth file, all in the submission's format.
 
 With --truth every file is compared with the truth (which may name a part of the architectures), else with the first file.
-Further files are also compared with the first of these, resample by resample: is one really better than the other?
+Further files are also compared with the first of these on the same resamples, which shows whether a difference is significant.
 
-With --validate one file is checked instead: would it be accepted as a submission, and if not, all that is wrong with it
-(exit status 2).
+With --validate one file is checked instead: whether it would be accepted as a submission, with all faults if not (exit status 2).
 """
 
 from pathlib import Path
@@ -67,7 +66,7 @@ def main() -> None:
 
 
 def validate(path: str, candidates: str | None, space: SearchSpace | None, json_path: str | None) -> None:
-    """Print the verdict; a file that is not accepted is the user's mistake."""
+    """Print the result of the check; exit status 2 if the file is not accepted."""
     from paddle_pgonas.errors import UserError
     from paddle_pgonas.files import write_json
     from paddle_pgonas.validator import validate_submission

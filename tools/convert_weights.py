@@ -1,6 +1,7 @@
-"""Convert weights between .safetensors and .pdparams, under the challenge's names; the names' ends say which.
+"""Convert weights between .safetensors and .pdparams, under the challenge's names; the suffixes select the formats.
 
-Reads published checkpoints and training checkpoints too: known prefixes, copies of a teacher and the optimizer's state go.
+Reads published checkpoints and training checkpoints too: known prefixes, copies of a teacher and the optimizer's state are
+removed.
 """
 
 from paddle_pgonas import cli

@@ -1,7 +1,7 @@
-"""Take one subnet out of a supernet: weights, code, configuration, record and an inference model of any batch size.
+"""Export one subnet of a supernet: weights, code, configuration, record and an inference model of any batch size.
 
-BatchNorm statistics are as score.bn says: the subnet's own over the calibration images, or slices of the supernet's. The
-inference model's logits are compared with the scorer's; nothing is left behind if they differ by more than rounding.
+BatchNorm statistics are those of score.bn: the subnet's own over the calibration images, or slices of the supernet's. The
+inference model's logits are compared with the scorer's; nothing is written if they differ by more than rounding.
 """
 
 from paddle_pgonas import cli

@@ -1,7 +1,7 @@
-"""The mini track: a small Track 1 on small colour images, with its own stand-alone truth and all methods side by side.
+"""The mini track: a small version of Track 1 on small colour images, with its own stand-alone accuracies and all methods.
 
-run     trains the truth, the largest network and every method's supernets, scores the candidates and keeps the results in
-        benchmarks/mini_track1. What is there is not done again; a killed run goes on where it was.
+run     trains the truth, the largest network and every method's supernets, scores the candidates and stores the results in
+        benchmarks/mini_track1. Existing results are kept; an interrupted run continues.
 report  rebuilds the tables and pictures of docs/mini_track1.md from the committed results, in seconds.
 """
 
@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def main() -> None:
     parser = cli.Parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="train and score whatever has no result yet")
+    run = commands.add_parser("run", help="train and score everything that has no result yet")
     run.add_argument("--root", required=True, metavar="DIR", help="CIFAR-10 as DIR/train/<class>/* and DIR/val/<class>/*")
     run.add_argument("--only", nargs="+", metavar="NAME", help="truth, or methods: the names of configs/mini_track1/*.yaml")
     run.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds per method (default: 3)")

@@ -12,7 +12,7 @@ def main() -> None:
     parser.add_argument("--output", type=cli.OutputFile, required=True, metavar="FILE")
     cli.add_space(parser, default="track1")
     parser.add_argument(
-        "--spread", action="store_true", help="evenly from the cheapest to the costliest; random widths average out otherwise"
+        "--spread", action="store_true", help="evenly over the logarithm of cost; uniform samples have similar costs"
     )
     arguments = parser.parse_args()
     space = arguments.space

@@ -1,7 +1,7 @@
 """Write a prior's value of every candidate, in the format of a submission, to compare it with trained scores.
 
-Space, image size and classes come from CONFIG or the options; else the space is the first built-in one with codes as long as the
-file's, at its image size and with 1,000 classes. A prior alone is a yardstick, not a legal challenge entry.
+Space, image size and classes come from CONFIG or the options. Otherwise the space is the first built-in one with codes as long as
+the file's, with its image size and 1,000 classes. A prior alone is a reference for comparison, not a legal challenge entry.
 """
 
 from paddle_pgonas import cli

@@ -1,13 +1,14 @@
-"""Search for the best subnet under limits on its cost, and for all trade-offs between cost and score, by NSGA-II.
+"""Search for the best subnet under limits on its cost, and for the Pareto front of cost and score, by NSGA-II.
 
 The score is a metric of the supernet (--weights) on the configured validation images, or a prior (--prior), which needs neither
-weights nor images. --output FILE gets the Pareto front in the candidate file's format; beside it stand FILE's .record.json (all
-costs, the best subnet, the settings) and .svg. Cost of the front: the first limit given of multiply-accumulates, parameters,
-latency; multiply-accumulates without one. Latency is that of the extracted subnet in Paddle on this device: 5 runs to warm up,
-the median of 20 more.
+weights nor images. --output FILE is the Pareto front in the candidate file's format; FILE's .record.json (all costs, the best
+subnet, the settings) and .svg are written beside it. Cost of the front: the first given limit of multiply-accumulates,
+parameters, latency; multiply-accumulates without a limit. Latency is that of the extracted subnet in Paddle on this device: 5
+runs to warm up, the median of 20 more.
 
-A killed search goes on where it was when the same command is given again: what was measured is kept in output_dir/search.
-The seed is the configuration's (-o seed=1). The best score is the largest of many on the same images: expect less on others.
+An interrupted search continues when the same command is given again: measurements are stored in output_dir/search.
+The seed is that of the configuration (-o seed=1). The best score is the largest of many on the same images: expect less on
+other images.
 """
 
 from paddle_pgonas import cli
@@ -30,9 +31,9 @@ def main() -> None:
         "--metric",
         choices=["top1", "top5", "probability", "likelihood"],
         default="top1",
-        help="what of the supernet's is the score (default: top1); likelihood is exp(-loss)",
+        help="metric of the supernet that is the score (default: top1); likelihood is exp(-loss)",
     )
-    parser.add_argument("--output", type=cli.OutputFile, required=True, metavar="FILE", help="where the front goes (JSON)")
+    parser.add_argument("--output", type=cli.OutputFile, required=True, metavar="FILE", help="file for the front (JSON)")
     arguments = parser.parse_args()
     config = cli.config_of(arguments)
     if (arguments.weights is None) == (arguments.prior is None):

@@ -1,7 +1,7 @@
 """Train subnets from scratch, stand-alone, and print or write their validation accuracy.
 
-With --arch one subnet; with --candidates a whole file, whose accuracies become a truth file for tools/compare.py. A killed
-run goes on with the subnets it lacks; several processes (python -m paddle.distributed.launch) share them.
+With --arch one subnet; with --candidates a whole file, whose accuracies become a truth file for tools/compare.py. An interrupted
+run continues with the missing subnets; several processes (python -m paddle.distributed.launch) share them.
 """
 
 from paddle_pgonas import cli
@@ -21,7 +21,7 @@ def main() -> None:
         help="with --arch: keep the trained weights (a teacher for the baseline)",
     )
     parser.add_argument("--candidates", type=cli.InputFile, metavar="FILE", help="many subnets; needs --output")
-    parser.add_argument("--output", type=cli.OutputFile, metavar="FILE", help="where the truth file goes")
+    parser.add_argument("--output", type=cli.OutputFile, metavar="FILE", help="the truth file to write")
     arguments = parser.parse_args()
     config = cli.config_of(arguments)
     if (arguments.arch is None) == (arguments.candidates is None):

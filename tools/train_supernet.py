@@ -1,7 +1,7 @@
-"""Train a supernet as a configuration says.
+"""Train a supernet by a configuration.
 
-The run's folder (output_dir) gets config.yaml, metrics.jsonl, visualdl/, checkpoints/ and supernet.safetensors. With --resume
-an interrupted run goes on from its last checkpoint and ends with the same weights as an undisturbed one. With
+Writes config.yaml, metrics.jsonl, visualdl/, checkpoints/ and supernet.safetensors to the run's folder (output_dir). With
+--resume an interrupted run continues from its last checkpoint and ends with the same weights as an uninterrupted one. With
 python -m paddle.distributed.launch the processes share each step's images, train.batch_size each.
 """
 
@@ -12,9 +12,9 @@ from paddle_pgonas import cli
 def main() -> None:
     parser = cli.Parser(__doc__)
     cli.add_config(parser)
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in output_dir")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in output_dir")
     parser.add_argument(
-        "--resume-with-other-data", action="store_true", help="the same, although the training images are not those it began with"
+        "--resume-with-other-data", action="store_true", help="the same with other training images than those of the checkpoint"
     )
     arguments = parser.parse_args()
     config = cli.config_of(arguments)

@@ -1,6 +1,6 @@
-"""Replay training steps of the published code on this machine and say how far this project's own steps are from them.
+"""Replay training steps of the published code on this machine and print the differences to this project's steps.
 
-Without a file it replays the two references that come with the project: the published PGONAS code and the organisers' baseline.
+Without a file it replays the project's two reference files: the published PGONAS code and the organisers' baseline.
 Exit status 0 if every difference is within rounding, 1 if not.
 """
 
@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("references", nargs="*", metavar="REFERENCE.json", help="files of reference steps")
     parser.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto", help="where to compute (default: auto)")
     parser.add_argument(
-        "-o", "--override", action="extend", nargs="+", default=[], metavar="key=value", help="change keys, to see a difference"
+        "-o", "--override", action="extend", nargs="+", default=[], metavar="key=value", help="change keys, to see their effect"
     )
     arguments = parser.parse_args()
     # CUDA reads this once. TF32, which NVIDIA GPUs use for convolutions by default, keeps 10 bits of a float32's 23.

@@ -1,8 +1,8 @@
 """Score every candidate with a supernet's weights and write the submission file.
 
-A killed run goes on with the chunks it lacks when the same command is given again; several processes
-(python -m paddle.distributed.launch) share the chunks. Beside FILE stand FILE's .metrics.json (top-1, top-5, probability,
-loss of every candidate) and .record.json (what the scores were made from).
+An interrupted run continues with the missing chunks when the same command is given again; several processes
+(python -m paddle.distributed.launch) share the chunks. FILE's .metrics.json (top-1, top-5, probability, loss of every
+candidate) and .record.json (inputs and settings of the scores) are written beside FILE.
 """
 
 from paddle_pgonas import cli
@@ -26,13 +26,13 @@ def main() -> None:
     parser.add_argument("--candidates", type=cli.InputFile, required=True, metavar="FILE", help="the challenge's candidate file")
     parser.add_argument("--first", type=int, metavar="N", help="score the first N candidates only")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="score the candidates of these names only, e.g. arch1 arch7")
-    parser.add_argument("--output", type=cli.OutputFile, metavar="FILE", help="where the submission goes")
+    parser.add_argument("--output", type=cli.OutputFile, metavar="FILE", help="the submission file to write")
     parser.add_argument("--bn", choices=["running", "calibrated", "batch"], help="BatchNorm statistics; overrides score.bn")
     parser.add_argument(
         "--metric",
         choices=["top1", "top5", "probability", "likelihood"],
         default="top1",
-        help="what becomes 'acc' (default: top1); likelihood is exp(-loss)",
+        help="metric for 'acc' (default: top1); likelihood is exp(-loss)",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and an estimate of the time; needs no weights")
     parser.add_argument("--json", type=cli.OutputFile, metavar="FILE", help="with --dry-run: the plan for programs")
@@ -43,7 +43,7 @@ def main() -> None:
 
     if not arguments.dry_run and (arguments.output is None or not (arguments.weights or arguments.untrained)):
         raise UserError("--output and --weights (or --untrained) are needed, or --dry-run")
-    # Read before Paddle is: a mistake shows at once.
+    # Read before Paddle is imported, so that errors appear immediately.
     candidates = read_candidates(arguments.candidates, config.search_space)
     candidates = select(arguments.candidates, candidates, arguments.first, arguments.only)
 

@@ -1,4 +1,4 @@
-"""Measurements behind ``tools/benchmark.py``: each compares two ways in one run and reports their ratio."""
+"""Measurements behind ``tools/benchmark.py``: each compares two implementations in one run and reports their ratio."""
 
 from paddle_pgonas.runtime import prepare_process
 

@@ -1,4 +1,4 @@
-"""Images per second into the network: out of the decoded, memory-mapped cache, against decoding every image again."""
+"""Images per second from the memory-mapped cache of decoded images, compared with decoding every image again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCORING_BATCH, TRAINING_BATCH = 100, 64
 
 
 class _DecodedAgain:
-    """Stands where the cache's array stands, and decodes what it is asked for at each access."""
+    """Replaces the cache's array and decodes the requested images at each access."""
 
     def __init__(self, source: ImageSource, data: Data) -> None:
         self.source, self.data = source, data
@@ -36,26 +36,25 @@ class _DecodedAgain:
 
 
 def measure(root: str | None = None, images: int = 500, rounds: int = 3) -> dict[str, Any]:
-    """Images per second in one process, ``rounds`` times in turn, on up to ``images`` of each split.
+    """Images per second in one process, ``rounds`` times alternately, on up to ``images`` of each split.
 
-    ``scoring``: the validation images in batches, as the scorer takes them. ``training``: shuffled and shifted batches, as small
-    images are trained on. Both ways run the same code but for where the pixels come from, and must give the same batches.
+    ``scoring``: the validation images in the scorer's batches. ``training``: shuffled and shifted batches, as for small images.
+    Both ways run the same code except for the source of the pixels, and must give the same batches.
     ``random_resized_crop``: ImageNet's training crop, which needs the original each time and so is not cached (one loader
-    process). ``build_seconds``: what making the cache of the validation images takes, once, and ``open_seconds`` what checking
-    and opening it does.
+    process). ``build_seconds``: time to build the cache of the validation images, and ``open_seconds`` to check and open it.
 
     Args:
         root: a folder in ImageNet's layout, taken at 224 pixels; None takes scikit-learn's digits of 8.
 
     Raises:
-        UserError: no such folder, or a file in it that is no image.
+        UserError: no such folder, or a file in it that is not an image.
     """
     data = load_config(CONFIGS / "mini" / "digits.yaml").data if root is None else Data(root=root, **FOLDER)  # type: ignore[arg-type]
     try:
         with tempfile.TemporaryDirectory() as cache:
             return {"source": root or "digits", "side": data.image_size} | _measure(data, Path(cache), images, rounds)
     except UnreadableImage as error:
-        raise UserError(f"{error}; measure on a folder without it") from None
+        raise UserError(f"{error}; measure on a folder without that file") from None
 
 
 def _measure(data: Data, cache: Path, count: int, rounds: int) -> dict[str, Any]:
@@ -66,7 +65,7 @@ def _measure(data: Data, cache: Path, count: int, rounds: int) -> dict[str, Any]
         raise UserError(f"{data.root}: measure on a folder without the files named above")
     batch = min(TRAINING_BATCH, len(train.labels))
     cached, again = (EpochBatches(train, data, cache, batch, seed=0) for _ in range(2))
-    # The array's place is all that the batches know of it.
+    # Batches access the pixels only through this attribute.
     count = len(train.labels)
     again.images = DecodedImages(cast(np.ndarray, _DecodedAgain(train, data)), train.labels, "", np.arange(count), count)
     crops = EpochBatches(train, Data(source=data.source, root=data.root, image_size=data.image_size), cache, batch, seed=0)
@@ -111,6 +110,6 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def _scored(images: np.ndarray, count: int) -> Iterator[paddle.Tensor]:
-    """The scorer's way of taking batches out of an array."""
+    """Batches of an array as the scorer makes them."""
     for start in range(0, count, SCORING_BATCH):
         yield paddle.to_tensor(np.ascontiguousarray(images[start : min(count, start + SCORING_BATCH)]))

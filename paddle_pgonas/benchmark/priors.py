@@ -1,4 +1,4 @@
-"""What a prior costs, and how well closed-form Zen-score agrees with sampling."""
+"""Time of the priors, and agreement of the closed-form Zen-score with Monte Carlo sampling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from paddle_pgonas.progress import progress
 
 
 def measure(subnets: int = 100, seed: int = 0) -> dict[str, Any]:
-    """Microseconds per call of each prior on random Track 1 subnets, nothing remembered, and Zen-score's agreement.
+    """Microseconds per call of each prior on random Track 1 subnets without caching, and Zen-score's agreement.
 
     ``zen_mc`` samples at 112 pixels with batch 8, twice; the published runs used 224 pixels, batch 16, 32 times.
     """
@@ -26,8 +26,8 @@ def measure(subnets: int = 100, seed: int = 0) -> dict[str, Any]:
     for name, prior in PRIORS.items():
         archs = drawn
         if name != "zen_mc":
-            archs = drawn * 20  # enough to time what takes microseconds
-            [prior(arch, TRACK1.image_size, 1000) for arch in archs]  # fills the tables that a process fills once
+            archs = drawn * 20  # enough to measure microseconds
+            [prior(arch, TRACK1.image_size, 1000) for arch in archs]  # fills the caches that a process fills once
         started = time.perf_counter()
         priors = [prior(arch, TRACK1.image_size, 1000) for arch in progress(archs, name, "subnets")]
         microseconds[name] = (time.perf_counter() - started) / len(archs) * 1e6

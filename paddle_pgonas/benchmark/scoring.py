@@ -1,4 +1,4 @@
-"""Scoring neighbours of the official kind: plain extracted subnets, our walker subnet by subnet, and along shared prefixes."""
+"""Scoring of neighbouring candidates: plain extracted subnets, the walker subnet by subnet, and along shared prefixes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OFFICIAL_CODES = (3, 3, 5, 7)
 
 
 def neighbours(count: int, seed: int = 0) -> list[Arch]:
-    """Neighbours from the middle of 45,000 sorted architectures drawn like the official ones."""
+    """Neighbours from the middle of 45,000 sorted architectures sampled like the official ones."""
     rng = random.Random(seed)
     archs = [TRACK1.sample(rng, OFFICIAL_CODES) for _ in range(45_000)]
     order = scoring_order(archs)[22_500 : 22_500 + count]
@@ -31,7 +31,7 @@ def neighbours(count: int, seed: int = 0) -> list[Arch]:
 
 
 def measure(subnets: int = 256, images: int = 64, side: int = 64, rounds: int = 4) -> dict[str, Any]:
-    """Seconds of the three ways in one run, in ``rounds`` turns, with their ratios and the largest difference of logits."""
+    """Seconds of the three ways, alternating for ``rounds`` rounds, with their ratios and the largest difference of logits."""
     archs = neighbours(subnets)
     net = _random_supernet()
     x = paddle.to_tensor(np.random.RandomState(0).standard_normal((images, 3, side, side)).astype("float32"))
@@ -79,7 +79,7 @@ def measure(subnets: int = 256, images: int = 64, side: int = 64, rounds: int = 
 
 
 def _random_supernet() -> Supernet:
-    """Random weights with BatchNorm statistics that are not an identity."""
+    """Random weights with random BatchNorm statistics."""
     paddle.seed(0)
     net, rng = Supernet(TRACK1), np.random.RandomState(0)
     for name, tensor in net.weights().items():
@@ -92,14 +92,14 @@ def _random_supernet() -> Supernet:
 
 
 def _walk(walker: Walker, roots: list[Node], x: paddle.Tensor, count: int) -> list[np.ndarray]:
-    found: dict[int, np.ndarray] = {}
+    logits_of: dict[int, np.ndarray] = {}
     for root in roots:
-        walker.walk(root, x, lambda node, logits: found.update(dict.fromkeys(node.candidates, logits.numpy())))
-    return [found[position] for position in range(count)]
+        walker.walk(root, x, lambda node, logits: logits_of.update(dict.fromkeys(node.candidates, logits.numpy())))
+    return [logits_of[position] for position in range(count)]
 
 
 def _convolution_rate() -> float:
-    """Best multiply-accumulates per second of one convolution that suits the machine: 128 channels, 16x16, 64 images."""
+    """Highest MACs per second of a convolution of favourable size: 128 channels, 16x16, 64 images."""
     x, weight = paddle.randn([64, 128, 16, 16]), paddle.randn([128, 128, 3, 3])
     best = float("inf")
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""NSGA-II against random search with as many scored subnets, on a prior and on a supernet that learnt the digits."""
+"""NSGA-II compared with random search of the same budget, with a prior and with a supernet trained on the digits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pymoo.indicators.hv import HV
 from paddle_pgonas.arch import MINI, TRACK1
 from paddle_pgonas.config import Config, Data, Model, Train
 from paddle_pgonas.priors import make_prior
-from paddle_pgonas.searching.evolution import Found, Task, evolve, front, random_search
+from paddle_pgonas.searching.evolution import ScoredSubnet, Task, evolve, front, random_search
 from paddle_pgonas.searching.job import make_costs, supernet_scores
 
 DIGITS = Data(source="digits", image_size=8, resize=8, augment="shift", workers=0, mean=(0.3,) * 3, std=(0.37,) * 3)
@@ -40,7 +40,7 @@ def measure(seeds: int = 5) -> dict[str, Any]:
         limits = {"macs": 1e6}
         costs = make_costs(config, limits)
         for metric in ("top1", "likelihood"):
-            # Both ways share the scores kept on disk; what one has measured the other gets for nothing, and neither is timed.
+            # Both searches share the stored scores, which is fair because neither is timed.
             task = Task(MINI, costs, limits, "macs", supernet_scores(config, str(weights), metric))
             figures[f"digits_{metric}"] = compare(task, 32, 10, seeds)
     return figures
@@ -49,26 +49,26 @@ def measure(seeds: int = 5) -> dict[str, Any]:
 def compare(task: Task, population: int, generations: int, seeds: int) -> dict[str, Any]:
     """Both searches with equal numbers of scored subnets per seed: best scores, and the area that the fronts dominate.
 
-    The area (hypervolume) is relative to the rectangle from no cost to the limit and from the worst to the best score that
-    either search met at any seed.
+    The area (hypervolume) is relative to the rectangle from no cost to the limit and from the worst to the best score of
+    both searches over all seeds.
     """
-    runs: dict[str, list[list[Found]]] = {"nsga2": [], "random": []}
+    runs: dict[str, list[list[ScoredSubnet]]] = {"nsga2": [], "random": []}
     for seed in range(seeds):
-        found = evolve(task, population, generations, seed)
-        runs["nsga2"].append(found)
-        runs["random"].append(random_search(task, len(found), seed, generation=population))
-    scores = [entry.score for found in (*runs["nsga2"], *runs["random"]) for entry in found]
+        evolved = evolve(task, population, generations, seed)
+        runs["nsga2"].append(evolved)
+        runs["random"].append(random_search(task, len(evolved), seed, generation=population))
+    scores = [entry.score for scored in (*runs["nsga2"], *runs["random"]) for entry in scored]
     low, high, limit = min(scores), max(scores), task.limits[task.axis]
 
-    def area(found: list[Found]) -> float:
-        kept = front(found, task.axis)
+    def area(scored: list[ScoredSubnet]) -> float:
+        kept = front(scored, task.axis)
         points = [[entry.costs[task.axis] / limit, (high - entry.score) / (high - low)] for entry in kept]
         return float(HV(ref_point=np.ones(2))(np.array(points)))
 
-    best = {name: [max(entry.score for entry in found) for found in each] for name, each in runs.items()}
+    best = {name: [max(entry.score for entry in scored) for scored in each] for name, each in runs.items()}
     return {
-        "scored": [len(found) for found in runs["nsga2"]],
-        "scored_random": [len(found) for found in runs["random"]],
+        "scored": [len(scored) for scored in runs["nsga2"]],
+        "scored_random": [len(scored) for scored in runs["random"]],
         "best": best,
         "mean_best": {name: mean(values) for name, values in best.items()},
         "mean_area": {name: mean(map(area, each)) for name, each in runs.items()},

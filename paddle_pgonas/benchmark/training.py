@@ -1,4 +1,4 @@
-"""A PGONAS step: ours, the straightforward one of the published code, and the bare passes that neither can do without."""
+"""A PGONAS step: that of this project, that of the published code, and only the necessary forward and backward passes."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def measure() -> dict[str, Any]:
 
 
 def measure_steps(batch: int = 4, side: int = 64, steps: int = 3) -> dict[str, Any]:
-    """Seconds of each way over the same ``steps`` steps in turn, and their ratios.
+    """Seconds of each way for the same ``steps`` steps, alternating, and their ratios.
 
-    ``passes`` runs the forwards and backwards that change a weight on plain networks built beforehand: no slicing, no
-    drawing, no optimizer. ``overhead`` is ours over that, ``speedup`` the straightforward step over ours.
+    ``passes`` runs the forward and backward passes that change a weight on plain networks built beforehand: no slicing, no
+    sampling, no optimizer. ``overhead`` is this project's time over that, ``speedup`` the published step's over this project's.
     """
     rng = np.random.RandomState(0)
     x = paddle.to_tensor(rng.standard_normal((batch, 3, side, side)).astype("float32"))
@@ -57,7 +57,7 @@ def measure_steps(batch: int = 4, side: int = 64, steps: int = 3) -> dict[str, A
         optimizer.step()
         optimizer.clear_grad()
 
-    ours(0)  # the first step fills caches and makes the optimizer's state
+    ours(0)  # the first step fills caches and creates the optimizer's state
     seconds = dict.fromkeys(("straightforward", "ours", "passes"), 0.0)
     for seed in progress(range(1, steps + 1), "benchmark", "steps"):
         networks = _networks(net, random.Random(seed))
@@ -81,7 +81,7 @@ def measure_steps(batch: int = 4, side: int = 64, steps: int = 3) -> dict[str, A
 
 
 def _straightforward(net: Supernet, teacher: ResNet, x: paddle.Tensor, y: paddle.Tensor, rng: random.Random) -> None:
-    """As the published code does it: the teacher beside every forward, FLOPs by building networks, every backward."""
+    """The step of the published code: a teacher beside every forward pass, FLOPs by building networks, every backward pass."""
 
     def logits(arch: Arch) -> paddle.Tensor:
         with paddle.no_grad():
@@ -110,7 +110,7 @@ def _networks(net: Supernet, rng: random.Random) -> list[tuple[ResNet, ResNet | 
 
 
 def _passes(networks: list[tuple[ResNet, ResNet | None]], x: paddle.Tensor, y: paddle.Tensor) -> None:
-    """The necessary passes: forward and backward of each subnet; of a pair the second's backward if it is out of order."""
+    """The necessary passes: forward and backward of each subnet; for a pair the second's backward only if it is out of order."""
     for first, second in networks:
         if second is None:
             cross_entropy(first(x), y).backward()

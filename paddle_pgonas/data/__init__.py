@@ -1,4 +1,4 @@
-"""Images: where they come from, how they are decoded once, and how training batches are made from (seed, epoch, step)."""
+"""Images: sources, the cache of decoded images, and training batches as a function of (seed, epoch, step)."""
 
 from paddle_pgonas.runtime import prepare_process
 

@@ -16,14 +16,14 @@ from paddle_pgonas.data.transforms import center_crop, draw_shifts, random_resiz
 from paddle_pgonas.data.unreadable import Unreadable
 from paddle_pgonas.errors import UserError
 
-SHUFFLE, AUGMENT = 1, 2  # purposes: they keep the random streams of one seed apart
+SHUFFLE, AUGMENT = 1, 2  # purposes: they separate the random streams of one seed
 
 
 class EpochBatches(paddle.io.Dataset):
     """The batches of one epoch from step ``start`` on; item i is a whole batch, so that workers decode in parallel.
 
-    Items are (images uint8 [B, S, S, 3], labels int64 [B]). With several processes a step's images are ``world * batch_size``,
-    augmented the same as if one process had them all, and each process takes its part.
+    Items are (images uint8 [B, S, S, 3], labels int64 [B]). With several processes a step has ``world * batch_size`` images,
+    augmented as in a single process, and each process takes its part.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class EpochBatches(paddle.io.Dataset):
         chosen = _permutation(len(self.labels), self.seed, self.epoch)[step * total : (step + 1) * total]
         rng = np.random.default_rng((self.seed, AUGMENT, self.epoch, step))
         if self.images is None:
-            streams = rng.spawn(total)[mine]  # a crop draws a varying number of times
+            streams = rng.spawn(total)[mine]  # a crop uses a varying number of random numbers
             crops, labels = zip(*(self._crop(*pair) for pair in zip(chosen[mine], streams, strict=True)), strict=True)
             return np.stack(crops), np.asarray(labels, dtype=np.int64)
         part = chosen[mine]
@@ -62,7 +62,7 @@ class EpochBatches(paddle.io.Dataset):
         return images, self.labels[part]
 
     def _crop(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-        """A training crop; in place of an unreadable image the next readable one."""
+        """A training crop; an unreadable image is replaced by the next readable one."""
         for candidate in range(index, index + len(self.labels)):
             candidate %= len(self.labels)
             try:
@@ -73,9 +73,9 @@ class EpochBatches(paddle.io.Dataset):
         raise UserError("data.root: none of the training images can be read")
 
     def epoch_from(self, epoch: int, start: int) -> Iterator[tuple[paddle.Tensor, paddle.Tensor]]:
-        """Batches of ``epoch`` beginning with step ``start``, as tensors, made ahead by ``data.workers`` processes."""
+        """Batches of ``epoch`` beginning with step ``start``, as tensors, prefetched by ``data.workers`` processes."""
         self.epoch, self.start = epoch, start
-        if self.data.workers == 0 or self.images is not None:  # a slice of an array is quicker than a process's queue
+        if self.data.workers == 0 or self.images is not None:  # slicing an array is faster than the queue of a process
             for item in range(len(self)):
                 images, labels = self[item]
                 self.unreadable.check()
@@ -99,18 +99,18 @@ def calibration_images(source: ImageSource, data: Data, count: int) -> np.ndarra
     Raises:
         UserError: no image can be read, or more than ``data.max_unreadable`` of them cannot.
     """
-    found: list[np.ndarray] = []
+    crops: list[np.ndarray] = []
     chosen = Subset(source, evenly(len(source.labels), count))
     unreadable = Unreadable(chosen, data.max_unreadable)
     for index in range(len(chosen.labels)):
         try:
-            found.append(center_crop(chosen.read(index), data.resize, data.image_size))
+            crops.append(center_crop(chosen.read(index), data.resize, data.image_size))
         except UnreadableImage as error:
             unreadable.add(index, error)
             unreadable.check()
-    if not found:
+    if not crops:
         raise UserError("data.root: none of the calibration images can be read")
-    return np.stack(found)
+    return np.stack(crops)
 
 
 @lru_cache(maxsize=2)

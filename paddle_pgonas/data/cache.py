@@ -1,4 +1,4 @@
-"""Decoded images on disk: built once, memory-mapped by every process that needs them, never half-written."""
+"""A cache of decoded images on disk: built once, written atomically, memory-mapped by every process."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from paddle_pgonas.progress import progress
 from paddle_pgonas.store import Entry, Store
 
 PIXELS, RECORD = "pixels.npy", "images"
-"""A cache's file of pixels, which is memory-mapped, and the entry that says which images they are and holds their checksum."""
+"""File of a cache's pixels, which is memory-mapped, and the entry with the list of images and the checksum."""
 
 DECODER = 3
-"""To be raised when the same files come out as other pixels: older caches are then left alone."""
+"""Version of the decoding: raise it when the same files give other pixels, so that older caches are not used."""
 
 
 class DecodedImages(NamedTuple):
@@ -35,13 +35,13 @@ class DecodedImages(NamedTuple):
     fingerprint: str
     """Changes when any image, label or the crop does."""
     kept: np.ndarray
-    """Place of each image among those asked for, ascending; what is missing could not be read."""
+    """Position of each image among the requested ones, ascending; missing ones could not be read."""
     asked: int
-    """How many images were asked for."""
+    """Number of requested images."""
 
 
 def cache_folder(config: Config) -> Path:
-    """Where a run's decoded images are kept."""
+    """The folder of a run's decoded images."""
     return Path(config.data.cache_dir or Path(config.output_dir) / "cache")
 
 
@@ -52,15 +52,15 @@ def validation_images(config: Config) -> DecodedImages:
 
 
 def validation_fingerprint(config: Config) -> str:
-    """The fingerprint that the configured validation images have, without decoding them."""
+    """The fingerprint of the configured validation images, without decoding them."""
     source = open_source(config.data, "val", config.model.num_classes)
     return _store(source, config.data, cache_folder(config)).key
 
 
 def training_fingerprint(config: Config) -> str:
-    """A digest of the configured training images (after ``train_limit``) and their labels, wherever they lie.
+    """A digest of the configured training images (after ``train_limit``) and their labels, independent of their path.
 
-    The first call reads every file once; later ones only look for changed files (:mod:`~paddle_pgonas.data.fingerprints`).
+    The first call reads every file once; later calls only check for changed files (:mod:`~paddle_pgonas.data.fingerprints`).
     """
     return open_source(config.data, "train", config.model.num_classes).fingerprint(cache_folder(config))
 
@@ -89,7 +89,7 @@ def _store(source: ImageSource, data: Data, folder: Path) -> Store:
 
 
 def _whole(store: Store) -> Entry | None:
-    """The cache's record, if its pixels are there and unchanged."""
+    """The cache's record, if its pixels exist and are unchanged."""
     entry, path = store.get(RECORD), store.folder / PIXELS
     if entry is None or (path.is_file() and _checksum(path) == entry.record["crc32"]):
         return entry
@@ -118,7 +118,7 @@ def _build(source: ImageSource, data: Data, store: Store, unreadable: Unreadable
         file.flush()
         checksum = _checksum(part)
     if unreadable:
-        print(f"left out in all: {len(unreadable):,} of {count:,} images", file=sys.stderr)
+        print(f"left out in total: {len(unreadable):,} of {count:,} images", file=sys.stderr)
     entry = Entry({"crc32": checksum}, {"kept": np.array(kept)})
     store.put(RECORD, *entry)
     return entry

@@ -1,6 +1,6 @@
-"""Fingerprints of image files: made from their contents, so that they follow a folder that moves and notice a changed pixel.
+"""Fingerprints of image files, computed from their contents: a moved folder keeps its fingerprint, a changed pixel changes it.
 
-Every file is read once and its digest remembered in a table; after that only its size and times are looked at (``stat``). A file
+Every file is read once and its digest stored in a table; after that only its size and times are compared (``stat``). A file
 is read again when its name, its size, or its time of modification or of change (``ctime``, which no program can set) differs.
 """
 
@@ -24,10 +24,10 @@ from paddle_pgonas.progress import progress
 TABLE = "file-digests.safetensors"
 READERS = 8
 SETTLED = 2 * 10**9
-"""Nanoseconds after which a further change to a file is sure to change its times too; younger digests are not remembered."""
+"""Nanoseconds after which a further change to a file certainly changes its times; digests of younger files are not stored."""
 
 UNREADABLE = bytes(32)
-"""In place of the digest of a file that cannot be read."""
+"""Stands for the digest of a file that cannot be read."""
 
 
 def fingerprint_files(folder: Path, names: Sequence[bytes], labels: Iterable[int], cache: Path) -> str:
@@ -37,7 +37,7 @@ def fingerprint_files(folder: Path, names: Sequence[bytes], labels: Iterable[int
 
     Args:
         names: of the files below ``folder``.
-        cache: the folder of the table of digests; whoever shares it reads no file twice.
+        cache: the folder of the table of digests; runs that share it read no file twice.
 
     Raises:
         UserError: the table cannot be written.
@@ -59,7 +59,7 @@ def fingerprint_files(folder: Path, names: Sequence[bytes], labels: Iterable[int
 
 
 def _stamps(root: bytes, names: Sequence[bytes], now: int) -> tuple[list[bytes], set[bytes]]:
-    """What a file is recognised by: a digest of name, size and times; and those that are old enough to be remembered."""
+    """Stamps of files (a digest of name, size and times), and which of them are old enough to be stored."""
     stamps, settled = [], set()
     for name in names:
         try:
@@ -77,7 +77,7 @@ def _stamps(root: bytes, names: Sequence[bytes], now: int) -> tuple[list[bytes],
 def _content(path: bytes) -> bytes:
     digest = hashlib.sha256()
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait forever
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would block
             return UNREADABLE
         with open(path, "rb") as file:
             while block := file.read(1 << 20):

@@ -20,11 +20,11 @@ Split = Literal["train", "val"]
 EXTENSIONS = {".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff"}
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Decoders that a file may choose by its content. Others, as EPS, start programs."""
+"""Allowed decoders, chosen by a file's content. Others, such as that of EPS, start programs."""
 
 
 class UnreadableImage(Exception):
-    """One file that is no image; the message names it."""
+    """A file that cannot be read as an image; the message names it."""
 
 
 class ImageSource(Protocol):
@@ -50,7 +50,7 @@ class ImageSource(Protocol):
 
 
 class Folder:
-    """``root/<split>/<class>/<image>``; a class's label is the place of its name in sorted order."""
+    """``root/<split>/<class>/<image>``; a class's label is the position of its name in sorted order."""
 
     def __init__(self, root: str | Path, split: Split) -> None:
         self.folder = Path(root) / split
@@ -61,11 +61,11 @@ class Folder:
             raise UserError(f"data.root: {self.folder} holds no class folders; expected {self.folder}/<class>/<images>")
         files = [_images(self.folder, name) for name in self.classes]
         self.files = np.concatenate(files)
-        """Names below the folder, as bytes: one array, as 1,281,167 objects would be copied into every loader process."""
+        """Names below the folder, as bytes in one array, because 1,281,167 objects would be copied into every loader process."""
         self.labels = np.repeat(np.arange(len(files), dtype=np.int64), [len(names) for names in files])
 
     def path(self, index: int) -> Path:
-        """Where the image lies."""
+        """Path of the image."""
         return self.folder / os.fsdecode(self.files[index])
 
     def name(self, index: int) -> str:
@@ -73,14 +73,14 @@ class Folder:
         return str(self.path(index))
 
     def read(self, index: int) -> Image.Image:
-        """The image as RGB, whatever it was stored as."""
+        """The image as RGB, whatever its mode."""
         path = self.path(index)
         try:
-            if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait forever
+            if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would block
                 raise UnreadableImage("no regular file")
             with Image.open(path, formats=FORMATS) as image:
                 return _rgb(image)
-        except Exception as error:  # a damaged image can make a decoder raise anything
+        except Exception as error:  # a damaged image can raise any exception in a decoder
             what = str(error) if isinstance(error, (OSError, UnreadableImage)) else f"{type(error).__name__}: {error}"
             raise UnreadableImage(f"{path}: {' '.join(what.split())[:300]}") from None
 
@@ -123,7 +123,7 @@ def _images(folder: Path, name: str) -> np.ndarray:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """RGB of 8 bits. Grey of 16 bits, which Pillow would cut off at 255, is scaled."""
+    """RGB of 8 bits. Grey of 16 bits, which Pillow would clip at 255, is scaled."""
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image)
         if image.mode == "F" or values.min() < 0 or values.max() > 65535:
@@ -133,7 +133,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 class Digits:
-    """1,797 real handwritten digits of 8x8 pixels that scikit-learn carries: 1,297 to train on, 500 to score with."""
+    """scikit-learn's 1,797 handwritten digits of 8x8 pixels: 1,297 for training, 500 for scoring."""
 
     VAL = 500
 
@@ -152,7 +152,7 @@ class Digits:
         return Image.fromarray(self.images[index]).convert("RGB")
 
     def name(self, index: int) -> str:
-        """Its place among the split's digits."""
+        """Its position among the split's digits."""
         return f"digit {index}"
 
     def fingerprint(self, cache: Path, chosen: Sequence[int] | None = None) -> str:
@@ -162,15 +162,15 @@ class Digits:
 
 
 def evenly(total: int, count: int) -> np.ndarray:
-    """Places of ``count`` entries taken evenly from a list of ``total`` (all if there are fewer): int64, ascending."""
+    """Indices of ``count`` entries taken evenly from a list of ``total`` (all if there are fewer): int64, ascending."""
     return np.linspace(0, total - 1, min(count, total)).round().astype(int)
 
 
 def spread_order(total: int) -> np.ndarray:
-    """All places of a list in an order whose every beginning is spread evenly over the list: int64 [total].
+    """All indices of a list in an order in which every prefix is spread evenly over the list: int64 [total].
 
-    The van der Corput sequence: binary numbers with their digits reversed. So the first 100 of a list sorted by class hold all
-    classes alike, and they are among the first 1,000.
+    This is the van der Corput sequence: binary numbers with their digits reversed. So the first 100 of a list sorted by class
+    represent all classes equally, and they are among the first 1,000.
     """
     bits = max(1, (total - 1).bit_length())
     numbers, places = np.arange(1 << bits), np.zeros(1 << bits, np.int64)
@@ -180,7 +180,7 @@ def spread_order(total: int) -> np.ndarray:
 
 
 class Subset:
-    """Some images of a source, at the ``chosen`` places of its list, in that order."""
+    """Some images of a source: those at the ``chosen`` indices, in that order."""
 
     def __init__(self, source: ImageSource, chosen: np.ndarray) -> None:
         self.source, self.chosen = source, chosen
@@ -196,7 +196,7 @@ class Subset:
         return self.source.name(int(self.chosen[index]))
 
     def fingerprint(self, cache: Path, chosen: Sequence[int] | None = None) -> str:
-        """Of the chosen images alone: the others are not read."""
+        """Of the chosen images only; the others are not read."""
         indices = self.chosen if chosen is None else self.chosen[list(chosen)]
         return self.source.fingerprint(cache, indices.tolist())
 
@@ -204,10 +204,10 @@ class Subset:
 def open_source(data: Data, split: Split, num_classes: int) -> ImageSource:
     """The configured images of a split: all, or ``train_limit`` or ``val_limit`` of them.
 
-    Validation images come in :func:`spread_order`, so that fewer are the beginning of more.
+    Validation images come in :func:`spread_order`, so that a smaller number of them is a prefix of a larger one.
 
     Raises:
-        UserError: no root, a missing folder, an empty class, more classes than the network tells apart, or a validation split
+        UserError: no root, a missing folder, an empty class, more classes than the network has, or a validation split
             whose classes differ from the training split's (labels would silently mean different things).
     """
     source: ImageSource

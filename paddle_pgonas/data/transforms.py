@@ -1,4 +1,4 @@
-"""From images to uint8 squares on the processor, and from those to normalised tensors on the device."""
+"""Image transforms: from images to uint8 squares on the CPU, and from these to normalised tensors on the device."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from PIL import Image
 from paddle_pgonas.config import Data
 
 LONGEST = 64
-"""Times its shorter side that an image may be long in evaluation: what is beyond is far outside the central square."""
+"""Largest aspect ratio in evaluation: the rest of a longer image is far outside the central square."""
 
 
 def center_crop(image: Image.Image, resize: int, size: int) -> np.ndarray:
     """Evaluation: shorter side to ``resize``, then the central ``size`` square. Returns uint8 [size, size, 3].
 
-    Paddle's own functions do both, as in the published runs (Resize rounds the longer side down). Only the middle of an image
-    of extreme proportions is resized: 1 x 60,000 pixels would otherwise take gigabytes.
+    Paddle's own functions do both, as in the published runs (Resize rounds the longer side down). Only the middle of an
+    extremely long image is resized: 1 x 60,000 pixels would otherwise take gigabytes.
     """
     length = LONGEST * min(image.size)
-    width, height = (side - max(0, (side - length) // 2 * 2) for side in image.size)  # an even cut keeps the middle
+    width, height = (side - max(0, (side - length) // 2 * 2) for side in image.size)  # even, so that the centre stays
     if (width, height) != image.size:
         image = F.center_crop(image, (height, width))
     return np.asarray(F.center_crop(F.resize(image, resize), size))
@@ -31,8 +31,8 @@ def center_crop(image: Image.Image, resize: int, size: int) -> np.ndarray:
 def random_resized_crop(image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
     """Training on ImageNet: a random window, scaled to ``size`` and flipped half the time. Returns uint8 [size, size, 3].
 
-    The window is cut out before it is scaled, so that no pixel outside shows at its borders, as ``paddle.vision`` does it. Its
-    RandomResizedCrop is not used because it draws from the global generators; here each image has its own.
+    The window is cropped before it is scaled, so that pixels outside do not influence its borders, as in ``paddle.vision``. Its
+    RandomResizedCrop is not used, because it draws from the global generators; here each image has its own.
     """
     left, top, width, height = draw_window(*image.size, rng)
     crop = np.asarray(F.resize(F.crop(image, top, left, height, width), (size, size)))
@@ -42,7 +42,7 @@ def random_resized_crop(image: Image.Image, size: int, rng: np.random.Generator)
 def draw_window(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
     """Left, top, width and height of a window with 8 to 100 % of the area and aspect 3/4 to 4/3.
 
-    Ten tries, then the largest central window within the aspects, as everyone does.
+    Ten attempts, then the largest central window within the aspect ratios, as is usual.
     """
     for _ in range(10):
         area = width * height * rng.uniform(0.08, 1.0)
@@ -55,13 +55,13 @@ def draw_window(width: int, height: int, rng: np.random.Generator) -> tuple[int,
 
 
 def draw_shifts(rng: np.random.Generator, count: int, side: int) -> np.ndarray:
-    """Random moves for :func:`shift`, int64 [3, count]: top and left of the window on the padded image, and 1 for a flip."""
+    """Random offsets for :func:`shift`, int64 [3, count]: top and left of the window on the padded image, and 1 for a flip."""
     pad = max(1, side // 8)
     return np.concatenate([rng.integers(0, 2 * pad + 1, (2, count)), rng.integers(0, 2, (1, count))])
 
 
 def shift(images: np.ndarray, moves: np.ndarray, flip: bool) -> np.ndarray:
-    """Training on small images: move each by up to an eighth of its side over black, flip those drawn if asked.
+    """Training on small images: shift each by up to an eighth of its side with black padding, and flip if requested.
 
     Args:
         images: uint8 [N, S, S, 3].

@@ -1,4 +1,4 @@
-"""Images that cannot be read: named, left out and counted, so that one of them does not end a long job, but many do."""
+"""Images that cannot be read are named, left out and counted: a few do not stop a long job, many do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from paddle_pgonas.data.sources import ImageSource, UnreadableImage
 from paddle_pgonas.errors import UserError
 
 NAMED = 5
-"""How many images an error names; each was named when it was met."""
+"""Number of images that an error names; each image was also named when it was read."""
 
 
 class Unreadable:
@@ -28,7 +28,7 @@ class Unreadable:
         return int(np.count_nonzero(self._met))
 
     def add(self, index: int, error: UnreadableImage) -> None:
-        """Note an image, and name it on stderr when it is met for the first time."""
+        """Note an image, and name it on stderr the first time."""
         if not self._met[index]:
             self._met[index] = 1
             print(f"left out: {error}", file=sys.stderr)

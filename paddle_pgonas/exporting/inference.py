@@ -1,4 +1,4 @@
-"""Inference models: written by ``paddle.jit.save``, run by ``paddle.inference``, converted to ONNX where asked for."""
+"""Inference models: written by ``paddle.jit.save``, run by ``paddle.inference``, converted to ONNX on request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OPSET = 13
 def save_inference_model(subnet: ResNet, folder: Path, image_size: int) -> None:
     """Write the network in evaluation mode as ``inference.*``, for any batch size."""
     subnet.eval()
-    # A chain of blocks: jit.save need not understand ResNet's optional depth.
+    # A plain chain of blocks, because jit.save cannot trace ResNet's optional depth argument.
     chain = nn.Sequential(*subnet.blocks.values())
     chain.eval()
     spec = paddle.static.InputSpec([None, 3, image_size, image_size], "float32", "images")
@@ -70,7 +70,7 @@ def require_onnx() -> None:
     """Check that ONNX files can be written and run, before any work is done.
 
     Raises:
-        UserError: paddle2onnx or onnxruntime is missing or does not go with this Paddle; the message names the version.
+        UserError: paddle2onnx or onnxruntime is missing or not compatible with this Paddle; the message names the version.
     """
     wanted = "paddle2onnx>=2.1" if int(paddle_version().split(".")[0]) >= 3 else "paddle2onnx==1.3.1"
     try:
@@ -85,7 +85,7 @@ def convert_to_onnx(folder: Path) -> bytes:
     """The folder's inference model as an ONNX model."""
     import paddle2onnx
 
-    # Given no file name it only converts; given one, version 2 optimises the graph and pip-installs packages for it.
+    # Without a file name it only converts; with one, version 2 optimises the graph and pip-installs packages for that.
     return bytes(paddle2onnx.export(str(model_file(folder)), str(folder / f"{PREFIX}.pdiparams"), opset_version=OPSET))
 
 

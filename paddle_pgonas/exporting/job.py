@@ -1,4 +1,4 @@
-"""The export job of the command line: take one subnet out, calibrate it, write it down, and prove that nothing was lost."""
+"""The export job of the command line: extract one subnet, calibrate it, write it, and compare it with the scorer."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ from paddle_pgonas.scoring.walker import Walker
 from paddle_pgonas.spaces import find_space
 
 EXPORTED = ("subnet.safetensors", "code.txt", "config.yaml", "record.json")
-"""What an export writes, with ``inference.*``."""
+"""The files of an export, in addition to ``inference.*``."""
 
 WORKING = ".export-"
-"""Begins the name of the folder in which an export is made."""
+"""Prefix of the temporary folder of an export."""
 
 TOLERANCE = 1e-3
-"""Largest difference of logits, relative to the largest logit, that rounding in another order may make."""
+"""Largest difference of logits, relative to the largest logit, that rounding can explain."""
 
 
 class Parity(NamedTuple):
-    """How one way of computing the logits agrees with another."""
+    """Agreement of two computations of the logits."""
 
     difference: float
     """Largest difference of logits, relative to the largest logit."""
@@ -65,13 +65,13 @@ def export(
 ) -> dict[str, Any]:
     """Write one subnet of a trained supernet into the folder ``output`` and return the record.
 
-    The folder gets ``subnet.safetensors`` (under the challenge's names, BatchNorm statistics as ``score.bn`` says), ``code.txt``,
-    ``config.yaml``, ``inference.*`` (a Paddle inference model of any batch size), if asked for ``inference.onnx``, and last
+    Writes ``subnet.safetensors`` (under the challenge's names, BatchNorm statistics by ``score.bn``), ``code.txt``,
+    ``config.yaml``, ``inference.*`` (a Paddle inference model for any batch size), on request ``inference.onnx``, and last
     ``record.json``. The model's logits are compared with the scorer's and with those of the network before it was saved.
 
     Args:
-        images: how many validation images to compare on, taken evenly; without any (``data.root`` not given, possible with
-            ``score.bn: running``) images of noise are used and the record says so.
+        images: number of validation images for the comparison, taken evenly; without ``data.root`` (possible with
+            ``score.bn: running``) images of noise are used, which the record states.
 
     Raises:
         UserError: ``score.bn: batch``, weights that do not fit, a folder with other things in it, a missing package for ONNX, or
@@ -95,7 +95,7 @@ def export(
     with exclusive(folder, "export"), _folder_inside(folder) as part:
         save_inference_model(subnet, part, config.data.image_size)
         scorer = _scorer(net, arch, config.score.bn, calibration)
-        save_weights(part / "subnet.safetensors", subnet, _describe(config, arch))  # raises where Paddle met a full disk silently
+        save_weights(part / "subnet.safetensors", subnet, _describe(config, arch))  # raises if Paddle ignored a full disk
         ways = {"scorer": scorer, "dygraph": _dygraph(subnet), "paddle.inference": open_inference_model(part, device)}
         if onnx:
             (part / "inference.onnx").write_bytes(convert_to_onnx(part))
@@ -141,7 +141,7 @@ def load_subnet(folder: str | Path) -> ResNet:
 
 
 def _check_folder(folder: Path, weights: str | Path) -> None:
-    """Only a new folder, an empty one or that of an earlier export is written to: a run's folder has files of the same names."""
+    """Accept only a new folder, an empty one or that of an earlier export: a run's folder has files of the same names."""
     for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
         if name not in EXPORTED and not name.startswith(("inference.", ".export-")) and not name.endswith(".part"):
             raise UserError(f"{folder}: holds {name}, which no export writes; give the export a folder of its own")
@@ -150,9 +150,9 @@ def _check_folder(folder: Path, weights: str | Path) -> None:
 
 @contextmanager
 def _folder_inside(folder: Path) -> Iterator[Path]:
-    """A temporary folder inside ``folder``: files move from one to the other in no time."""
+    """A temporary folder inside ``folder``, on the same file system, so that files can be renamed into ``folder``."""
     try:
-        for left in folder.glob(f"{WORKING}*"):  # of an export that was killed; the lock says that none runs
+        for left in folder.glob(f"{WORKING}*"):  # of a killed export; the lock guarantees that none is running
             if left.is_dir():
                 shutil.rmtree(left)
         temporary = tempfile.TemporaryDirectory(prefix=WORKING, dir=folder)
@@ -166,15 +166,16 @@ def _folder_inside(folder: Path) -> Iterator[Path]:
 
 
 def _move(part: Path, folder: Path) -> None:
-    """Move a whole export into its folder. The record goes first and comes last: without it an export is not whole."""
-    for old in (folder / "record.json", *folder.glob("inference.*")):  # another Paddle's files have other names
+    """Move a finished export into its folder. An old record is removed first and the new one moved last: without it an export is
+    incomplete."""
+    for old in (folder / "record.json", *folder.glob("inference.*")):  # other versions of Paddle use other file names
         old.unlink(missing_ok=True)
     for path in sorted(part.iterdir(), key=lambda path: path.name == "record.json"):
         path.replace(folder / path.name)
 
 
 def _describe(config: Config, arch: Arch) -> dict[str, Any]:
-    """What the network is and what it wants to see."""
+    """Description of the network and its input."""
     side, classes = config.data.image_size, config.model.num_classes
     return {
         "arch": arch.code,
@@ -204,9 +205,9 @@ def _scorer(net: Supernet, arch: Arch, bn: str, calibration: list[list[paddle.Te
         walker.calibrate(root, calibration)
 
     def run(x: np.ndarray) -> np.ndarray:
-        found: list[np.ndarray] = []
-        walker.walk(root, paddle.to_tensor(x), lambda node, logits: found.append(logits.numpy()))
-        return found[0]
+        outputs: list[np.ndarray] = []
+        walker.walk(root, paddle.to_tensor(x), lambda node, logits: outputs.append(logits.numpy()))
+        return outputs[0]
 
     return run
 
@@ -235,10 +236,10 @@ def _compare(ways: dict[str, Network], data: ScoringSet, config: Config) -> dict
     whole = {name: np.concatenate(parts) for name, parts in logits.items()}
     pairs = [(name, "scorer") for name in ways if name != "scorer"] + [("paddle.inference", "dygraph")]
     differences = {f"{name} / {other}": parity(whole[name], whole[other]) for name, other in pairs}
-    for name, found in differences.items():
-        if not found.difference <= TOLERANCE:
+    for name, agreed in differences.items():
+        if not agreed.difference <= TOLERANCE:
             raise UserError(
-                f"the logits of {name} differ by {found.difference:.1e} of the largest (at most {TOLERANCE:.0e} is rounding); "
+                f"the logits of {name} differ by {agreed.difference:.1e} of the largest (at most {TOLERANCE:.0e} is rounding); "
                 "nothing was exported; try -o device=cpu"
             )
     labels = data.labels
@@ -246,7 +247,7 @@ def _compare(ways: dict[str, Network], data: ScoringSet, config: Config) -> dict
     return {
         "images": len(data.images),
         "images_are": "validation" if len(labels) else "noise",
-        "parity": {name: found._asdict() for name, found in differences.items()},
+        "parity": {name: agreed._asdict() for name, agreed in differences.items()},
         "top1": top1,
     }
 
@@ -261,9 +262,9 @@ def summary(record: dict[str, Any]) -> str:
     """The record's figures as lines of text."""
     lines = [f"subnet           {record['arch']}"]
     lines.append(f"cost             {record['macs']:,} multiply-accumulates, {record['params']:,} parameters")
-    for name, found in record["parity"].items():
-        same = f"same prediction on {found['same_predictions']:.1%}"
-        lines.append(f"{name}: largest difference of logits {found['difference']:.1e} of the largest, {same}")
+    for name, agreed in record["parity"].items():
+        same = f"same prediction on {agreed['same_predictions']:.1%}"
+        lines.append(f"{name}: largest difference of logits {agreed['difference']:.1e} of the largest, {same}")
     if record["top1"]:
         values = ", ".join(f"{name} {value:.4f}" for name, value in record["top1"].items())
         lines.append(f"top-1 on {record['images']} validation images: {values}")

@@ -45,7 +45,7 @@ PAIRS = (
     ("random_sandwich", "random_baseline"),
     ("sandwich_prelu", "random_sandwich"),
 )
-"""Which methods are compared, each with the one that it adds something to."""
+"""Pairs of methods to compare: a method and its reference."""
 
 
 def write_report(home: Path, docs: Path) -> Path:
@@ -65,7 +65,7 @@ def write_report(home: Path, docs: Path) -> Path:
 
 
 def write_truth(track: Track, home: Path) -> None:
-    """``truth.csv`` for people (:func:`truth_csv`) and ``truth.json``, the means as a truth file for the tools."""
+    """``truth.csv`` as a table (:func:`truth_csv`) and ``truth.json``, the means as a truth file for the tools."""
     write_scores(home / "truth.json", track.candidates, track.mean_truth.tolist())
     write_text(home / "truth.csv", truth_csv(track))
 
@@ -146,7 +146,7 @@ def _methods_table(track: Track) -> str:
 
 
 def _rules_table(track: Track) -> str:
-    """What is read off the same supernets: top-1, loss, the loss's ranks averaged with FLOPs'; also where cost cannot tell."""
+    """Tau of rankings by top-1, by loss and by the loss's ranks averaged with FLOPs', also for pairs of similar cost."""
     truth, macs = track.mean_truth, track.macs
     close = similar(macs, SIMILAR)
     rows = []
@@ -167,13 +167,13 @@ def _differences_table(track: Track) -> str:
     rows = []
     for method, other in PAIRS:
         if method in track.runs and other in track.runs:
-            found = [track.tau(method, metric=metric) - track.tau(other, metric=metric) for metric in ("top1", "loss")]
-            rows.append([METHODS[method], METHODS[other], *(_interval(estimate(taus), signed=True) for taus in found)])
+            differences = [track.tau(method, metric=metric) - track.tau(other, metric=metric) for metric in ("top1", "loss")]
+            rows.append([METHODS[method], METHODS[other], *(_interval(estimate(taus), signed=True) for taus in differences)])
     return _markdown(["method", "against", "difference in tau, by top-1 [95 %]", "by loss [95 %]"], rows)
 
 
 def _pairs_table(track: Track) -> str:
-    """How often a prior knows which of two subnets is better, by how far apart their costs are."""
+    """Share of pairs that a prior orders correctly, by the ratio of their costs."""
     rng = random.Random(0)
     drawn = np.array([cost.macs(MINI.sample(rng), num_classes=CLASSES) for _ in range(1000)])
     ratios, drawn_ratios = cost_ratios(track.macs), cost_ratios(drawn)[np.triu_indices(len(drawn), 1)]
@@ -193,7 +193,7 @@ def _pairs_table(track: Track) -> str:
 
 
 def _errors_table(track: Track) -> str:
-    """What kind of subnet a method ranks too high: Spearman correlation of the error in rank with depth and width."""
+    """Systematic errors of a method: Spearman correlation of its rank error with depth, width and cost."""
     depth = [sum(arch.depths) for arch in track.archs]
     width = [arch.out_width for arch in track.archs]
     rows = []
@@ -222,4 +222,4 @@ TABLES = {
     "pairs": _pairs_table,
     "errors": _errors_table,
 }
-"""The document's tables by the name that stands around their place in it."""
+"""The document's tables by the name of their markers in it."""

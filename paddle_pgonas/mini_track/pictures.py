@@ -19,7 +19,7 @@ from paddle_pgonas.report.plots import ACCENT, COLORS, INK, STYLE, svg
 
 
 def write_pictures(track: Track, folder: Path) -> None:
-    """``ranks.svg``: rank against rank per method. ``tau.svg``: tau with intervals. ``curves.svg``: weight and disorder."""
+    """``ranks.svg``: ranks per method. ``tau.svg``: tau with intervals. ``curves.svg``: lambda, pairs out of order."""
     with rc_context(STYLE):
         figures = {"ranks": _ranks_figure(track), "tau": _tau_figure(track), "curves": _curves_figure(track)}
     for name, figure in figures.items():
@@ -81,7 +81,7 @@ def _curves_figure(track: Track) -> Figure:
 
 def _mean_curve(curves: list[list[dict[str, float]]], name: str) -> tuple[list[float], list[float]]:
     """Progress and mean of a scalar over the runs, by tenths of the training."""
-    found: dict[int, list[float]] = {}
+    tenths: dict[int, list[float]] = {}
     for point in (point for curve in curves for point in curve if name in point):
-        found.setdefault(int(point["progress"] * 10), []).append(point[name])
-    return [(part + 0.5) / 10 for part in sorted(found)], [float(np.mean(found[part])) for part in sorted(found)]
+        tenths.setdefault(int(point["progress"] * 10), []).append(point[name])
+    return [(part + 0.5) / 10 for part in sorted(tenths)], [float(np.mean(tenths[part])) for part in sorted(tenths)]

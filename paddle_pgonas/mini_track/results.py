@@ -1,4 +1,4 @@
-"""The mini track's results: what its runs leave, condensed, and read again."""
+"""The mini track's results: condensed from its runs, stored, and read."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ METHODS = {
     "random_sandwich": "from random weights: sandwich, PReLU",
     "random_pgonas": "from random weights: PGONAS, FLOPs, rising weight, PReLU",
 }
-"""Configuration name (configs/mini_track1/<name>.yaml) to what the tables call it, in their order."""
+"""Configuration name (configs/mini_track1/<name>.yaml) to its name in the tables, in their order."""
 
 TAUGHT = ("baseline", "progressive", "random_baseline")
-"""Methods that distil from the stand-alone largest network all through."""
+"""Methods with the stand-alone largest network as fixed teacher."""
 RANDOM = ("random_baseline", "random_sandwich", "random_pgonas")
 """Methods that start from random weights; the others start from the stand-alone largest network."""
 
@@ -52,15 +52,15 @@ def missing_truth(home: Path, seed: int) -> list[Candidate]:
 
 
 def collect_truth(home: Path, working: Path, seed: int) -> None:
-    """Add what stand-alone training left in its working folder to a seed's truth file and its record."""
+    """Add the results of stand-alone training in its working folder to a seed's truth file and its record."""
     path = home / "results" / f"truth-seed{seed}.json"
     record_path = path.with_suffix(".record.json")
     acc = read_scores(path, MINI) if path.exists() else {}
     record = read_json(record_path, "record") if record_path.exists() else {"seconds": {}}
     candidates = read_candidates(home / "candidates.json", MINI)
     for entry in candidates:
-        for found in working.glob(f"standalone/*/{entry.arch.code}.json"):
-            one = read_json(found, "result")
+        for result in working.glob(f"standalone/*/{entry.arch.code}.json"):
+            one = read_json(result, "result")
             if one["config"]["seed"] == seed:
                 acc[entry.arch.code] = one["acc"]
                 record["seconds"][entry.name] = one["seconds"]
@@ -71,7 +71,7 @@ def collect_truth(home: Path, working: Path, seed: int) -> None:
 
 
 def collect(folder: Path, method: str, seed: int, result: Path) -> None:
-    """Condense a run's folder into one result file: scores, curves, and what they were made from."""
+    """Condense a run's folder into one result file: scores, curves, and their inputs."""
     record = read_json(folder / f"{BN[0]}.record.json", "record")
     lines = read_json_lines(folder / "metrics.jsonl")
     write_json(
@@ -89,7 +89,7 @@ def collect(folder: Path, method: str, seed: int, result: Path) -> None:
 
 
 def _portable(config: dict[str, Any]) -> dict[str, Any]:
-    """A run's configuration without the places of files on the machine that ran it."""
+    """A run's configuration without file paths of the machine."""
     sections = {name: dict(value) if isinstance(value, dict) else value for name, value in config.items() if name != "output_dir"}
     for place in ("root", "cache_dir"):
         del sections["data"][place]
@@ -100,7 +100,7 @@ def _portable(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _curve(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """Means of every logged scalar over each thirtieth of a run, by the run's share that is over at the middle of it."""
+    """Means of every logged scalar over each thirtieth of a run, with the share of the run at its middle."""
     total = max(line["step"] for line in lines) + 1
     parts: list[dict[str, list[float]]] = [{} for _ in range(CURVE_POINTS)]
     for line in lines:
@@ -113,7 +113,7 @@ def _curve(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
 
 @dataclass(frozen=True)
 class Track:
-    """Everything that the document is made from, arrays in the order of ``candidates.json``."""
+    """All data of the document, arrays in the order of ``candidates.json``."""
 
     candidates: list[Candidate]
     truth: np.ndarray
@@ -141,7 +141,7 @@ class Track:
         return np.array(list(map(make_prior(name, MINI, num_classes=CLASSES), self.archs)))
 
     def scores(self, method: str, bn: str, metric: str = "top1") -> np.ndarray:
-        """Scores of a method's runs, [seeds, candidates]; the loss with its sign turned, so that more is better."""
+        """Scores of a method's runs, [seeds, candidates]; the loss is negated, so that larger is better."""
         sign = -1 if metric == "loss" else 1
         return np.array([[sign * row[metric] for row in run["scores"][bn].values()] for run in self.runs[method]])
 
@@ -154,14 +154,14 @@ def read_track(home: Path) -> Track:
     """Read candidates and results.
 
     Raises:
-        UserError: no whole truth yet, or a result that names other candidates.
+        UserError: the truth is incomplete, or a result has other candidates.
     """
     candidates = read_candidates(home / "candidates.json", MINI)
     names, truth = [entry.name for entry in candidates], []
     for path in sorted(set((home / "results").glob("truth-seed*.json")) - set((home / "results").glob("*.record.json"))):
         known = read_scores(path, MINI)
         if lacking := sum(entry.arch.code not in known for entry in candidates):
-            raise UserError(f"{path}: lacks {lacking} subnets; go on with: mini_track1.py run --root DIR --only truth")
+            raise UserError(f"{path}: lacks {lacking} subnets; continue with: mini_track1.py run --root DIR --only truth")
         truth.append([known[entry.arch.code] for entry in candidates])
     if not truth:
         raise UserError(f"{home / 'results'}: no truth-seed*.json yet; make it with: mini_track1.py run --root DIR --only truth")

@@ -1,4 +1,4 @@
-"""Trains and scores whatever of the mini track has no result yet, several trainings at a time, one core each."""
+"""Trains and scores everything of the mini track that has no result yet, several trainings at a time, one core each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from paddle_pgonas.submission import write_scores
 class Runner:
     """The mini track of a checkout. Each training is a process of its own, a command of ``tools/``.
 
-    A result that is there is not made again, and a killed run goes on where it was.
+    Existing results are kept, and an interrupted run continues.
     """
 
     repository: Path
@@ -33,11 +33,11 @@ class Runner:
 
     @property
     def home(self) -> Path:
-        """Where candidates and results lie."""
+        """The folder of candidates and results."""
         return self.repository / "benchmarks" / "mini_track1"
 
     def run(self, only: Sequence[str] | None, seeds: int, processes: int) -> Iterator[str]:
-        """Make what is missing of the truth and of every method (or of ``only`` those); yields each result's path.
+        """Compute missing results of the truth and of every method (or ``only`` of these); yields each result's path.
 
         Raises:
             UserError: an unknown name, or a command that failed, with its log.
@@ -60,7 +60,7 @@ class Runner:
         result, working = self.home / "results" / f"truth-seed{seed}.json", self.runs / "truth"
         missing = track.missing_truth(self.home, seed)
         if missing:
-            wanted, trained = working / f"missing-seed{seed}.json", working / f"found-seed{seed}.json"
+            wanted, trained = working / f"missing-seed{seed}.json", working / f"trained-seed{seed}.json"
             write_scores(wanted, missing, [0.0] * len(missing))
             config = self._config("truth", working, f"seed={seed}")
             self._tool(f"truth-seed{seed}", "train_standalone", *config, "--candidates", wanted, "--output", trained)
@@ -74,7 +74,7 @@ class Runner:
             self._tool("largest", "train_standalone", *config, "--arch", MINI.largest, "--weights", self._largest)
 
     def _train_method(self, method: str, seed: int) -> str:
-        """Train one supernet, score the candidates with each choice of statistics, and keep the result."""
+        """Train one supernet, score the candidates with each choice of statistics, and store the result."""
         result = self.home / "results" / f"{method}-seed{seed}.json"
         if not result.exists():
             name, folder = f"{method}-seed{seed}", self.runs / method / f"seed{seed}"
@@ -102,11 +102,11 @@ class Runner:
         return ["-c", file, "-o", f"data.root={self.root}", cache, f"output_dir={output}", *options]
 
     def _tool(self, log: str, name: str, *arguments: object) -> None:
-        """Run one of the tools on one core, its output into a log."""
+        """Run one of the tools on one core, with its output in a log file."""
         path = self.runs / "logs" / f"{log}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, str(self.repository / "tools" / f"{name}.py"), *map(str, arguments)]
         with path.open("a", encoding="utf-8") as output:
             status = subprocess.run(command, stdout=output, stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
         if status:
-            raise UserError(f"{name} failed with status {status}; its last words are in {path}")
+            raise UserError(f"{name} failed with status {status}; its log is {path}")

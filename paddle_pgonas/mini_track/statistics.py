@@ -1,4 +1,4 @@
-"""Kendall tau over few subnets and fewer runs, with intervals that resample both."""
+"""Kendall tau over few subnets and runs, with intervals that resample both."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ RESAMPLES = 2000
 
 
 def draws(count: int) -> np.ndarray:
-    """How often each of ``count`` subnets is drawn, [1 + RESAMPLES, count]: once each in the first row, then with replacement."""
+    """Multiplicity of each of ``count`` subnets, [1 + RESAMPLES, count]: once each in the first row, then with replacement."""
     rng = np.random.default_rng(0)
     return np.concatenate([np.ones((1, count), dtype=int), rng.multinomial(count, np.full(count, 1 / count), RESAMPLES)])
 
 
 def resampled_tau(scores: np.ndarray, truth: np.ndarray, stream: int = 0, pairs: np.ndarray | None = None) -> np.ndarray:
-    """Kendall tau-b with the truth, averaged over the runs: as it is, then in every resample of subnets and of runs.
+    """Kendall tau-b with the truth, averaged over the runs: for the data, then for every resample of subnets and of runs.
 
     Args:
-        scores: [runs, n], more is better.
+        scores: [runs, n], larger is better.
         truth: [n].
-        stream: which runs are drawn depends on it, which subnets does not. Two methods compared need two streams.
+        stream: random stream for the runs; the resampled subnets are the same for all streams. Compare two methods with two
+            streams.
         pairs: bool [n, n], symmetric: only these pairs of subnets count; all by default.
 
     Returns:
-        [1 + RESAMPLES]; NaN where a resample leaves nothing to order.
+        [1 + RESAMPLES]; NaN if a resample has no pairs.
     """
     times = draws(len(truth))
     truth_signs = _signs(truth) if pairs is None else _signs(truth) * pairs
@@ -49,7 +50,7 @@ def _signs(values: np.ndarray) -> np.ndarray:
 
 
 def estimate(resampled: np.ndarray) -> Estimate:
-    """The value and the 95 % percentile interval of what :func:`resampled_tau` returns, or of a difference of two of them."""
+    """The value and the 95 % percentile interval of a result of :func:`resampled_tau`, or of a difference of two results."""
     low, high = np.nanpercentile(resampled[1:], [2.5, 97.5])
     return Estimate(float(resampled[0]), float(low), float(high))
 
@@ -65,14 +66,14 @@ def similar(costs: np.ndarray, factor: float) -> np.ndarray:
 
 
 def share_ordered_alike(values: np.ndarray, truth: np.ndarray, pairs: np.ndarray) -> float:
-    """Share of these pairs, bool [n, n], that values and truth order alike; ties count half."""
+    """Share of these pairs, bool [n, n], that values and truth order equally; ties count half."""
     return float((1 + (_signs(values) * _signs(truth))[pairs].mean()) / 2)
 
 
 def attainable_tau(truth: np.ndarray) -> float:
-    """Kendall tau that error-free scores would have with a truth as noisy as this one, [seeds, n]; simulated.
+    """Noise ceiling: simulated Kendall tau of error-free scores with a truth as noisy as this one, [seeds, n].
 
-    The subnets' means stand for their exact accuracies, and means over as many seeds are drawn around them anew.
+    The subnets' means are taken as exact accuracies, and noisy means over the same number of seeds are simulated around them.
     """
     noise = np.sqrt(truth.var(0, ddof=1).mean() / len(truth))
     return attainable_kendall(truth.mean(0), noise, RESAMPLES)

@@ -1,4 +1,4 @@
-"""Networks: the plain ResNet of any architecture, its elastic conversion, the supernet, weights in and out."""
+"""Networks: the plain ResNet of any architecture, elastic layers, the supernet, reading and writing weights."""
 
 from paddle_pgonas.runtime import prepare_process
 

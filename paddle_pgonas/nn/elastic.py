@@ -1,7 +1,8 @@
-"""Layers for elastic widths: PaddleSlim's convolution with a cheaper gradient, and a BatchNorm that keeps its promises.
+"""Layers for elastic widths: PaddleSlim's convolution with a cheaper gradient, and a BatchNorm with channel slicing.
 
-PaddleSlim's SuperBatchNorm2D decides at its first call whether it uses running statistics and keeps to it for good: traced in
-evaluation mode first, it never trains on batch statistics; called in training mode first, it evaluates on them ever after.
+Unlike PaddleSlim's SuperBatchNorm2D, this BatchNorm switches correctly between training and evaluation. That layer decides at
+its first call whether it uses running statistics, and keeps this decision: called first in evaluation mode, it never trains on
+batch statistics; called first in training mode, it also evaluates on batch statistics.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from paddle_pgonas.nn.functional import conv2d
 
 
 class ElasticConv2D(SuperConv2D):
-    """PaddleSlim's elastic convolution; the leading filters are cut by :class:`_LeadingFilters`."""
+    """PaddleSlim's elastic convolution, with :class:`_LeadingFilters` for slicing the weight."""
 
     def forward(self, x: paddle.Tensor, channel: int | None = None) -> paddle.Tensor:
         """The first ``channel`` outputs (all by default), from the input channels that arrive. PaddleSlim passes ``channel``."""
@@ -52,9 +53,9 @@ class _LeadingFilters(PyLayer):
 class ElasticBatchNorm2D(nn.BatchNorm2D):
     """BatchNorm over the leading ``x.shape[1]`` channels.
 
-    In training mode it normalises with the batch's statistics and moves the leading running statistics; in evaluation mode it
-    uses these; switching back and forth works. With ``frozen`` set it uses the running statistics in both modes and never
-    moves them (as the published runs did). With ``synchronised`` set a batch is that of all processes together.
+    In training mode it normalises with the batch statistics and updates the leading channels of the running statistics; in
+    evaluation mode it uses the running statistics. With ``frozen`` set it uses the running statistics in both modes and never
+    updates them (as the published runs did). With ``synchronised`` set the batch statistics are those of all processes.
     """
 
     frozen: bool = False
@@ -72,8 +73,8 @@ class ElasticBatchNorm2D(nn.BatchNorm2D):
             return F.batch_norm(x, mean, variance, weight, bias, training=False, epsilon=self._epsilon)
         if self.synchronised and distributed.connected() > 1:
             return self._over_all_processes(x, weight, bias)
-        # The kernel writes into what it is given and autograd keeps that, so it gets copies: a slice may be a view (Paddle 3)
-        # or a copy (Paddle 2), and two forwards before a backward must not disturb each other.
+        # The kernel writes into its arguments and autograd keeps them, so it gets copies: a slice may be a view (Paddle 3) or a
+        # copy (Paddle 2), and two forward passes before a backward pass must not interfere.
         mean, variance = self._mean[:width].clone(), self._variance[:width].clone()
         out = F.batch_norm(x, mean, variance, weight, bias, training=True, momentum=self._momentum, epsilon=self._epsilon)
         with paddle.no_grad():
@@ -82,9 +83,9 @@ class ElasticBatchNorm2D(nn.BatchNorm2D):
         return out
 
     def _over_all_processes(self, x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
-        """Normalised with the statistics of all processes' batches; the same in every process, on any device.
+        """Normalised with the statistics over the batches of all processes, on any device.
 
-        Paddle's own synchronised layer takes whole layers on GPUs only.
+        Paddle's own synchronised layer has no channel slicing and runs on GPUs only.
         """
         width, shape = x.shape[1], [1, x.shape[1], 1, 1]
         count = distributed.connected() * x.size / width
@@ -99,7 +100,7 @@ class ElasticBatchNorm2D(nn.BatchNorm2D):
 
 
 class _Total(PyLayer):
-    """The sum over the processes; so is its gradient, as every process's loss depends on every process's value."""
+    """The sum over the processes. Its gradient is summed as well, as every process's loss depends on every process's value."""
 
     @staticmethod
     def forward(ctx: PyLayerContext, values: paddle.Tensor) -> paddle.Tensor:
@@ -113,10 +114,10 @@ class _Total(PyLayer):
 def calibrate(net: nn.Layer, batches: Iterable[paddle.Tensor]) -> None:
     """Give every BatchNorm of a stand-alone network the statistics of these images, averaged over the batches.
 
-    Each batch is normalised with its own statistics on the way (a cumulative moving average); one batch gives exact statistics.
+    Each batch is normalised with its own statistics (a cumulative moving average); one batch gives exact statistics.
 
     Args:
-        net: changed in its running statistics only; left in evaluation mode.
+        net: only its running statistics change; it is in evaluation mode afterwards.
         batches: normalised images [n, 3, S, S] each.
     """
     layers = [layer for layer in net.sublayers() if isinstance(layer, nn.BatchNorm2D)]

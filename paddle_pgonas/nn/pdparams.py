@@ -1,7 +1,7 @@
-"""Reads ``.pdparams`` files without unpickling them, so that a file from a stranger can run nothing.
+"""Reads ``.pdparams`` files without unpickling them, so that an untrusted file cannot run code.
 
-:mod:`.pickle_machine` follows the file's instructions and leaves inert records. Arrays are made of these at the end, each from a
-number type (float, whole number, bool), a shape, and bytes of exactly that length; all together hold no more bytes than the file.
+:mod:`.pickle_machine` interprets the file's opcodes and returns inert records. Arrays are built from these at the end, each
+from a dtype (float, integer, bool), a shape, and bytes of exactly that length. Together they hold no more bytes than the file.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.pickle_machine import Call, Machine, Refused, Role, Span, decode, short_text
 
 Tree = dict[str, Any]
-"""What a file holds, by name: arrays and further trees. Numbers and texts beside them are left out."""
+"""Contents of a file by name: arrays and nested trees. Numbers and texts are left out."""
 
 MAX_DEPTH = 8
-"""Dictionaries inside dictionaries."""
+"""Largest depth of nested dictionaries."""
 _SLICED = "UnpackBigParamInfor@@"
-"""Under this name protocols 2 and 3 say which arrays are kept in slices."""
+"""Key under which protocols 2 and 3 list the arrays that are stored in slices."""
 
 
 def read_pdparams(path: str | Path) -> Tree:
-    """The arrays that ``paddle.save`` wrote, by name; a dictionary inside the dictionary becomes a further one.
+    """The arrays that ``paddle.save`` wrote, by name; a nested dictionary stays nested.
 
-    A tensor outside a state dict is saved as (name, array) and comes back as its array. Tensors of more than 1 GB, which
-    protocols 2 and 3 keep in slices, are put together. A bfloat16 tensor comes back as uint16, as Paddle saves it.
+    A tensor outside a state dict is saved as (name, array) and returned as the array. Tensors of more than 1 GB, which
+    protocols 2 and 3 store in slices, are concatenated. A bfloat16 tensor is returned as uint16, as Paddle saves it.
 
     Raises:
         UserError: the file cannot be read, or holds anything that ``paddle.save`` does not write for arrays.
@@ -48,7 +48,7 @@ def read_pdparams(path: str | Path) -> Tree:
 
 
 class _Builder:
-    """Makes arrays of the records that the machine leaves, each record once."""
+    """Builds arrays from the machine's records, each record once."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -77,7 +77,7 @@ class _Builder:
         return tree
 
     def array(self, call: Call) -> np.ndarray:
-        """The array of a record of ``_reconstruct`` and its state (version, shape, number type, column order, content)."""
+        """The array of a record of ``_reconstruct`` and its state (version, shape, dtype, column order, content)."""
         if call.state is None or len(call.state) != 5 or not _is_role(call.arguments[0], "ndarray"):
             raise Refused("an array lacks its state")
         _, shape, dtype, columns_first, content = call.state
@@ -90,31 +90,31 @@ class _Builder:
         return values.reshape(shape, order="F" if columns_first else "C").copy(order="C")
 
     def dtype(self, call: Any) -> np.dtype:
-        """A number type: float, whole number or bool, of a byte order."""
+        """A dtype: float, integer or bool, with a byte order."""
         if not isinstance(call, Call) or call.role != "dtype" or not call.state or len(call.state) < 2:
-            raise Refused("an array lacks its number type")
+            raise Refused("an array lacks its dtype")
         code, order = short_text(self.data, call.arguments[0]), short_text(self.data, call.state[1])
         if not re.fullmatch("f[248]|[iu][1248]|b1", code) or order not in ("<", ">", "|", "="):
-            raise Refused(f"an array has the number type {order + code!a}")
+            raise Refused(f"an array has the dtype {order + code!a}")
         return np.dtype(code if order == "|" else order + code)
 
     def content(self, value: Any, size: int) -> bytes | memoryview:
-        """The bytes of an array: a span of the file, or (protocol 2) a text of which each character is a byte."""
+        """The bytes of an array: a span of the file, or (protocol 2) a text in which each character is a byte."""
         if isinstance(value, Span) and not value.is_text and value.stop - value.start == size:
             return memoryview(self.data)[value.start : value.stop]
         if isinstance(value, Call) and value.role == "encode" and short_text(self.data, value.arguments[1]) == "latin1":
             text = value.arguments[0]
             if isinstance(text, Span) and text.is_text and size <= text.stop - text.start <= 2 * size:
-                # Beyond 0xC3 a character needs more than one byte, and a text of such takes 4 bytes for each in memory.
+                # A lead byte above 0xC3 encodes no byte, and a text of such characters takes 4 bytes for each in memory.
                 raw = self.data[text.start : text.stop]
                 if size == 0 or np.frombuffer(raw, np.uint8).max() <= 0xC3:
                     content = decode(raw).encode("latin-1")
                     if len(content) == size:
                         return content
-        raise Refused("an array has not as many bytes as its shape needs")
+        raise Refused("the number of bytes of an array does not match its shape")
 
     def join(self, tree: Tree, parts: dict[str | int, Any]) -> None:
-        """Put the slices of large arrays together, as ``paddle.load`` does."""
+        """Concatenate the slices of large arrays, as ``paddle.load`` does."""
         for key, record in parts.items():
             if not isinstance(record, dict) or not isinstance(names := record.get("slices"), list):
                 raise Refused("the record of a sliced array is damaged")

@@ -1,8 +1,8 @@
-"""The stack machine that a pickle is a program for, without anything that could run: no import, no call, no object.
+"""A pickle interpreter that cannot run code: it imports nothing, calls nothing and creates no objects.
 
-It knows only the instructions that ``paddle.save`` (2.1 to 3.3, pickle protocols 2 to 4) writes for arrays in dictionaries.
+It knows only the opcodes that ``paddle.save`` (2.1 to 3.3, pickle protocols 2 to 4) writes for arrays in dictionaries.
 The functions and classes that they name are never looked up: a name becomes a role (``_ROLES``), a call an inert record, and
-text and bytes stay in the file as spans. Time and memory are bounded by the file's own size: at most ``MAX_STEPS``
+text and bytes are represented by spans of the file. Time and memory are bounded by the file's own size: at most ``MAX_STEPS``
 instructions, and no length beyond the file's end.
 """
 
@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 MAX_STEPS = 100_000
-"""Instructions in a file: an array takes about 30, so there is room for 3,000 arrays; the supernet has 300."""
+"""Largest number of opcodes in a file: an array takes about 30, so 3,000 arrays are possible; the supernet has 300."""
 MAX_NAME = 256
-"""Bytes of an array's name."""
+"""Largest number of bytes of an array's name."""
 
 _ROLES = {
     ("numpy.core.multiarray", "_reconstruct"): "array",
@@ -33,18 +33,18 @@ _ROLES = {
 
 
 class Refused(Exception):
-    """The file is not what ``paddle.save`` writes; the message says where it differs."""
+    """The file differs from what ``paddle.save`` writes; the message says where."""
 
 
 class Role:
-    """A global that the file names: only which of ``_ROLES`` it has is kept."""
+    """A global named by the file, represented by its entry of ``_ROLES``."""
 
     def __init__(self, role: str) -> None:
         self.role = role
 
 
 class Call:
-    """A call that the file asks for, recorded and never made."""
+    """A call requested by the file: recorded, never executed."""
 
     __slots__ = ("arguments", "role", "state")
 
@@ -54,7 +54,7 @@ class Call:
 
 
 class Span:
-    """Text (UTF-8) or bytes, as its place in the file."""
+    """Text (UTF-8) or bytes, as a position in the file."""
 
     __slots__ = ("is_text", "name", "start", "stop")
 
@@ -67,7 +67,7 @@ _MARK = object()
 
 
 class Machine:
-    """The stack machine: :meth:`run` follows the file's instructions and returns the one value that they leave."""
+    """The interpreter: :meth:`run` executes the file's opcodes and returns the final value."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -76,7 +76,7 @@ class Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self) -> Any:
-        """Follow the instructions to the end of the file."""
+        """Execute the opcodes to the end of the file."""
         if self.data[:1] != pickle.PROTO or self.data[1:2] not in (b"\2", b"\3", b"\4"):
             raise Refused("it does not begin as paddle.save's files do")
         self.place = 2
@@ -93,20 +93,20 @@ class Machine:
         raise Refused(f"it has more than {MAX_STEPS:,} instructions")
 
     def take(self, count: int) -> int:
-        """Where the next ``count`` bytes begin; moves behind them."""
+        """Start of the next ``count`` bytes; moves past them."""
         start, self.place = self.place, self.place + count
         if self.place > len(self.data):
             raise Refused("it is cut short")
         return start
 
     def skip(self, count: int, value: float | None = None) -> None:
-        """Move over ``count`` bytes and push the value, if any, that stands for them."""
+        """Skip ``count`` bytes and push the value, if any, that represents them."""
         self.take(count)
         if value is not None:
             self.stack.append(value)
 
     def number(self, size: int, signed: bool = False) -> int:
-        """A little-endian whole number of ``size`` bytes."""
+        """A little-endian integer of ``size`` bytes."""
         start = self.take(size)
         return int.from_bytes(self.data[start : start + size], "little", signed=signed)
 
@@ -127,16 +127,16 @@ class Machine:
         return values[::-1]
 
     def span(self, size: int, is_text: bool) -> None:
-        """Push text or bytes whose length stands first, in ``size`` bytes."""
+        """Push text or bytes preceded by their length in ``size`` bytes."""
         length = self.number(size)
         start = self.take(length)
         self.stack.append(Span(start, start + length, is_text))
 
     def long(self) -> None:
-        """Push a whole number of up to 8 bytes; longer ones are no step, epoch or seed."""
+        """Push an integer of up to 8 bytes; no step, epoch or seed is longer."""
         size = self.number(1)
         if size > 8:
-            raise Refused(f"it holds a whole number of {size} bytes")
+            raise Refused(f"it holds an integer of {size} bytes")
         self.stack.append(self.number(size, signed=True))
 
     def line(self) -> str:
@@ -155,19 +155,19 @@ class Machine:
         self.stack.append(Role(role))
 
     def stack_global(self) -> None:
-        """Push the role of the global whose module and name are on the stack."""
+        """Push the role of the global whose module and name are on top of the stack."""
         module, name = self.pop_many(2)
         self.push_role(short_text(self.data, module), short_text(self.data, name))
 
     def get(self, size: int) -> None:
-        """Push the remembered value of a number."""
+        """Push the memo's value under a number."""
         number = self.number(size)
         if number not in self.memo:
             raise Refused("it refers to a value that it does not hold")
         self.stack.append(self.memo[number])
 
     def put(self, size: int | None) -> None:
-        """Remember the topmost value, without a size under the next free number."""
+        """Store the topmost value in the memo, without a size under the next free number."""
         number = len(self.memo) if size is None else self.number(size)
         self.memo[number] = self.pop()
         self.stack.append(self.memo[number])
@@ -177,16 +177,16 @@ class Machine:
         values = self.pop_many(None if marked else 1)
         target = self.pop()
         if not isinstance(target, list):
-            raise Refused("it appends to what is no list")
+            raise Refused("it appends to something other than a list")
         target += values
         self.stack.append(target)
 
     def set_items(self, marked: bool) -> None:
-        """Put one pair, or all above the mark, into a dictionary. Only names and whole numbers are hashed."""
+        """Put one pair, or all above the mark, into a dictionary. Only names and integers are hashed."""
         values = self.pop_many(None if marked else 2)
         target = self.pop()
         if not isinstance(target, dict) or len(values) % 2:
-            raise Refused("it puts values into what is no dictionary")
+            raise Refused("it puts values into something other than a dictionary")
         for key, value in zip(values[::2], values[1::2], strict=True):
             target[key if type(key) is int else short_text(self.data, key)] = value
         self.stack.append(target)
@@ -195,7 +195,7 @@ class Machine:
         """Record a call."""
         function, arguments = self.pop_many(2)
         if not isinstance(function, Role) or not isinstance(arguments, tuple):
-            raise Refused("it calls what is no function")
+            raise Refused("it calls something other than a function")
         role, count = function.role, len(arguments)
         if role == "dictionary" and count == 0:
             self.stack.append({})
@@ -212,7 +212,7 @@ class Machine:
         """Record the state of an array or a number type."""
         call, state = self.pop_many(2)
         if not isinstance(call, Call) or call.role not in ("array", "dtype") or call.state or not isinstance(state, tuple):
-            raise Refused("it gives a state to what has none")
+            raise Refused("it sets a state on something that has none")
         call.state = state
         self.stack.append(call)
 
@@ -226,9 +226,9 @@ def decode(raw: bytes) -> str:
 
 
 def short_text(data: bytes, span: Any) -> str:
-    """A short text of the file. Decoded once, so that a name used many times takes its memory once."""
+    """A short text of the file. Decoded once and cached, so a name used many times takes memory once."""
     if not isinstance(span, Span) or not span.is_text or span.stop - span.start > MAX_NAME:
-        raise Refused("a name in it is no short text")
+        raise Refused("a name in it is not a short text")
     if span.name is None:
         span.name = decode(data[span.start : span.stop])
     return span.name
@@ -245,7 +245,7 @@ def _tuple(count: int | None) -> Callable[[Machine], None]:
 _INSTRUCTIONS: dict[int, Callable[[Machine], None]] = {
     code[0]: instruction
     for code, instruction in {
-        pickle.FRAME: lambda m: m.skip(8),  # how far to read ahead: of no use here
+        pickle.FRAME: lambda m: m.skip(8),  # frame length: not needed here
         pickle.MARK: _constant(_MARK),
         pickle.NONE: _constant(None),
         pickle.NEWTRUE: _constant(True),
@@ -254,7 +254,7 @@ _INSTRUCTIONS: dict[int, Callable[[Machine], None]] = {
         pickle.BININT1: lambda m: m.stack.append(m.number(1)),
         pickle.BININT2: lambda m: m.stack.append(m.number(2)),
         pickle.LONG1: Machine.long,
-        pickle.BINFLOAT: lambda m: m.skip(8, 0.0),  # its value is not needed: no array is made of such floats
+        pickle.BINFLOAT: lambda m: m.skip(8, 0.0),  # the value is not needed: no array is built from such floats
         pickle.SHORT_BINUNICODE: lambda m: m.span(1, True),
         pickle.BINUNICODE: lambda m: m.span(4, True),
         pickle.BINUNICODE8: lambda m: m.span(8, True),

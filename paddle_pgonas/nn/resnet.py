@@ -1,4 +1,4 @@
-"""The challenge's ResNet for any architecture: the full network that is converted, and every stand-alone subnet."""
+"""The challenge's ResNet for any architecture: the full network, from which the supernet is made, and stand-alone subnets."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class Stem(nn.Layer):
         self.pool = space.stem_pool
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        """Features behind the stem, of images [N, 3, S, S]."""
+        """Features after the stem, of images [N, 3, S, S]."""
         x = F.relu(self.bn(self.conv(x)))
         return F.max_pool2d(x, 3, 2, 1) if self.pool else x
 
 
 class BasicBlock(nn.Layer):
-    """Two 3x3 convolutions with a shortcut; only the activation behind the sum is exchangeable.
+    """Two 3x3 convolutions with a shortcut; only the activation after the sum is configurable.
 
-    Exchanging the inner one as well did not converge (PGONAS paper).
+    Training with another inner activation as well did not converge (PGONAS paper).
     """
 
     def __init__(self, block: Block, activation: str) -> None:
@@ -57,7 +57,7 @@ class BasicBlock(nn.Layer):
         self.act = ACTIVATIONS[activation]()
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        """Features behind the block."""
+        """Features after the block."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = F.relu(self.bn1(self.conv1(x)))
         return self.act(self.bn2(self.conv2(x)) + shortcut)
@@ -78,8 +78,8 @@ class Head(nn.Layer):
 class ResNet(nn.Layer):
     """A ResNet of the given architecture.
 
-    ``blocks`` maps the challenge's indices to layers: "0" the stem, the active residual blocks, the last index the head. So a
-    stand-alone subnet has the names of the full network's parameters, less those of the blocks it lacks.
+    ``blocks`` maps the challenge's indices to layers: "0" the stem, the active residual blocks, the last index the head. So the
+    parameter names of a stand-alone subnet are a subset of those of the full network.
     """
 
     def __init__(self, arch: Arch, num_classes: int, activation: str) -> None:

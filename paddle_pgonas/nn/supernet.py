@@ -1,4 +1,4 @@
-"""The supernet: the full ResNet converted by PaddleSlim, of which any architecture can be made the active subnet."""
+"""The supernet: the full ResNet converted by PaddleSlim; any architecture can be selected as the active subnet."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import paddle
 from paddle import nn
 
-# PaddleSlim turns on a root handler and writes its own format; ours is the only log of a run.
+# PaddleSlim installs a root handler with its own format; its messages are suppressed.
 from paddleslim.nas.ofa import OFA
 from paddleslim.nas.ofa.convert_super import Convert
 from paddleslim.nas.ofa.convert_super import supernet as conversion
@@ -24,7 +24,7 @@ class Supernet(OFA):
     """An OFA model over a search space. A call computes the logits of the active subnet (the largest at first).
 
     A subnet uses the first blocks of each stage and the leading channels of every tensor. PaddleSlim's layers slice weights
-    by the channels asked for; :class:`ElasticBatchNorm2D` slices by those that arrive.
+    by the configured channels; :class:`ElasticBatchNorm2D` slices by the channels of its input.
     """
 
     def __init__(self, space: SearchSpace, num_classes: int = 1000, activation: str = "relu", bn: str = "batch") -> None:
@@ -36,7 +36,7 @@ class Supernet(OFA):
         self.set_active_subnet(space.largest)
 
     def set_active_subnet(self, arch: Arch) -> None:
-        """Make this architecture the one that calls compute."""
+        """Select the architecture that calls compute."""
         self._active = arch
         self.set_net_config(_layer_config(arch))
 
@@ -56,7 +56,7 @@ def plain_name(name: str) -> str:
 
 
 def _layer_config(arch: Arch) -> dict[str, object]:
-    """What PaddleSlim's OFA needs to know of an architecture: output channels per converted layer, and the blocks to run."""
+    """An architecture as a configuration of PaddleSlim's OFA: output channels per converted layer, and the blocks to run."""
     head = arch.space.first_blocks[-1]
     config: dict[str, object] = {"blocks.0.conv": {"channel": arch.stem_width}, f"blocks.{head}.fc": {}}
     depth = ["0"]
@@ -72,14 +72,14 @@ def _layer_config(arch: Arch) -> dict[str, object]:
 
 
 def _replace_layers(layer: nn.Layer, bn: str) -> None:
-    """Put our BatchNorm in place of every BatchNorm, and give PaddleSlim's convolutions our way of slicing."""
+    """Replace every BatchNorm by :class:`ElasticBatchNorm2D` and every convolution of PaddleSlim by :class:`ElasticConv2D`."""
     for name, child in list(layer.named_children()):
         if isinstance(child, nn.BatchNorm2D):
             ours = ElasticBatchNorm2D(child._mean.shape[0])
             ours.frozen, ours.synchronised = bn == "frozen", bn == "sync"
             setattr(layer, name, ours)
         elif type(child) is SuperConv2D:
-            child.__class__ = ElasticConv2D  # has no state of its own, and the weights stay where they are
+            child.__class__ = ElasticConv2D  # has no state of its own, so the weights need not be copied
         else:
             _replace_layers(child, bn)
 
@@ -95,9 +95,10 @@ def extract(supernet: Supernet, arch: Arch) -> ResNet:
 
 
 def reorder_channels(supernet: Supernet) -> None:
-    """Sort each block's inner channels by decreasing sum of |conv2 weight|, so that a narrow conv1 keeps the best.
+    """Sort each block's inner channels by decreasing sum of |conv2 weight|, so that a narrow conv1 keeps the most
+    important ones.
 
-    conv1's outputs, bn1 and conv2's inputs move together: the function of the full network stays the same.
+    conv1's outputs, bn1 and conv2's inputs are permuted together, so the function of the full network does not change.
     """
     weights = supernet.weights()
     for block in supernet.space.largest.blocks:

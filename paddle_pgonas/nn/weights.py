@@ -1,4 +1,4 @@
-"""Weights in and out: safetensors with a record of what they are, ``.pdparams`` for the ecosystem, read without running it."""
+"""Reading and writing weights: safetensors with a record, and ``.pdparams`` for Paddle, which is read without unpickling."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from paddle_pgonas.nn.supernet import Supernet
 
 SLOPE = ".act._weight"
 OPTIMIZER = "optimizer/"
-"""Prefix of the optimizer's arrays in a training checkpoint, which is a weight file for everyone else."""
+"""Prefix of the optimizer's arrays in a training checkpoint; readers of weights ignore them."""
 
 
 def read_weights(path: str | Path) -> tuple[Arrays, Record]:
     """Weights under the challenge's names, and the record that was saved with them ({} for ``.pdparams``).
 
     A ``.pdparams`` file is a pickle: it is read without unpickling it (:mod:`paddle_pgonas.nn.pdparams`). Known prefixes of
-    published checkpoints (``model.``, ``_layers.``, ``.fn.``) are taken off, and the second copy under ``ofa_teacher_model.``
+    published checkpoints (``model.``, ``_layers.``, ``.fn.``) are removed, and the second copy under ``ofa_teacher_model.``
     is left out.
 
     Raises:
-        UserError: not readable, not one of the two formats, a pickle that asks for more than arrays, or two different arrays
+        UserError: not readable, not one of the two formats, a pickle that requests more than arrays, or two different arrays
             for one name.
     """
     arrays, record = read_arrays(path)
@@ -69,7 +69,7 @@ def _read_pdparams(path: Path) -> Arrays:
 def challenge_name(name: str, array: np.ndarray) -> str:
     """The challenge's name for a parameter of a published checkpoint.
 
-    The slope of a block's PReLU is its only parameter of one value; whatever its layer is called, it belongs to ``act``.
+    A block's only parameter with a single value is the slope of its PReLU, so it belongs to ``act`` whatever its layer is called.
     """
     name = re.sub(r"^((model|_layers)\.)+", "", name).replace(".fn.", ".")
     if array.size == 1 and (match := re.match(r"(blocks\.\d+)\.\w+\._weight$", name)):
@@ -78,10 +78,10 @@ def challenge_name(name: str, array: np.ndarray) -> str:
 
 
 def load_weights(supernet: Supernet, path: str | Path, *, pretrained: bool = False) -> Record:
-    """Put a file's weights into the supernet and return the file's record.
+    """Load a file's weights into the supernet and return the file's record.
 
     Args:
-        pretrained: the weights start a training: they may be those of another activation, and PReLU slopes that they lack
+        pretrained: the weights start a training: they may be those of another activation, and missing PReLU slopes
             keep their initial value (the published runs started from a ReLU network).
 
     Raises:
@@ -93,7 +93,7 @@ def load_weights(supernet: Supernet, path: str | Path, *, pretrained: bool = Fal
 
 
 def put_weights(supernet: Supernet, path: str | Path, arrays: Arrays, record: Record, *, pretrained: bool = False) -> None:
-    """Put weights that were read from ``path`` into the supernet, all or none. Arguments and errors as :func:`load_weights`."""
+    """Load weights that were read from ``path`` into the supernet, all or none. Arguments and errors as :func:`load_weights`."""
     targets = supernet.weights()
     slopes = {name for name in targets if name.endswith(SLOPE)}
     if pretrained:
@@ -118,7 +118,7 @@ def _check_activation(path: str | Path, supernet: Supernet, arrays: Arrays, reco
 
 
 def _checked(path: str | Path, supernet: Supernet, arrays: Arrays, optional: set[str]) -> Arrays:
-    """The arrays as float32, if they are all of the supernet's and finite."""
+    """The arrays as float32; checks that they are those of the supernet and finite."""
     targets, space = supernet.weights(), supernet.space
     where = f"these are not weights of space {space.name!r}"
     for name in sorted(set(targets) - set(arrays) - optional):
@@ -129,28 +129,28 @@ def _checked(path: str | Path, supernet: Supernet, arrays: Arrays, optional: set
     for name, array in arrays.items():
         theirs, ours = list(array.shape), list(targets[name].shape)
         if theirs != ours and name.startswith(classifier) and theirs[:-1] == ours[:-1]:
-            raise UserError(f"{path}: tells {theirs[-1]} classes apart; set model.num_classes={theirs[-1]} (it is {ours[-1]})")
+            raise UserError(f"{path}: has {theirs[-1]} classes; set model.num_classes={theirs[-1]} (it is {ours[-1]})")
         if theirs != ours:
             raise UserError(f"{path}: {name} has shape {theirs}, not {ours}; {where}")
         if array.dtype.kind != "f":
             kind = "uint16, as Paddle saves bfloat16" if array.dtype == np.uint16 else str(array.dtype)
             raise UserError(f"{path}: {name} holds {kind}; convert the weights to float32 before saving them")
-    with np.errstate(over="ignore"):  # float64 may hold what float32 cannot
+    with np.errstate(over="ignore"):  # float64 values may overflow in float32
         converted = {name: array.astype(np.float32) for name, array in arrays.items()}
     for name, array in converted.items():
-        if not np.isfinite(array).all():  # a ReLU would turn them into plausible zeros
+        if not np.isfinite(array).all():  # a ReLU may turn NaN into 0, which would hide the error
             raise UserError(f"{path}: {name} holds values that are not numbers in float32; the training diverged")
     return converted
 
 
 def convert_weights(source: str | Path, target: str | Path) -> int:
-    """Write a file's weights in the format of the target's name, under the challenge's names; returns how many there are.
+    """Convert weights to the format of the target's suffix, under the challenge's names; returns the number of arrays.
 
-    ``.pdparams`` is what ``paddle.load`` reads; the record stays behind, as that format has no place for it. Copies of a
+    ``paddle.load`` reads ``.pdparams``. This format has no place for the record, which is dropped. Copies of a
     teacher and an optimizer's state are left out.
 
     Raises:
-        UserError: the source cannot be read, or the target's name ends otherwise.
+        UserError: the source cannot be read, or the target has another suffix.
     """
     arrays, record = read_weights(source)
     suffix = Path(target).suffix

@@ -1,4 +1,4 @@
-"""Zen-score by sampling (arXiv 2102.01063): random weights, random images, shortcuts removed. The check of the closed form."""
+"""Zen-score by Monte Carlo sampling (arXiv 2102.01063): random weights and images, no shortcuts. It checks the closed form."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def zen_score_monte_carlo(
     """Mean over ``repeats`` draws of ``log E||f(x) - f(x + gamma e)||_1 + sum over BatchNorm layers of log sqrt(mean variance)``.
 
     f is the network up to its last ReLU, without shortcuts and head, with N(0, 1) weights and BatchNorm on batch statistics;
-    x and e are N(0, 1) images. A quarter of the published cost: half the side, half the batch, far fewer repeats.
+    x and e are N(0, 1) images. It is cheaper than the published setting: half the side, half the batch, fewer repeats.
     """
     paddle.seed(seed)
     with paddle.no_grad():

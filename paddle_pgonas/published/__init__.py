@@ -1,4 +1,4 @@
-"""The published code's own training steps and learning rates, and their replay by this project.
+"""Training steps and learning rates of the published code, and their replay by this project.
 
 The JSON files here were computed with the published PGONAS code and the organisers' baseline, on Paddle 2.6.2 on a CPU.
 """

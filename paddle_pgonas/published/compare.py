@@ -1,4 +1,4 @@
-"""How far the steps of this project are from those of a reference file, in units that float32 rounding explains."""
+"""Differences between this project's steps and those of a reference file, with tolerances for float32 rounding."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SLOPE = "act._weight"
 
 
 class Tensor(NamedTuple):
-    """What is compared of a tensor."""
+    """The compared values of a tensor."""
 
     norm: float
     sum: float
@@ -68,20 +68,20 @@ class Outcome:
 
 
 class Difference(NamedTuple):
-    """The worst relative difference of one quantity."""
+    """The largest relative difference of one quantity."""
 
     step: int | None
     """The step, from 0; None for the weights after the last."""
     quantity: str
     """A key of :data:`TOLERANCES`."""
     worst: float
-    """Infinite where a value is not a number or only one side has it."""
+    """Infinite if a value is not a number or missing on one side."""
     where: str
-    """Which value it is."""
+    """Name of the value."""
 
     @property
     def within(self) -> bool:
-        """Whether rounding explains it."""
+        """Whether rounding explains the difference."""
         return self.worst <= TOLERANCES[self.quantity]
 
     @property
@@ -159,7 +159,7 @@ def _numbered(what: str, ours: list, theirs: list, least: float = 0.0) -> Iterat
 _Theirs = Mapping[str, Sample]
 _Ours = Mapping[str, Tensor]
 _NONE = Tensor(0.0, 0.0, [0.0] * 5, 0)
-"""A gradient that is not there, because no step has used the parameter yet; published code may have zeros instead."""
+"""A missing gradient, of a parameter that no step has used yet; published code may have zeros instead."""
 
 
 def _norms(names: Iterable[str], ours: _Ours, theirs: _Theirs) -> Iterator[Value]:

@@ -1,6 +1,6 @@
 """Files of reference steps: consecutive optimizer steps that the published code or the organisers' baseline computed.
 
-A file says how to make weights, images and labels, and holds what was computed from them.
+A file describes how to generate weights, images and labels, and holds the values computed from them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Sample(Section):
-    """What a file keeps of a tensor."""
+    """Stored values of a tensor."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -45,7 +45,7 @@ class Sample(Section):
 
 
 class Reference(Section):
-    """A file of reference steps. Keys that it may have beside these describe it and are not read."""
+    """A file of reference steps. Further keys are descriptions and are not read."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -68,7 +68,7 @@ class Reference(Section):
     image_seeds: Annotated[list[Seed], Field(min_length=1)]
     label_seeds: list[Seed]
     codes: list[str]
-    """The architecture of every pass, step after step; so the losses, and the hinge of every pair."""
+    """The architecture of every pass, step after step; losses and hinges have the same order."""
     losses: list[float] | list[Annotated[list[float], Field(min_length=2, max_length=2)]]
     """Cross-entropy of every pass; with a teacher, cross-entropy and soft cross-entropy to it."""
     rank_losses: list[float] = Field(default_factory=list)
@@ -78,12 +78,12 @@ class Reference(Section):
 
     @property
     def steps(self) -> int:
-        """How many steps there are."""
+        """Number of steps."""
         return len(self.lr)
 
     @property
     def pairs(self) -> int:
-        """Pairs of a step: what follows the sandwich's four passes."""
+        """Number of pairs in a step: those after the sandwich's four passes."""
         return (len(self.codes) // self.steps - 4) // 2
 
     @model_validator(mode="after")

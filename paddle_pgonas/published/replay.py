@@ -1,7 +1,7 @@
 """Repeats optimizer steps of the published code with this project's own training step.
 
-The as-published configuration of the reference's method supplies everything that the file does not set, so a wrong key in that
-configuration shows as a difference.
+The as-published configuration of the reference's method gives all settings that are not in the file, so a wrong key in this
+configuration appears as a difference.
 """
 
 from __future__ import annotations
@@ -36,33 +36,33 @@ from paddle_pgonas.training.strategies import Metrics
 from paddle_pgonas.training.trainer import Run
 
 NEAR_ZERO = 4e-6
-"""An activation of this part of its layer's root mean square may have either sign: its rounding is as large."""
+"""Activations below this share of their layer's root mean square may have either sign because of rounding."""
 MOST = 64
 """Of so many of them in one layer at most. Usual is one; of a network that has diverged it may be all."""
 ATTEMPTS = 24
-"""How often steps are run again with other signs of such activations."""
+"""Largest number of repetitions with changed signs of such activations."""
 
 
 def replay(path: str | Path, device: str = "auto", overrides: Sequence[str] = (), steps: int | None = None) -> list[Difference]:
     """Run the steps of a reference file and compare: one entry per step and quantity, then the final weights.
 
     Args:
-        overrides: ``key=value`` changes of the configuration, to see what a choice changes.
-        steps: only so many; the final weights are then not compared.
+        overrides: ``key=value`` changes of the configuration, to see the effect of a setting.
+        steps: number of steps to replay; with fewer than all, the final weights are not compared.
 
     Raises:
-        UserError: not a reference file, or one that nothing here repeats.
+        UserError: not a reference file, or one that no configuration repeats.
     """
     reference = read_reference(path)
     return compare(reference, repeat(reference, [f"device={device}", *overrides], steps))
 
 
 def repeat(reference: Reference, overrides: Sequence[str] = (), steps: int | None = None) -> Outcome:
-    """This project's steps, as near to the reference's as rounding allows.
+    """This project's steps, with signs of near-zero activations chosen to match the reference.
 
-    An activation within rounding of 0 may pass a ReLU on one machine and not on another. That leaves the losses alone and moves
-    gradients by up to 1e-2. So where only gradients are apart, the steps are run again with the sign of one such activation
-    changed after the other, and what brings a step's gradients nearer is kept.
+    Rounding can change the sign of an activation near 0 from machine to machine, so that ReLU passes it or not. This hardly
+    changes the losses but changes gradients by up to 1e-2. So if only gradients differ, the steps are repeated with the sign of
+    one such activation changed at a time, and changes that reduce the difference are kept.
     """
     training = _Training(reference, overrides)
     count = min(reference.steps, steps or reference.steps)
@@ -96,15 +96,15 @@ def _gap(differences: Sequence[Difference]) -> float:
 
 
 Place = tuple[int, int]
-"""Which of a step's ReLUs, and which of its inputs."""
+"""Index of a ReLU in a step, and index of its input."""
 
 
 class Signs:
-    """Finds inputs of ReLUs that are zero within rounding, and changes the sign of chosen ones."""
+    """Records inputs of ReLUs that are zero within rounding, and changes the sign of chosen ones."""
 
     def __init__(self, net: Supernet) -> None:
         self.near_zero: list[list[Place]] = []
-        """Per step, nearest to zero first."""
+        """Per step, the smallest first."""
         self._changed: set[Place] = set()
         self._seen: dict[Place, float] = {}
         self._calls = 0
@@ -140,7 +140,7 @@ class Signs:
 
 
 class _Training:
-    """The as-published training, which can be run from its start several times."""
+    """The as-published training, which can be repeated from its start."""
 
     def __init__(self, reference: Reference, overrides: Sequence[str]) -> None:
         self.reference = reference
@@ -159,7 +159,7 @@ class _Training:
         self.signs = Signs(net)
 
     def run(self, changed: Sequence[set[Place]]) -> Outcome:
-        """As many steps as there are sets of inputs whose sign is changed."""
+        """Run one step per given set of inputs whose sign is changed."""
         run = self._run
         self._restart()
         steps = []

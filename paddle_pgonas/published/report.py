@@ -1,4 +1,4 @@
-"""The differences of a replay as lines for people."""
+"""The differences of a replay as text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from paddle_pgonas.published.compare import TOLERANCES, Difference
 
 
 def print_differences(path: str | Path, differences: Sequence[Difference]) -> bool:
-    """Print the worst difference of every quantity and step, and whether all are within their tolerance."""
+    """Print the largest difference of every quantity and step; returns whether all are within their tolerance."""
     print(path)
     for entry in differences:
         step = "after all steps" if entry.step is None else f"step {entry.step}"

@@ -1,1 +1,1 @@
-"""Reports: how submissions, priors and truth agree, as a table, as JSON and as one self-contained HTML page."""
+"""Reports: agreement of submissions, priors and truth as a table, as JSON and as one self-contained HTML page."""

@@ -1,4 +1,4 @@
-"""Agreement of any number of score files with a reference: the truth file, or else the first of them."""
+"""Agreement of any number of score files with a reference: the truth file, or otherwise the first of them."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ COLUMNS = {
     "kendall_top": ("tau in top 10 %", 1, 3),
     "precision_at_k": ("precision at {k}", 1, 3),
 }
-"""How each statistic is shown: its heading, the factor it is multiplied with, its decimals."""
+"""Format of each statistic: its heading, its factor, its decimals."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One file against the reference, on the architectures that both name."""
+    """One file compared with the reference, on the common architectures."""
 
     name: str
     archs: list[Arch]
@@ -46,7 +46,7 @@ class Row:
     scores: np.ndarray
     agreement: Agreement
     difference: dict[str, Estimate] | None
-    """Paired differences to the first row, on the architectures that both have; None in the first row."""
+    """Paired differences to the first row, on the common architectures; None in the first row."""
 
     @property
     def estimates(self) -> dict[str, Estimate]:
@@ -56,7 +56,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All rows, and what they are compared with."""
+    """All rows and their reference."""
 
     space: SearchSpace
     reference: str
@@ -66,16 +66,16 @@ class Comparison:
     ceiling: float | None
     """Kendall tau that error-free scores would have with the reference; None if it names no ``std_error``."""
     notes: list[str]
-    """What a reader must know of the files: entries without a counterpart, names that stand for another code."""
+    """Notes about the files: entries without a counterpart, names that stand for different codes."""
 
     def as_json(self) -> dict[str, Any]:
-        """The figures for programs; these keys stay.
+        """The figures for programs; the keys are stable.
 
         ``reference``, ``space``, ``k``, ``level`` (of the intervals), ``ceiling`` (Kendall tau of error-free scores with this
-        reference, or null), ``notes`` (lines for people), and ``rows``, one per file: ``file``, ``count`` (architectures
+        reference, or null), ``notes`` (lines of text), and ``rows``, one per file: ``file``, ``count`` (architectures
         compared), ``resamples``, per statistic (``pearson``, ``kendall``, ``spearman``, ``kendall_top``, ``precision_at_k``)
         an object of ``value``, ``low``, ``high``, and ``difference``: null in the first row, else ``to`` (the first row's
-        file) and per statistic the same object. What is not defined is null.
+        file) and per statistic the same object. Undefined values are null.
         """
         return {
             "reference": self.reference,
@@ -98,10 +98,10 @@ class Comparison:
 def compare(
     paths: Sequence[str | Path], truth: str | Path | None = None, k: int | None = None, space: SearchSpace | None = None
 ) -> Comparison:
-    """Read the files and compare each with the reference, architecture by architecture (names are of no account).
+    """Read the files and compare each with the reference, matched by architecture (names do not matter).
 
     Args:
-        k: how many of the best precision at k looks at; by default :func:`default_k` of the smallest number compared.
+        k: the k of precision at k; by default :func:`default_k` of the smallest number compared.
         space: of the architectures; by default the first built-in one with codes as long as the reference's.
 
     Raises:
@@ -116,32 +116,32 @@ def compare(
     space = space or detect_space(reference)
     wanted = {entry.arch.code: entry for entry in read_scored(reference, space, known)}
     notes = _constant(Path(reference).name, wanted.values())
-    found = []
+    files = []
     for path, name in zip(others, _names(others), strict=True):
         scores = {entry.arch.code: entry for entry in read_scored(path, space, known)}
         common = [code for code in wanted if code in scores]
         if len(common) < 2:
             raise UserError(f"{path}: shares {len(common)} architectures with {reference}; at least 2 are needed")
         notes += _constant(name, scores.values()) + _gaps(name, scores, Path(reference).name, wanted)
-        found.append((name, common, scores))
-    fewest = min(len(common) for _, common, _ in found)
+        files.append((name, common, scores))
+    fewest = min(len(common) for _, common, _ in files)
     k = default_k(fewest) if k is None else k
     if not 1 <= k <= fewest:
         raise UserError(f"--top must be 1 to {fewest}, the number of architectures compared, not {k}")
-    return Comparison(space, Path(reference).name, k, _rows(wanted, found, k), _ceiling(list(wanted.values())), notes)
+    return Comparison(space, Path(reference).name, k, _rows(wanted, files, k), _ceiling(list(wanted.values())), notes)
 
 
 Scores = dict[str, Candidate]
 """Entries by canonical code."""
 
 
-def _rows(wanted: Scores, found: list[tuple[str, list[str], Scores]], k: int) -> list[Row]:
+def _rows(wanted: Scores, files: list[tuple[str, list[str], Scores]], k: int) -> list[Row]:
     def agree(scores: Scores, codes: list[str]) -> Agreement:
         return correlate(_accs(wanted, codes), _accs(scores, codes), k)
 
     rows: list[Row] = []
-    _, first_codes, first_scores = found[0]
-    for name, codes, scores in progress(found, "comparing", "files"):
+    _, first_codes, first_scores = files[0]
+    for name, codes, scores in progress(files, "comparing", "files"):
         agreed, difference = agree(scores, codes), None
         if rows and codes == first_codes:
             difference = agreed.minus(rows[0].agreement)
@@ -168,11 +168,11 @@ def _accs(scores: Scores, codes: list[str]) -> np.ndarray:
 
 def _constant(name: str, entries: Iterable[Candidate]) -> list[str]:
     values = {entry.acc for entry in entries}
-    return [f"{name} is constant (every 'acc' is {values.pop():g}): it ranks nothing"] if len(values) == 1 else []
+    return [f"{name} is constant (every 'acc' is {values.pop():g}): it gives no ranking"] if len(values) == 1 else []
 
 
 def _gaps(name: str, scores: Scores, reference: str, wanted: Scores) -> list[str]:
-    """One line each for architectures that one side lacks, and for names that stand for different ones."""
+    """One line each for architectures that are missing on one side, and for names that stand for different ones."""
     notes = []
     if lacking := [entry.name for code, entry in wanted.items() if code not in scores]:
         notes.append(f"{name} lacks {len(lacking):,} of the {len(wanted):,} architectures of {reference}: {_some(lacking)}")
@@ -189,19 +189,19 @@ def _some(names: list[str]) -> str:
 
 
 def _names(paths: Sequence[str | Path]) -> list[str]:
-    """File names, with their folder where two files are called the same."""
+    """File names, with their folder if two files have the same name."""
     names = [Path(path).name for path in paths]
     return [name if names.count(name) == 1 else str(Path(path)) for name, path in zip(names, paths, strict=True)]
 
 
 def cells(estimates: dict[str, Estimate], signed: bool = False) -> list[tuple[str, str]]:
-    """Each statistic as a number and its interval in brackets; a dash for what is not defined."""
-    found = []
+    """Each statistic as a number and its interval in brackets; a dash for undefined values."""
+    texts = []
     for name in STATISTICS:
         _, factor, digits = COLUMNS[name]
         value, low, high = (f"{factor * number:{'+' if signed else ''}.{digits}f}" for number in estimates[name])
-        found.append((value, f"[{low}, {high}]") if math.isfinite(estimates[name].value) else ("-", ""))
-    return found
+        texts.append((value, f"[{low}, {high}]") if math.isfinite(estimates[name].value) else ("-", ""))
+    return texts
 
 
 def heads(comparison: Comparison) -> list[str]:
@@ -234,7 +234,7 @@ def verdict(comparison: Comparison) -> str:
 
 
 def explanation(comparison: Comparison) -> list[str]:
-    """What the figures are, in sentences."""
+    """Explanation of the figures."""
     resamples = sorted({resamples_for(len(row.scores)) for row in comparison.rows})
     drawn = " to ".join(f"{count:,}" for count in dict.fromkeys((resamples[0], resamples[-1])))
     return [
@@ -267,5 +267,5 @@ def _aligned(lines: list[list[str]]) -> str:
 
 
 def _finite(estimate: Estimate) -> dict[str, float | None]:
-    """JSON has no NaN, which a constant file's correlations are."""
+    """Replaces NaN, the correlation of a constant file, by None, because JSON has no NaN."""
     return {key: value if math.isfinite(value) else None for key, value in estimate._asdict().items()}

@@ -83,8 +83,8 @@ SCHEDULES = ("lr", "rank_lambda")
 def pictures(comparison: Comparison, metrics: Sequence[dict[str, Any]] = ()) -> list[Picture]:
     """All pictures of a comparison, and of a training log if there is one."""
     with rc_context(STYLE):
-        found = [*_of_ranks(comparison), *_of_cost(comparison), *_of_errors(comparison), *_of_training(metrics)]
-    return found
+        shown = [*_of_ranks(comparison), *_of_cost(comparison), *_of_errors(comparison), *_of_training(metrics)]
+    return shown
 
 
 def svg(figure: Figure, points: Sequence[hover.Point] = ()) -> str:

@@ -1,4 +1,4 @@
-"""Where figures come from: the training run's log, configuration and versions, the score files' records, the commands."""
+"""Provenance of figures: the training run's log, configuration and versions, the score files' records, the commands."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json, read_json_lines
 
 LARGEST = 1e300
-"""A larger number in a log is damage; it would also overflow where it is drawn."""
+"""Larger numbers in a log are treated as damage; they would also overflow in plots."""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a report tells beside the figures; whatever the files do not hold is empty."""
+    """Information for a report in addition to the figures; missing information is empty."""
 
     metrics: list[dict[str, float]]
     """The numbers of the run's log, one dictionary per logged step."""
     config: str
     """The run's configuration as YAML."""
     facts: dict[str, dict[str, Any]]
-    """Versions and settings, by what they are of: the training, each file that was scored with a supernet."""
+    """Versions and settings of the training, and of each file that was scored with a supernet."""
     commands: list[str]
-    """Command lines that do it again: training, scoring, and what made the report."""
+    """Command lines that repeat the training, the scoring and the report."""
 
 
 def read_provenance(run: Path | None, files: Sequence[str], command: str) -> Provenance:
-    """Collect what a training run's folder and the records beside the score files (``<file>.record.json``) tell.
+    """Collect what a training run's folder and the records beside the score files (``<file>.record.json``).
 
     Args:
         command: the command line that makes the report.
@@ -77,12 +77,12 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _numbers(line: dict[str, Any]) -> dict[str, float]:
-    """What of a log's line can be drawn."""
+    """The numbers of a log's line that can be drawn."""
     return {name: float(value) for name, value in line.items() if isinstance(value, int | float) and abs(value) < LARGEST}
 
 
 def _training_record(weights: Path) -> dict[str, Any]:
-    """The record inside the run's weights; reading it reads no weight."""
+    """The record inside the run's weights, read without reading the weights."""
     if not weights.is_file():
         return {}
     from safetensors import SafetensorError, safe_open

@@ -1,4 +1,4 @@
-"""Scoring: every candidate with the supernet's weights, sharing between neighbours all that they have in common.
+"""Scoring: every candidate with the supernet's weights, along a prefix tree that shares common activations.
 
 All modules but :mod:`paddle_pgonas.scoring.tree`, which plans the work, need Paddle.
 """

@@ -1,4 +1,4 @@
-"""Finished chunks of a scoring job on disk, per number of images, so that more images only add to what was computed."""
+"""Finished chunks of a scoring job on disk, per number of images, so that scoring can be extended to more images."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from paddle_pgonas.data.cache import validation_fingerprint
 from paddle_pgonas.store import Store
 
 METRICS = ("top1", "top5", "probability", "loss")
-"""What every scoring pass measures: two accuracies, the mean probability of the true class, the mean cross-entropy."""
+"""The metrics of a scoring pass: two accuracies, the mean probability of the true class, the mean cross-entropy."""
 
 
 @dataclass(frozen=True)
 class ScoringSet:
-    """The images to score with: uint8 [N, S, S, 3] and labels int64 [N]; calibration images, if any, alike."""
+    """The images for scoring: uint8 [N, S, S, 3] and labels int64 [N]; calibration images, if any, in the same form."""
 
     images: np.ndarray
     labels: np.ndarray
     fingerprint: str
     calibration: np.ndarray | None = None
     kept: np.ndarray | None = None
-    """Place of each image among those asked for (some may be unreadable); None if all are there."""
+    """Position of each image among the requested ones (some may be unreadable); None if none is missing."""
     asked: int | None = None
-    """How many images were asked for; None: as many as there are."""
+    """Number of requested images; None: as many as there are."""
 
 
 class ChunkStore:
     """Sums of the metrics per chunk and number of images.
 
-    Each chunk is a fixed range of the sorted candidates, so its result does not depend on who computes it or when; processes
-    that compute the same one write the same bytes, so they need no lock. Validation images come in an order in which fewer are
-    the beginning of more (:func:`~paddle_pgonas.data.sources.spread_order`): a chunk's sums over the first images are kept, and
-    only the others are computed when ``data.val_limit`` is raised. With ``score.bn: batch`` a batch's images are part of the
-    result, so nothing is added to it.
+    Each chunk is a fixed range of the sorted candidates, so its result does not depend on the process that computes it;
+    processes that compute the same chunk write the same bytes, so they need no lock. A smaller number of validation images is a
+    prefix of a larger one (:func:`~paddle_pgonas.data.sources.spread_order`): a chunk's sums over the first images are stored,
+    and only the others are computed when ``data.val_limit`` is raised. With ``score.bn: batch`` the result depends on the images
+    of each batch, so it cannot be extended.
 
     Args:
-        identity: everything that the sums depend on beside the candidates.
+        identity: everything that the sums depend on in addition to the candidates.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class ChunkStore:
         self._prefix = cache(self._prefix_fingerprint)
 
     def summary(self, chunks: int) -> str:
-        """How much is there already, for people."""
+        """The number of existing chunks, as text."""
         counts = [count for _, count in self._entries()]
         whole, others = counts.count(self.asked), sorted(set(counts) - {self.asked})
         more = f", and some over {', '.join(map(str, others))} images" if others else ""
         return f"{whole} of {chunks} chunks of these weights, images and options are already in {self.store.folder}{more}"
 
     def get(self, number: int, size: int) -> tuple[int, np.ndarray]:
-        """How many of the images are in the kept sums of a chunk of ``size`` candidates, and the sums: float64 [size, 4]."""
+        """The number of images in the stored sums of a chunk of ``size`` candidates, and the sums: float64 [size, 4]."""
         for count in sorted((count for chunk, count in self._entries() if chunk == number), reverse=True):
             if count == self.asked or (count < self.asked and self.config.score.bn != "batch"):
                 entry = self.store.get(_name(number, count))
@@ -74,7 +74,7 @@ class ChunkStore:
         return 0, np.zeros((size, len(METRICS)))
 
     def put(self, number: int, sums: np.ndarray) -> None:
-        """Keep a chunk's sums over all images."""
+        """Store a chunk's sums over all images."""
         self.store.put(_name(number, self.asked), {"images": self.data.fingerprint}, {"sums": sums})
 
     def _entries(self) -> list[tuple[int, int]]:

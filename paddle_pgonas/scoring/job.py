@@ -40,7 +40,7 @@ def write_submission(
 
     Args:
         weights: a supernet's weights; of several (few-shot supernets) each scores the candidates of its ``train.depth_ranges``.
-            None at all (an empty list) scores the network of ``model.pretrained`` as it is before training.
+            An empty list scores the network of ``model.pretrained`` before any training.
         path: the candidate file.
         metric: one of ``top1``, ``top5``, ``probability`` or ``likelihood`` (``exp(-loss)``); becomes ``acc``.
         candidates: the file's entries to score; all by default.
@@ -101,7 +101,7 @@ def _write_metrics(path: str, candidates: Sequence[Candidate], measured: np.ndar
 
 
 def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None) -> None:
-    """Print the plan of a scoring job: the work with and without sharing, memory, and an estimate of the time."""
+    """Print the plan of a scoring job: the MACs with and without sharing, memory, and an estimate of the time."""
     select_device(config.device)
     side, classes = config.data.image_size, config.model.num_classes
     order = [archs[position] for position in scoring_order(archs)]
@@ -146,7 +146,7 @@ def _count_images(config: Config) -> int | None:
 
 
 def _measured_rate(config: Config, archs: Sequence[Arch]) -> float:
-    """Multiply-accumulates per second of a short walk over random images, doubling their number until it takes a second."""
+    """MACs per second of a short walk over random images, whose number is doubled until the walk takes a second."""
     from paddle_pgonas.scoring.walker import Walker
 
     net = Supernet(config.search_space, config.model.num_classes, config.model.activation)
@@ -166,7 +166,7 @@ def _measured_rate(config: Config, archs: Sequence[Arch]) -> float:
 
 
 def _activation_bytes(config: Config, archs: Sequence[Arch]) -> int:
-    """Upper bound of what a walk keeps for one batch: along the deepest path, per block its input, inner map, sum and output."""
+    """Upper bound of a walk's activations for one batch: on the deepest path each block's input, inner map, sum and output."""
     kept = {"conv1": 1, "conv2": 3}  # maps of a layer's output shape; an input is the output of the block before
     worst = 0
     for arch in archs[:: max(1, len(archs) // 500)]:

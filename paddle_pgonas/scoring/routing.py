@@ -1,4 +1,4 @@
-"""Scoring with several supernets (few-shot NAS): each architecture goes to the weights that were trained for its depths."""
+"""Scoring with several supernets (few-shot NAS): each architecture is scored with the weights trained for its depths."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from paddle_pgonas.scoring.session import Session
 def measure_with(
     config: Config, weights: Sequence[str | Path], archs: Sequence[Arch], folder: Path
 ) -> tuple[np.ndarray, list[Session]]:
-    """``METRICS`` of each architecture, float64 [len(archs), 4], by the weights it belongs to, and the sessions that measured.
+    """``METRICS`` of each architecture, float64 [len(archs), 4], by the weights assigned to it, and the sessions that measured.
 
-    One weight file scores everything, and without any the pretrained network does. Of several each scores the architectures
-    within the ``train.depth_ranges`` that its record states, and that no earlier file has taken.
+    One weight file scores all architectures; without any file the pretrained network does. Of several files each scores the
+    architectures within the ``train.depth_ranges`` of its record that no earlier file scores.
 
     Raises:
-        UserError: as :class:`Session`; or an architecture that no file is for, before anything is scored.
+        UserError: as :class:`Session`; or an architecture that no file was trained for; raised before anything is scored.
     """
     if len(weights) < 2:
         session = Session(config, weights[0] if weights else None)
@@ -60,7 +60,7 @@ def _shares(weights: Sequence[str | Path], archs: Sequence[Arch]) -> list[list[i
 
 
 def _trained_region(path: str | Path, arch: Arch) -> Region:
-    """The depths that the weights of a file were trained for, all if its record says nothing of them."""
+    """The depths for which the weights of a file were trained; all depths if its record does not name them."""
     train = read_arrays(path)[1].get("config", {}).get("train", {})
     ranges = train.get("depth_ranges")
     return Region(arch.space, None, ranges and tuple((low, high) for low, high in ranges))

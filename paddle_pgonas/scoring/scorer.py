@@ -1,4 +1,4 @@
-"""Scores all candidates over all images: chunk by chunk, batch by batch, neighbour by neighbour."""
+"""Scores all candidates on all images: by chunks of candidates, batches of images, and prefix trees."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from paddle_pgonas.scoring.walker import Walker
 T = TypeVar("T")
 
 CHUNK = 256
-"""Most candidates per chunk: no more than one chunk is lost by a kill, and the 45,000 lose 0.4 % of sharing at the seams."""
+"""Most candidates per chunk: a kill loses at most one chunk, and chunking costs 0.4 % of the sharing for the 45,000."""
 
 
 def scoring_set(config: Config) -> ScoringSet:
@@ -58,8 +58,8 @@ def score(net: Supernet, archs: Sequence[Arch], data: ScoringSet, config: Config
     """Measure :data:`METRICS` of every architecture with the supernet's weights: float64 [len(archs), 4], in their order.
 
     Args:
-        folder: where finished chunks are kept, so that a killed run goes on where it was and several processes share the
-            work; None keeps nothing.
+        folder: the folder of finished chunks, so that an interrupted run continues and several processes share the work; None
+            stores nothing.
 
     Raises:
         UserError: logits that are not finite, or a folder that cannot be written.
@@ -81,18 +81,18 @@ def score(net: Supernet, archs: Sequence[Arch], data: ScoringSet, config: Config
                 if store is not None:
                     store.put(number, start)
             sums[chunks[number]] = start
-            bar.skip_to(int(np.isfinite(sums[:, 0]).sum()) * images)  # kept sums count too, and repeated work counts once
+            bar.skip_to(int(np.isfinite(sums[:, 0]).sum()) * images)  # stored sums count too, and repeated work counts once
     return sums / images
 
 
 def chunked(order: Sequence[T]) -> list[Sequence[T]]:
-    """The sorted candidates in chunks: fewer than CHUNK each where a short list would give several processes nothing to share."""
+    """The sorted candidates in chunks; smaller ones than CHUNK for short lists, so that several processes can share the work."""
     size = min(CHUNK, max(16, len(order) // 4))
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def _my_order(chunks: int) -> list[int]:
-    """This process's own share of the chunks first, then everyone else's from their ends, as they may still be missing."""
+    """The chunks in this process's order: its own share, then those of the others from their ends, if still missing."""
     rank, world = distributed.rank(), distributed.world()
     bounds = [chunks * r // world for r in range(world + 1)]
     own = list(range(bounds[rank], bounds[rank + 1]))
@@ -103,7 +103,7 @@ def _my_order(chunks: int) -> list[int]:
 
 
 def identity(net: Supernet, data: ScoringSet, config: Config) -> dict[str, object]:
-    """Everything that the scores depend on, beside the candidates."""
+    """Everything that the scores depend on in addition to the candidates."""
     mode = config.score.bn
     return {
         "weights": checksum({}, {name: tensor.numpy() for name, tensor in net.weights().items()}),
@@ -115,13 +115,13 @@ def identity(net: Supernet, data: ScoringSet, config: Config) -> dict[str, objec
         "calibration_batch": config.score.calibration_batch if mode == "calibrated" else None,
         "batch_size": config.score.batch_size if mode == "batch" else None,
         "amp": config.score.amp,
-        "chunk": CHUNK,  # where a walk begins decides how sums are rounded
+        "chunk": CHUNK,  # the start of a walk influences the rounding of sums
         "metrics": METRICS,
     }
 
 
 class _Scorer:
-    """Walks chunks over the images. Memory is bounded by the batch and the depth of the network, whatever the counts."""
+    """Scores chunks on the images. Memory depends on the batch and the depth of the network only."""
 
     def __init__(self, net: Supernet, data: ScoringSet, config: Config) -> None:
         net.eval()
@@ -135,7 +135,7 @@ class _Scorer:
     def chunk(self, archs: Sequence[Arch], bar: Progress, first: int) -> np.ndarray:
         """Sums of the metrics over the images from the ``first`` on: float64 [len(archs), 4].
 
-        An out-of-memory halves the batch and goes on.
+        On out-of-memory the batch is halved.
         """
         while True:
             try:
@@ -158,7 +158,7 @@ class _Scorer:
         return paddle.to_tensor(np.ascontiguousarray(self.data.images[start:stop]))
 
     def _calibrate(self, root: Node) -> None:
-        """Each prefix's statistics over the calibration images. An out-of-memory halves the micro-batches and goes on."""
+        """Each prefix's statistics over the calibration images. On out-of-memory the micro-batches are halved."""
         self.walker.calibrate(root, calibration_batches(self.data, self.config, self.batch_size))
 
     def _walk_images(self, archs: Sequence[Arch], bar: Progress, first: int) -> np.ndarray:
@@ -173,10 +173,12 @@ class _Scorer:
             y = paddle.to_tensor(self.data.labels[start:stop])
             measured: dict[int, paddle.Tensor] = {}
             self.walker.walk(root, x, partial(_visit, y, measured, bar))
-            sums[list(measured)] += paddle.stack(list(measured.values())).numpy()  # one wait for the device per batch
+            sums[list(measured)] += paddle.stack(list(measured.values())).numpy()  # one synchronization with the device per batch
         bad = np.flatnonzero(~np.isfinite(sums).all(axis=1))
         if len(bad):
-            raise UserError(f"the weights give logits that are not numbers (first for {archs[bad[0]]}); they are of no use")
+            raise UserError(
+                f"the weights give logits that are not numbers (first for {archs[bad[0]]}); these weights cannot be used"
+            )
         return sums
 
 
@@ -186,12 +188,12 @@ def _visit(labels: paddle.Tensor, measured: dict[int, paddle.Tensor], bar: Progr
 
 
 def _measure(logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
-    """Sums over the batch, in the order of METRICS. Ties go to the lower class, as in argmax, so equal logits earn nothing."""
+    """Sums over the batch, in the order of METRICS. Ties count for the lower class, as in argmax."""
     logits, column = logits.astype("float32"), labels.unsqueeze(-1)
     true = paddle.take_along_axis(logits, column, axis=-1)
     classes = paddle.arange(logits.shape[-1]).unsqueeze(0)
     ahead = (logits > true) | ((logits == true) & (classes < column))
     rank = ahead.astype("int32").sum(-1)
     hits = [(rank < k).astype("float32").sum() for k in (1, 5)]
-    loss = paddle.logsumexp(logits, axis=-1) - true.squeeze(-1)  # Paddle's own log-softmax stops at -64 on processors
+    loss = paddle.logsumexp(logits, axis=-1) - true.squeeze(-1)  # Paddle's log-softmax is clipped at -64 on CPUs
     return paddle.stack([*hits, (-loss).exp().sum(), loss.sum()])

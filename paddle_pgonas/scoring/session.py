@@ -1,4 +1,4 @@
-"""Scoring from Python: a supernet's weights and the images are opened once, then any architectures are scored."""
+"""Scoring from Python: a session opens a supernet's weights and the images once and scores any architectures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Session:
     """The configured images and a supernet with the weights of a file.
 
     Args:
-        weights: the file; None takes the supernet as training would begin: ``model.pretrained``, reordered if so configured.
+        weights: the file; None takes the initial supernet of a training: ``model.pretrained``, reordered if configured.
 
     Raises:
         UserError: weights or images that do not fit the configuration, or neither a file nor ``model.pretrained``.
@@ -52,12 +52,12 @@ class Session:
         return scorer.score(self.net, archs, self.data, self.config, folder)
 
     def identity(self) -> dict[str, object]:
-        """Everything that the measured values depend on beside the architecture."""
+        """Everything that the measured values depend on in addition to the architecture."""
         return scorer.identity(self.net, self.data, self.config)
 
 
 def metric_values(measured: np.ndarray, metric: str) -> np.ndarray:
-    """The column of ``top1``, ``top5``, ``probability`` or ``likelihood`` (``exp(-loss)``) of what was measured [N, 4]."""
+    """The column of ``top1``, ``top5``, ``probability`` or ``likelihood`` (``exp(-loss)``) of measured values [N, 4]."""
     if metric == "likelihood":
         return np.exp(-measured[:, METRICS.index("loss")])
     return measured[:, METRICS.index(metric)]

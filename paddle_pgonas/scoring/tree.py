@@ -1,14 +1,14 @@
-"""Which work candidates share: the tree of their prefixes, and what a walk through it costs.
+"""The prefix tree of the candidates, which determines the shared work, and the cost of a walk through it.
 
 A subnet's path is its sequence of residual blocks. Candidates in the order of their paths have long common prefixes, so the
-activations along the current path are kept and each subnet is computed from the first block in which it differs. Three more
-things are shared among the children of one node, because a narrower layer is a leading slice of a wider one:
+activations along the current path are kept and each subnet is computed from the first block in which it differs. The children of
+a node share three more computations, because a narrower layer is a leading slice of a wider one:
 
-* one conv1, of the widest child; the others take its leading channels;
+* one conv1, of the widest child; the others use its leading channels;
 * one conv2 per inner width, accumulated over slices of the input channels from the narrowest child to the widest;
-* one conv2 and one shortcut for all output widths; narrower children take their leading channels.
+* one conv2 and one shortcut for all output widths; narrower children use their leading channels.
 
-None of this changes a score: BatchNorm and ReLU work channel by channel.
+Scores do not change, because BatchNorm and ReLU work channel by channel.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from paddle_pgonas.geometry import block_layers, body_side, head_layer, stem_lay
 
 @dataclass(eq=False, slots=True)
 class Node:
-    """The state behind one block of a path. The root's block is None: it is the stem's input."""
+    """The state after one block of a path. The root's block is None: it is the stem's input."""
 
     block: Block | None
     children: dict[Block, Node] = field(default_factory=dict)
     candidates: list[int] = field(default_factory=list)
     """Positions of the candidates whose last block this is."""
     statistics: dict[tuple[str, int], Any] = field(default_factory=dict)
-    """BatchNorm statistics of this very prefix, by layer and the width that the layer's convolution read; for calibration."""
+    """Calibrated BatchNorm statistics of this prefix, by layer and the input width of the layer's convolution."""
 
     def by_mid_width(self) -> list[tuple[int, list[Node]]]:
         """Children by inner width, narrowest first."""
@@ -42,10 +42,10 @@ class Node:
 
 
 def scoring_order(archs: Sequence[Arch]) -> list[int]:
-    """Positions of the architectures in the order of their paths: neighbours share the longest prefixes."""
+    """Indices of the architectures in the order of their paths: neighbours share the longest prefixes."""
 
     def path(position: int) -> str:
-        # The stem, then each block: sorted like the tuples at a tenth of their memory, as all keys exist at once.
+        # The stem, then each block, as bytes: these sort like tuples with a tenth of the memory; all keys are in memory at once.
         arch = archs[position]
         steps = ((block.index, block.c_mid, block.c_out) for block in arch.blocks)
         return "".join(map(chr, (arch.stem_width, *chain.from_iterable(steps))))
@@ -68,18 +68,18 @@ def build_tree(archs: Sequence[Arch], share: bool = True) -> list[Node]:
 
 
 def stem_width(root: Node) -> int:
-    """Width of the one stem that all paths share: the widest asked for."""
+    """Width of the one stem that all paths share: the widest of them."""
     return max(block.c_in for block in root.children)
 
 
 @dataclass
 class Cost:
-    """What a walk costs."""
+    """Cost of a walk."""
 
     macs: int = 0
     """Multiply-accumulates for one image."""
     blocks: int = 0
-    """Distinct prefixes, that is nodes."""
+    """Number of distinct prefixes (nodes)."""
 
 
 def walk_cost(root: Node, arch: Arch, image_size: int, num_classes: int) -> Cost:
@@ -107,9 +107,9 @@ def walk_cost(root: Node, arch: Arch, image_size: int, num_classes: int) -> Cost
 
 
 def sibling_groups(node: Node) -> list[Node]:
-    """The node's children split by the network's block they belong to and, behind the stem, by the width they read.
+    """The node's children grouped by their block in the network and, after the stem, by their input width.
 
-    Each group comes as a node of its own that shares ``node``'s children objects.
+    Each group is a new node that shares the child objects of ``node``.
     """
     groups: dict[tuple[int, int], Node] = {}
     for block, child in node.children.items():

@@ -14,7 +14,7 @@ from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.scoring.tree import Node, sibling_groups, stem_width
 
 SLICE_BYTES = 2**28
-"""Bound of the slices kept: enough for the layers of neighbouring paths, whatever the number of candidates."""
+"""Largest size of the cached slices: enough for the layers of neighbouring paths, independent of the number of candidates."""
 
 Visit = Callable[[Node, paddle.Tensor], None]
 Maps = list[paddle.Tensor]
@@ -27,10 +27,10 @@ class Walker:
     Args:
         net: only its weights and outer activations are used, never changed.
         bn: ``running`` uses leading slices of the supernet's statistics, ``batch`` those of each batch of images,
-            ``calibrated`` each prefix's own, which :meth:`calibrate` leaves in the tree beforehand.
+            ``calibrated`` each prefix's own, which :meth:`calibrate` has stored in the tree.
         dtype: of feature maps and of convolutions' weights; statistics and logits are float32 in any case.
 
-    Slices of weights are kept while they are in use, at most SLICE_BYTES of them.
+    Slices of weights are cached, up to SLICE_BYTES.
     """
 
     def __init__(self, net: Supernet, bn: str, dtype: str = "float32") -> None:
@@ -45,10 +45,10 @@ class Walker:
         self._slices = _SliceCache()
 
     def calibrate(self, root: Node, batches: Iterable[Sequence[paddle.Tensor]]) -> None:
-        """Leave in every node the statistics that its BatchNorm layers see on these images.
+        """Store in every node the statistics of its BatchNorm layers on these images.
 
-        Several batches give the average of their statistics, each batch being normalised with its own on the way (a cumulative
-        moving average). Within a batch the statistics are exact however it is cut into micro-batches.
+        Several batches give the average of their statistics, where each batch is normalised with its own (a cumulative moving
+        average). Within a batch the statistics are exact, independent of the micro-batches.
 
         Args:
             batches: each one a sequence of micro-batches of normalised images [n, 3, S, S].
@@ -112,7 +112,7 @@ class Walker:
                 self._descend(child, [self._activate(index, out.add_(x)) for out, x in sums], visit)
 
     def _activate(self, index: int, x: paddle.Tensor) -> paddle.Tensor:
-        """The activation behind a block's sum; a PReLU wants its slope in the type of the maps."""
+        """The activation after a block's sum; PReLU needs its slope in the dtype of the feature maps."""
         act = self.blocks[str(index)].act
         if isinstance(act, nn.PReLU) and self.dtype != "float32":
             return F.prelu(x, act._weight.detach().astype(self.dtype))
@@ -137,7 +137,7 @@ class Walker:
     def _batch_norm(self, name: str, maps: Maps, node: Node, c_in: int) -> Maps:
         """BatchNorm over leading channels with the statistics of this walker's mode.
 
-        ``node`` keeps calibrated statistics; ``c_in``, the width that the convolution before read, tells its groups apart.
+        ``node`` stores calibrated statistics; ``c_in``, the input width of the preceding convolution, distinguishes its groups.
         """
         width, key = maps[0].shape[1], (name, c_in)
         parts = [self._vector(f"{name}.{part}", width) for part in ("_mean", "_variance", "weight", "bias")]
@@ -158,25 +158,25 @@ class Walker:
 
 
 class _SliceCache:
-    """The slices used last, up to SLICE_BYTES of them."""
+    """A least-recently-used cache of slices, up to SLICE_BYTES."""
 
     def __init__(self) -> None:
         self.slices: OrderedDict[Hashable, paddle.Tensor] = OrderedDict()
         self.bytes = 0
 
     def get(self, key: Hashable, cut: Callable[[], paddle.Tensor]) -> paddle.Tensor:
-        """The slice of this key, cut now if it is not there."""
-        found = self.slices.get(key)
-        if found is not None:
+        """The slice of this key; computed by ``cut`` if it is not cached."""
+        piece = self.slices.get(key)
+        if piece is not None:
             self.slices.move_to_end(key)
-            return found
-        found = cut()
-        self.slices[key] = found = found.contiguous() if hasattr(found, "contiguous") else found
-        self.bytes += found.size * found.element_size()
+            return piece
+        piece = cut()
+        self.slices[key] = piece = piece.contiguous() if hasattr(piece, "contiguous") else piece
+        self.bytes += piece.size * piece.element_size()
         while self.bytes > SLICE_BYTES:
             _, oldest = self.slices.popitem(last=False)
             self.bytes -= oldest.size * oldest.element_size()
-        return found
+        return piece
 
 
 def _channels(maps: Maps, start: int, stop: int) -> Maps:
@@ -186,7 +186,7 @@ def _channels(maps: Maps, start: int, stop: int) -> Maps:
 def _normalised_over_batch(maps: Maps, weight: paddle.Tensor, bias: paddle.Tensor) -> tuple[Maps, paddle.Tensor, paddle.Tensor]:
     """BatchNorm of a batch with its own statistics, and these: mean and (biased) variance [C]."""
     if len(maps) == 1:
-        # Momentum 0 makes the kernel put the batch's own statistics where the running ones would go.
+        # With momentum 0 the kernel writes the batch's own statistics into the running ones.
         mean, variance = paddle.zeros_like(weight), paddle.ones_like(weight)
         out = F.batch_norm(maps[0], mean, variance, weight, bias, training=True, momentum=0.0)
         return [out], mean, variance

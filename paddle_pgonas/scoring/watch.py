@@ -1,4 +1,4 @@
-"""Training a supernet and watching it: what its subnets reach on held-out images, and how it would rank."""
+"""Training a supernet with measurements on the way: accuracy of subnets on held-out images, and Kendall tau."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from paddle_pgonas.training.trainer import train_supernet
 def train(config: Config, resume: bool = False, other_data: bool = False) -> Path:
     """Run the configured training and return the path of the supernet's weights.
 
-    The run's folder gets ``config.yaml``, ``metrics.jsonl``, ``visualdl/``, ``checkpoints/`` and in the end
-    ``supernet.safetensors``. With ``train.watch_images`` the log also gets what :class:`Watcher` measures with each
-    checkpoint, and the last measurement is printed. Ctrl-C (or SIGTERM) finishes the step, writes a checkpoint and stops. Of
-    several processes (python -m paddle.distributed.launch) the first one writes; all must see the folder to resume.
+    Writes ``config.yaml``, ``metrics.jsonl``, ``visualdl/``, ``checkpoints/`` and at the end ``supernet.safetensors`` to the
+    run's folder. With ``train.watch_images`` the measurements of :class:`Watcher` are logged with each checkpoint, and the last
+    one is printed. Ctrl-C (or SIGTERM) finishes the step, writes a checkpoint and stops. Of several
+    processes (python -m paddle.distributed.launch) the first one writes; all need access to the folder to resume.
 
     Args:
-        resume: go on from the last checkpoint in ``output_dir``.
+        resume: continue from the last checkpoint in ``output_dir``.
         other_data: the same, although the training images are not those of the checkpoint.
 
     Raises:
-        UserError: the folder holds another run, data or weights do not fit, the processes were not started alike, or the
+        UserError: the folder holds another run, data or weights do not fit, the processes disagree, or the
             training diverged or collapsed; then the last good checkpoint is named.
     """
     watcher = Watcher(config) if config.train.watch_images and distributed.rank() == 0 else None
@@ -42,10 +42,10 @@ def train(config: Config, resume: bool = False, other_data: bool = False) -> Pat
 
 
 class Watcher:
-    """Measures the smallest, middle and largest subnet, and Kendall tau with the prior and the truth if asked for.
+    """Measures the smallest, middle and largest subnet, and, if configured, Kendall tau with the prior and the truth.
 
-    It uses ``train.watch_images`` validation images and the BatchNorm statistics of ``score.bn``, and leaves the supernet's
-    weights and statistics as they are.
+    It uses ``train.watch_images`` validation images and the BatchNorm statistics of ``score.bn``, and does not change the
+    supernet.
     """
 
     def __init__(self, config: Config) -> None:
@@ -53,7 +53,7 @@ class Watcher:
         self.config = config.changed(data={"val_limit": settings.watch_images})
         self.data = scoring_set(self.config)
         self.latest: dict[str, float] = {}
-        """What was measured last."""
+        """The last measurement."""
         self.named = {"smallest": space.smallest, "middle": space.middle, "largest": space.largest}
         rng = random.Random("watched subnets")
         self.references: dict[str, dict[Arch, float]] = {}
@@ -77,7 +77,7 @@ class Watcher:
         return self.latest
 
     def summary(self) -> str:
-        """The last measurement in a line for people."""
+        """The last measurement as a line of text."""
         reached = ", ".join(f"{name} {self.latest[f'heldout/{name}']:.3f}" for name in self.named)
         chance = 1 / len(np.unique(self.data.labels))
         return f"top-1 of the subnets on {len(self.data.labels)} validation images: {reached} (chance {chance:.3f})"

@@ -1,9 +1,9 @@
 """NSGA-II (pymoo's) over architectures, and random search to compare it with.
 
-An individual is an :class:`Arch`, not a vector of integers: the code's ties hold by construction, and blocks that a subnet lacks
-have no codes that could tell two equal subnets apart. pymoo brings the algorithm (feasible before infeasible, non-dominated
-ranks, crowding); what crossing and mutating mean for an architecture stands here. No subnet is proposed twice, and one beyond a
-limit is never scored.
+An individual is an :class:`Arch`, not a vector of integers: tied widths are equal by construction, and unused blocks
+have no codes, so equal subnets are equal individuals. pymoo provides the algorithm (feasible before infeasible, non-dominated
+ranks, crowding); this module defines crossover and mutation of architectures. No subnet is proposed twice, and one beyond a limit
+is never scored.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from paddle_pgonas.progress import Progress
 Costs = Callable[[Arch], dict[str, float]]
 """Costs of an architecture by name, smaller is better."""
 Scores = Callable[[Sequence[Arch]], Sequence[float]]
-"""Scores of a generation, larger is better: given together, so that they can be computed along shared prefixes."""
+"""Scores of a generation, larger is better; computed together, so that prefixes are shared."""
 
 
 @dataclass(frozen=True)
-class Found:
+class ScoredSubnet:
     """A subnet that was scored."""
 
     arch: Arch
@@ -41,7 +41,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Task:
-    """What is searched: a space, the costs with their limits, and the scores."""
+    """A search problem: a space, the costs with their limits, and the scores."""
 
     space: SearchSpace
     costs: Costs
@@ -52,11 +52,11 @@ class Task:
     scores: Scores
 
     def excess(self, costs: Mapping[str, float]) -> list[float]:
-        """By how much each limit is exceeded, relative to it; at most 0 where it is kept."""
+        """Relative excess over each limit; at most 0 if the limit is kept."""
         return [costs[name] / limit - 1 for name, limit in self.limits.items()]
 
 
-def evolve(task: Task, population: int, generations: int, seed: int) -> list[Found]:
+def evolve(task: Task, population: int, generations: int, seed: int) -> list[ScoredSubnet]:
     """Every subnet that NSGA-II scored, in the order of scoring; at most ``population * generations``.
 
     The first generation holds the smallest and the largest subnet and random ones. Equal seeds and scores give equal results.
@@ -74,18 +74,18 @@ def evolve(task: Task, population: int, generations: int, seed: int) -> list[Fou
     with Progress(generations, "searching", "generations") as bar:
         while algorithm.has_next():
             offspring = algorithm.ask()
-            if offspring is None or len(offspring) == 0:  # nothing new within reach
+            if offspring is None or len(offspring) == 0:  # no new subnet can be generated
                 break
             algorithm.evaluator.eval(problem, offspring)
             algorithm.tell(infills=offspring)
             bar.update()
-            if problem.found:
-                bar.show(best=max(found.score for found in problem.found))
-    return problem.found
+            if problem.scored:
+                bar.show(best=max(subnet.score for subnet in problem.scored))
+    return problem.scored
 
 
-def random_search(task: Task, budget: int, seed: int, generation: int = 64, patience: int = 1000) -> list[Found]:
-    """Score ``budget`` distinct random subnets within the limits; fewer if ``budget * patience`` draws bring no more."""
+def random_search(task: Task, budget: int, seed: int, generation: int = 64, patience: int = 1000) -> list[ScoredSubnet]:
+    """Score ``budget`` distinct random subnets within the limits; fewer if ``budget * patience`` samples do not suffice."""
     rng = random.Random(f"random search {seed}")
     chosen: dict[Arch, dict[str, float]] = {}
     for _ in range(budget * patience):
@@ -96,13 +96,13 @@ def random_search(task: Task, budget: int, seed: int, generation: int = 64, pati
             chosen[arch] = costs
     archs = list(chosen)
     scores = [score for start in range(0, len(archs), generation) for score in task.scores(archs[start : start + generation])]
-    return [Found(arch, chosen[arch], float(score)) for arch, score in zip(archs, scores, strict=True)]
+    return [ScoredSubnet(arch, chosen[arch], float(score)) for arch, score in zip(archs, scores, strict=True)]
 
 
-def front(found: Iterable[Found], axis: str) -> list[Found]:
-    """The subnets that no other one beats in cost without being worse in score, or the reverse; cheapest first."""
-    kept: list[Found] = []
-    for entry in sorted(found, key=lambda entry: (entry.costs[axis], -entry.score, entry.arch.code)):
+def front(scored: Iterable[ScoredSubnet], axis: str) -> list[ScoredSubnet]:
+    """The Pareto front of cost and score, cheapest first."""
+    kept: list[ScoredSubnet] = []
+    for entry in sorted(scored, key=lambda entry: (entry.costs[axis], -entry.score, entry.arch.code)):
         if not kept or entry.score > kept[-1].score:
             kept.append(entry)
     return kept
@@ -119,7 +119,7 @@ def first_generation(space: SearchSpace, count: int, rng: random.Random) -> list
 
 
 def cross(rng: random.Random, first: Arch, second: Arch) -> Arch:
-    """A child whose every depth and width code is one parent's, drawn one by one; a block that only one has comes from it."""
+    """A child whose depths and width codes each come from a random parent; a block that only one parent has comes from it."""
     conv1 = []
     for ours, theirs in zip(first.conv1, second.conv1, strict=True):
         depth = rng.choice((len(ours), len(theirs)))
@@ -129,7 +129,7 @@ def cross(rng: random.Random, first: Arch, second: Arch) -> Arch:
 
 
 def mutate(rng: random.Random, arch: Arch) -> Arch:
-    """Redraw each depth and free width code with a probability that redraws one of them on average; new blocks are drawn."""
+    """Resample each depth and free width code with a probability that changes one of them on average; new blocks are sampled."""
     space = arch.space
     codes = range(1, len(space.ratios) + 1)
     rate = 1 / (2 * len(space.bases) + sum(arch.depths))
@@ -150,7 +150,7 @@ class _Problem(Problem):
     def __init__(self, task: Task) -> None:
         super().__init__(n_var=1, n_obj=2, n_ieq_constr=len(task.limits), vtype=object)
         self.task = task
-        self.found: list[Found] = []
+        self.scored: list[ScoredSubnet] = []
         self.seen: set[Arch] = set()
 
     def _evaluate(self, x: np.ndarray, out: dict[str, Any], *args: Any, **kwargs: Any) -> None:
@@ -159,16 +159,16 @@ class _Problem(Problem):
         costs = [self.task.costs(arch) for arch in archs]
         excess = np.array([self.task.excess(cost) for cost in costs]).reshape(len(archs), len(self.task.limits))
         within = np.flatnonzero((excess <= 0).all(axis=1))
-        scores = np.zeros(len(archs))  # of those beyond a limit pymoo looks at the excess alone
+        scores = np.zeros(len(archs))  # for subnets beyond a limit pymoo uses only the excess
         if len(within):
             scores[within] = self.task.scores([archs[i] for i in within])
-        self.found += [Found(archs[i], costs[i], float(scores[i])) for i in within]
+        self.scored += [ScoredSubnet(archs[i], costs[i], float(scores[i])) for i in within]
         out["F"] = np.column_stack([[cost[self.task.axis] for cost in costs], -scores])
         out["G"] = excess
 
 
 class _Known(DuplicateElimination):
-    """Leaves out what was evaluated before, in any generation, and what stands twice."""
+    """Removes duplicates and individuals that were evaluated in an earlier generation."""
 
     def __init__(self, seen: set[Arch]) -> None:
         super().__init__()

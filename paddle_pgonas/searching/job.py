@@ -16,7 +16,7 @@ from paddle_pgonas.files import write_json, write_text
 from paddle_pgonas.locks import exclusive
 from paddle_pgonas.priors import make_prior
 from paddle_pgonas.runtime import versions
-from paddle_pgonas.searching.evolution import Costs, Found, Scores, Task, evolve, front
+from paddle_pgonas.searching.evolution import Costs, ScoredSubnet, Scores, Task, evolve, front
 from paddle_pgonas.store import Store, digest
 from paddle_pgonas.submission import Candidate, write_scores
 
@@ -31,31 +31,31 @@ COSTS = {"macs": "multiply-accumulates", "params": "parameters", "latency_ms": "
 
 @dataclass(frozen=True)
 class Result:
-    """What a search found."""
+    """The result of a search."""
 
     task: Task
     scored_by: str
-    """What the score is: a metric of the supernet, or a prior."""
-    found: list[Found]
+    """Name of the score: a metric of the supernet, or a prior."""
+    scored: list[ScoredSubnet]
     """Every subnet that was scored, in the order of scoring."""
     settings: dict[str, Any]
 
     @property
-    def best(self) -> Found:
-        """The subnet of the highest score; the cheapest of them where several share it."""
+    def best(self) -> ScoredSubnet:
+        """The subnet with the highest score; of equal scores the cheapest."""
         return self.front[-1]
 
     @property
-    def front(self) -> list[Found]:
-        """The subnets that none beats in cost without being worse in score, or the reverse; cheapest first."""
-        return front(self.found, self.task.axis)
+    def front(self) -> list[ScoredSubnet]:
+        """The Pareto front of cost and score, cheapest first."""
+        return front(self.scored, self.task.axis)
 
     def summary(self) -> str:
         """The search and its best subnet as lines of text."""
         limits = ", ".join(f"{name} at most {value:,.10g}" for name, value in self.task.limits.items()) or "no limit"
         costs = ", ".join(f"{value:,.10g} {COSTS[name]}" for name, value in self.best.costs.items())
         return (
-            f"scored  {len(self.found):,} subnets ({limits}), {len(self.front)} of them on the front\n"
+            f"scored  {len(self.scored):,} subnets ({limits}), {len(self.front)} of them on the front\n"
             f"best    {self.best.arch}\n"
             f"score   {self.best.score:.10g} ({self.scored_by})\n"
             f"cost    {costs}"
@@ -74,14 +74,14 @@ class Result:
             "best": _plain(self.best),
             "score": self.scored_by,
             "limits": dict(self.task.limits),
-            "scored": len(self.found),
+            "scored": len(self.scored),
             **self.settings,
             "front": {name: _plain(entry) for name, entry in zip(names, chosen, strict=True)},
             "versions": versions(),
         }
         write_json(f"{stem}.record.json", record)
         axis = self.task.axis
-        points = [(entry.costs[axis], entry.score) for entry in self.found]
+        points = [(entry.costs[axis], entry.score) for entry in self.scored]
         line = [(entry.costs[axis], entry.score) for entry in chosen]
         picture = pareto_scatter(points, line, self.task.limits.get(axis), COSTS[axis], self.scored_by)
         write_text(f"{stem}.svg", svg(picture))
@@ -101,12 +101,12 @@ def search(
     """Search the configured space for the subnets with the best score at any cost within the limits, by NSGA-II.
 
     Several processes (python -m paddle.distributed.launch) run the same search and share the scoring of each generation; the
-    first one writes. Measured scores and latencies are kept in ``<output_dir>/search``: a killed search, given again, repeats
-    at most the generation it was in and ends with the same result. ``seed`` of the configuration decides everything else.
+    first one writes. Measured scores and latencies are stored in ``<output_dir>/search``: an interrupted search, started again,
+    repeats at most one generation and ends with the same result. All random numbers come from ``seed`` of the configuration.
 
     Args:
-        weights: a supernet's, whose ``metric`` on the configured images is the score. Or else
-        prior: the name of a prior that is the score; needs neither weights nor images.
+        weights: of a supernet, whose ``metric`` on the configured images is the score.
+        prior: instead of weights, the name of a prior as the score; needs no images.
         limits: largest ``macs`` (per image at ``data.image_size``), ``params`` and ``latency_ms`` (a batch of ``latency_batch``
             on this device). The first of them is the cost of the front; without any, it is ``macs``.
 
@@ -121,7 +121,7 @@ def search(
     limits = dict(limits or {})
     if distributed.world() > 1 and (weights is None or "latency_ms" in limits):
         raise UserError("several processes share the scoring with weights; a prior or a latency needs one process")
-    measures = weights is not None or "latency_ms" in limits  # and keeps what it measured
+    measures = weights is not None or "latency_ms" in limits  # and stores its measurements
     with exclusive(config.output_dir, "search") if measures else nullcontext():
         task = Task(
             config.search_space,
@@ -131,7 +131,7 @@ def search(
             _prior_scores(config, prior) if prior else supernet_scores(config, str(weights), metric),
         )
         _check_limits(task)
-        found = evolve(task, population, generations, config.seed)
+        scored = evolve(task, population, generations, config.seed)
     settings = {
         "weights": None if weights is None else str(weights),
         "population": population,
@@ -139,7 +139,7 @@ def search(
         "latency_batch": latency_batch,
         "config": config.model_dump(mode="json"),
     }
-    return Result(task, prior or f"{metric}, score.bn {config.score.bn}", found, settings)
+    return Result(task, prior or f"{metric}, score.bn {config.score.bn}", scored, settings)
 
 
 def make_costs(config: Config, limits: Mapping[str, float], latency_batch: int = 1) -> Costs:
@@ -155,8 +155,8 @@ def make_costs(config: Config, limits: Mapping[str, float], latency_batch: int =
 
     def costs(arch: Arch) -> dict[str, float]:
         classes = config.model.num_classes
-        found: dict[str, float] = {"macs": cost.macs(arch, config.data.image_size, classes), "params": cost.params(arch, classes)}
-        return found | ({"latency_ms": latency(arch)} if latency else {})
+        known: dict[str, float] = {"macs": cost.macs(arch, config.data.image_size, classes), "params": cost.params(arch, classes)}
+        return known | ({"latency_ms": latency(arch)} if latency else {})
 
     return costs
 
@@ -164,8 +164,8 @@ def make_costs(config: Config, limits: Mapping[str, float], latency_batch: int =
 def supernet_scores(config: Config, weights: str, metric: str) -> Scores:
     """Scores by a supernet: each generation at once along shared prefixes, each subnet once, kept on disk.
 
-    What was measured together is one entry, there whole or not at all: a resumed search then measures the same subnets together
-    as an undisturbed one, and rounds alike.
+    Subnets that are measured together are one entry: so a resumed search measures the same subnets together as an uninterrupted
+    one, with the same rounding.
     """
     import numpy as np
 
@@ -236,5 +236,5 @@ def _check_limits(task: Task) -> None:
             )
 
 
-def _plain(entry: Found) -> dict[str, Any]:
+def _plain(entry: ScoredSubnet) -> dict[str, Any]:
     return {"arch": entry.arch.code, "score": entry.score, **entry.costs}

@@ -1,4 +1,4 @@
-"""How long a subnet takes on this device, measured."""
+"""Measured latency of subnets on this device."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ WARM_UP, REPEATS = 5, 20
 
 
 class Latency:
-    """Milliseconds of one forward pass of an extracted subnet, per architecture; each is measured once and kept on disk.
+    """Milliseconds of one forward pass of an extracted subnet, per architecture; each is measured once and stored.
 
-    A plain network of the subnet's shape (its weights change no time) runs WARM_UP times, then REPEATS times; the median
-    counts. Each time ends when the logits are back in the processor's memory. What else the machine does shows in the
-    figures: leave it alone while it measures. Figures are kept per device, processor, threads, versions and batch.
+    A plain network of the subnet's shape (weights do not influence the time) runs WARM_UP times, then REPEATS times; the
+    result is the median. Each time includes copying the logits to the CPU's memory. Other load on the machine disturbs the
+    measurement. Results are stored per device, processor, threads, versions and batch.
     """
 
     def __init__(self, config: Config, batch: int = 1) -> None:

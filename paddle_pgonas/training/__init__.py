@@ -1,4 +1,4 @@
-"""Training: what one step of each method does, the schedules, and the trainer around them."""
+"""Training: the step of each method, the schedules, and the trainer."""
 
 from paddle_pgonas.runtime import prepare_process
 

@@ -1,4 +1,4 @@
-"""What a training run is made of, as configured: network, teacher, batches, optimizer."""
+"""Builds the parts of a training run from the configuration: network, teacher, batches, optimizer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from paddle_pgonas.runtime import seed_weights
 
 
 def build_supernet(config: Config) -> Supernet:
-    """The configured supernet with its first weights: random from the seed, or pretrained and (if asked for) reordered."""
+    """The configured supernet with its initial weights: random from the seed, or pretrained and (if configured) reordered."""
     seed_weights(config.seed)
     model = config.model
     net = Supernet(config.search_space, model.num_classes, model.activation, model.bn)
@@ -36,7 +36,7 @@ def build_subnet(config: Config, arch: Arch) -> ResNet:
 
 
 def build_teacher(config: Config) -> nn.Layer | None:
-    """The fixed full network to distil from (``train.teacher``), in evaluation mode; None if there is none."""
+    """The fixed full network as teacher (``train.teacher``), in evaluation mode; None if there is none."""
     if config.train.teacher is None:
         return None
     full = Supernet(config.search_space, config.model.num_classes)
@@ -52,7 +52,7 @@ def open_batches(config: Config, rank: int = 0, world: int = 1) -> EpochBatches:
 
 
 def open_shared_batches(config: Config) -> EpochBatches:
-    """This process's part of the batches; the first process reads and decodes what is not known yet while the others wait."""
+    """This process's part of the batches; the first process fills the caches while the others wait."""
     rank, world = distributed.rank(), distributed.connected()
     if rank == 0:
         batches = open_batches(config, rank, world)

@@ -1,4 +1,4 @@
-"""Checkpoints of a supernet or a stand-alone subnet: a file each, written atomically, the last few kept, no damaged one used."""
+"""Checkpoints of a supernet or a stand-alone subnet: one file each, written atomically; the last few are kept."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from paddle_pgonas.files import read_json_lines, remove_left_parts
 from paddle_pgonas.nn.supernet import Supernet, plain_name
 from paddle_pgonas.nn.weights import OPTIMIZER, named_weights, put_weights, save_weights
 
-VELOCITY = "_velocity_0"  # Paddle's name for the momentum of a parameter, behind the parameter's own
+VELOCITY = "_velocity_0"  # Paddle's suffix for the momentum of a parameter
 
 NEEDED = {"step", "processes", "loss_scale", "config"}
-"""Keys without which a record does not belong to a checkpoint."""
+"""Keys that the record of a checkpoint must have."""
 
 
 def save_checkpoint(folder: Path, net: nn.Layer, optimizer: paddle.optimizer.Optimizer, record: Record, keep: int) -> Path:
@@ -39,10 +39,10 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def refuse_overwriting(folder: Path, resume: bool, checkpoint_every: int) -> None:
-    """Do nothing if a run may begin in ``folder``, or go on there.
+    """Check that a run may start or continue in ``folder``.
 
     Args:
-        checkpoint_every: epochs between checkpoints; a log that goes further without any has lost them.
+        checkpoint_every: epochs between checkpoints; if the log is longer and there are none, they were lost.
 
     Raises:
         UserError: there is a run and it is not to be resumed, or one that has lost its checkpoints.
@@ -51,23 +51,23 @@ def refuse_overwriting(folder: Path, resume: bool, checkpoint_every: int) -> Non
     lines = [] if kept else read_json_lines(folder / "metrics.jsonl")
     epochs = [line["epoch"] for line in lines if isinstance(line.get("epoch"), int)]
     if not kept and (finished or max(epochs, default=0) >= checkpoint_every):
-        raise UserError(f"{folder} holds a run whose checkpoints are gone; choose another output_dir")
+        raise UserError(f"{folder} holds a run whose checkpoints are missing; choose another output_dir")
     if not resume and (kept or lines):
-        raise UserError(f"{folder} already holds a run; add --resume to go on with it, or choose another output_dir")
+        raise UserError(f"{folder} already holds a run; add --resume to continue it, or choose another output_dir")
 
 
 def load_latest(
     folder: Path, net: nn.Layer, optimizer: paddle.optimizer.Optimizer, check: Callable[[Record], None]
 ) -> Record | None:
-    """Put the newest whole checkpoint into network and optimizer and return its record; None if there is no checkpoint at all.
+    """Load the newest intact checkpoint into network and optimizer and return its record; None if there is no checkpoint.
 
-    A file that is damaged in any way is named on stderr, and the one before it is taken. What a killed run left is removed.
+    A damaged file is named on stderr, and the one before it is used. Temporary files of a killed run are removed.
 
     Args:
-        check: given the record before anything changes; raises UserError if it belongs to another run.
+        check: called with the record before anything changes; raises UserError if it belongs to another run.
 
     Raises:
-        UserError: what ``check`` raises, or there are checkpoints and none of them is whole.
+        UserError: what ``check`` raises, or there are checkpoints and all of them are damaged.
     """
     remove_left_parts(folder)
     paths = checkpoints(folder)
@@ -77,19 +77,19 @@ def load_latest(
             if lacking := NEEDED - record.keys():
                 raise DamagedFile(f"{path}: its record lacks {min(lacking)!r}")
         except DamagedFile as error:
-            print(f"passed over: {error}", file=sys.stderr)
+            print(f"skipped: {error}", file=sys.stderr)
             continue
         check(record)
         try:
             _check_momentum(path, net, arrays)
             _put_weights(path, net, arrays, record)
-        except UserError as error:  # the configuration is the run's own, so the file must be wrong
-            print(f"passed over: {error}", file=sys.stderr)
+        except UserError as error:  # the configuration is that of the run, so the file must be damaged
+            print(f"skipped: {error}", file=sys.stderr)
             continue
         _set_momentum(net, optimizer, arrays)
         return record
     if paths:
-        raise UserError(f"{folder}: none of the checkpoints is whole; choose another output_dir to begin anew")
+        raise UserError(f"{folder}: all checkpoints are damaged; choose another output_dir to start again")
     return None
 
 
@@ -111,7 +111,7 @@ def _parameters(net: nn.Layer) -> dict[str, paddle.Tensor]:
 
 
 def _momentum(net: nn.Layer, optimizer: paddle.optimizer.Optimizer) -> Arrays:
-    """Momentum by the parameter's structured name: Paddle's own names count layers per process and do not last."""
+    """Momentum by the parameter's structured name: Paddle's own names number the layers of a process and are not stable."""
     state = optimizer.state_dict()
     named = {OPTIMIZER + name: state.get(parameter.name + VELOCITY) for name, parameter in _parameters(net).items()}
     return {name: momentum.numpy() for name, momentum in named.items() if momentum is not None}
@@ -125,24 +125,24 @@ def _check_momentum(path: Path, net: nn.Layer, arrays: Arrays) -> None:
 
 
 def _set_momentum(net: nn.Layer, optimizer: paddle.optimizer.Optimizer, arrays: Arrays) -> None:
-    """Give each parameter that has one its momentum, and the gradient of zero that says that a step has used it."""
+    """Set the momentum of each parameter that has one, and a gradient of zero, which marks it as used by a step."""
     state: dict[str, Any] = {}
     used = []
     for name, parameter in _parameters(net).items():
         value = arrays.get(OPTIMIZER + name)
         if value is not None:
             used.append(parameter)
-        # Paddle takes a state of all parameters or of none; that of an unused one is looked at on its first use.
+        # Paddle accepts a state of all parameters or of none; that of an unused one is read at its first use.
         state[parameter.name + VELOCITY] = paddle.zeros_like(parameter) if value is None else paddle.to_tensor(np.asarray(value))
     optimizer.set_state_dict(state)
     zero_gradients(used)
 
 
 def zero_gradients(parameters: list[paddle.Tensor]) -> None:
-    """Give every trained parameter of these a gradient of zero, as ``clear_grad`` leaves it after a step.
+    """Set the gradient of each of these trained parameters to zero, as ``clear_grad`` does after a step.
 
-    A block that the next step does not use then moves on by its momentum and weight decay; without a gradient the optimizer
-    would pass it over until its first use in this process.
+    A block that the next step does not use is then still updated by momentum and weight decay; without a gradient the optimizer
+    would skip it until its first use in this process.
     """
     if trained := [parameter.sum() for parameter in parameters if not parameter.stop_gradient]:
         (paddle.add_n(trained) * 0.0).backward()

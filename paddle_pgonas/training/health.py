@@ -1,4 +1,4 @@
-"""Whether a training is still worth its time. Several processes decide it together, so that none waits for one that gave up."""
+"""Detection of diverged or collapsed training. All processes decide together, so that none waits for one that stopped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from paddle_pgonas.data.batches import EpochBatches
 
 
 class Collapse(Exception):
-    """The training is lost: losses or weights are no longer numbers, or the network guesses."""
+    """Training has diverged (losses or weights are not finite) or collapsed (the accuracy is that of guessing)."""
 
 
 def check_losses(losses: dict[str, float]) -> None:
@@ -23,7 +23,7 @@ def check_losses(losses: dict[str, float]) -> None:
 
 
 class Health:
-    """Collects how often the first subnet of each step is right, and lets no broken weights into a checkpoint."""
+    """Collects the accuracy of the first subnet of each step, and checks weights before a checkpoint."""
 
     def __init__(self, settings: Train, batches: EpochBatches) -> None:
         self.settings, self.batches = settings, batches
@@ -33,17 +33,17 @@ class Health:
         self.right, self.steps = paddle.zeros([]), 0
 
     def add(self, accuracy: paddle.Tensor | None) -> None:
-        """Take in the share of a step's images that its first subnet classified right."""
+        """Add the share of a step's images that its first subnet classified correctly."""
         if accuracy is not None:
             self.right += accuracy
             self.steps += 1
 
     def check(self, step: int, parameters: list[paddle.Tensor]) -> None:
-        """Let no broken weights into a checkpoint.
+        """Check weights and accuracy before a checkpoint is written.
 
         Raises:
-            Collapse: a weight is not a number; or the warm-up and a whole epoch are over, and the first subnet of the steps
-                since the last check is right no more often than guessing would be (by four standard deviations).
+            Collapse: a weight is not finite; or, after the warm-up and a whole epoch, the accuracy of the first subnet since the
+                last check is not above that of guessing (by four standard deviations).
         """
         finite = bool(paddle.isfinite(paddle.add_n([weight.sum() for weight in parameters])))
         if distributed.any_of(not finite):
@@ -56,5 +56,5 @@ class Health:
         images = steps * self.settings.batch_size * distributed.connected()
         guessing = chance + 4 * math.sqrt(chance * (1 - chance) / images)
         warm = self.settings.schedule == "cosine" and step > (self.settings.warmup_epochs + 1) * per_epoch
-        if warm and accuracy <= guessing < chance + (1 - chance) / 4:  # else the images are too few to tell
+        if warm and accuracy <= guessing < chance + (1 - chance) / 4:  # otherwise there are too few images to decide
             raise Collapse(f"accuracy {accuracy:.4f} before step {step}, where guessing gives {chance:.4f}: training collapsed")

@@ -18,12 +18,12 @@ def cross_entropy(logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor
 
 
 def soft_cross_entropy(logits: paddle.Tensor, teacher: paddle.Tensor) -> paddle.Tensor:
-    """Cross-entropy with the teacher's probabilities at temperature 1, as PGONAS distils."""
+    """Cross-entropy with the teacher's probabilities at temperature 1, the distillation loss of PGONAS."""
     return -(F.softmax(teacher, axis=-1) * F.log_softmax(logits, axis=-1)).sum(-1).mean()
 
 
 def kl_divergence(logits: paddle.Tensor, teacher: paddle.Tensor, temperature: float) -> paddle.Tensor:
-    """KL divergence of softened probabilities times the squared temperature, which keeps gradients of one size."""
+    """KL divergence of softened probabilities times the squared temperature, which keeps the scale of the gradients."""
     log_p, log_q = F.log_softmax(teacher / temperature, axis=-1), F.log_softmax(logits / temperature, axis=-1)
     return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(-1).mean()
 
@@ -33,8 +33,8 @@ def adaptive_alpha_divergence(
 ) -> paddle.Tensor:
     """AlphaNet's loss (arXiv 2102.07954): per image the larger of two alpha-divergences, with clipped importance weights.
 
-    A low alpha punishes a student that claims too much, a high one a student that claims too little. The value's gradient is
-    that of the chosen divergence with the weights held fixed. Weights ``(p / q)**alpha`` are formed from differences of
+    A low alpha penalizes overestimated probabilities of the student, a high alpha underestimated ones. The gradient is that of
+    the chosen divergence with fixed importance weights. Weights ``(p / q)**alpha`` are formed from differences of
     log-probabilities and clipped before the exponential, so that neither a vanishing p nor a vanishing q divides anything.
     """
     log_q = F.log_softmax(logits, axis=-1)
@@ -46,7 +46,7 @@ def adaptive_alpha_divergence(
 def _alpha_divergence(
     q: paddle.Tensor, log_q: paddle.Tensor, log_ratio: paddle.Tensor, alpha: float, clip: float
 ) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """Per image the divergence's value, and a loss whose gradient is its gradient."""
+    """The divergence per image, and a loss with the same gradient."""
     if alpha == 1:  # the limit is KL(p || q)
         weight = log_ratio.clip(max=math.log(clip)).exp()
         return (q * weight * log_ratio).sum(-1), -(q * weight * log_q).sum(-1)
@@ -56,7 +56,7 @@ def _alpha_divergence(
 
 
 def rank_hinge(loss_better: paddle.Tensor, loss_worse: paddle.Tensor) -> paddle.Tensor:
-    """Pairwise rank loss: by how much the subnet with the better prior has the higher loss, 0 if it has not."""
+    """Pairwise rank loss: max(0, loss of the subnet with the better prior - loss of the other)."""
     return F.relu(loss_better - loss_worse)
 
 

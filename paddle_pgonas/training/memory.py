@@ -11,14 +11,14 @@ from paddle_pgonas.geometry import layers
 from paddle_pgonas.runtime import device_memory
 
 VALUES_KEPT = 2
-"""Values kept for the backward per value that a convolution writes, at least: its own output and the activation's. One process on
-a CPU was measured at 2.5 (docs/gpu.md)."""
+"""Least number of values stored for the backward pass per output value of a convolution: its output and that of the activation. A
+process on a CPU was measured at 2.5 (docs/gpu.md)."""
 VALUES_PER_WEIGHT = 3
 """A weight, its gradient and its momentum."""
 
 
 def training_bytes(config: Config, arch: Arch, images: int) -> int:
-    """Memory that a forward and backward of an architecture on so many images takes at least, with weights and optimizer."""
+    """Lower bound of the memory for a forward and backward pass of an architecture, with weights and optimizer."""
     everything = layers(arch, config.data.image_size, config.model.num_classes)
     width = 4 if config.train.amp == "off" else 2
     maps = sum(layer.c_out * layer.side**2 for layer in everything)
@@ -26,10 +26,10 @@ def training_bytes(config: Config, arch: Arch, images: int) -> int:
 
 
 def check_memory(config: Config, arch: Arch) -> None:
-    """Stop where the configured batch of the largest architecture that is trained cannot fit into the GPU.
+    """Refuse a batch with which the largest trained architecture does not fit into the GPU.
 
     Raises:
-        UserError: names the estimate, the memory there is, and the first ``train.accumulate`` that may fit.
+        UserError: names the estimate, the GPU's memory, and the smallest ``train.accumulate`` that may fit.
     """
     if paddle.get_device() == "cpu":
         return

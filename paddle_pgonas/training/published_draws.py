@@ -1,4 +1,4 @@
-"""The random subnets of the published code and of the organisers' baseline: at every step the ones that they trained."""
+"""The random subnets of the published code and of the organisers' baseline: those that they trained at every step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IMAGE_SIZE = 224
 
 @dataclass(frozen=True)
 class PublishedRegion(Region):
-    """The whole space, drawn from in the order of the published code (or of the baseline)."""
+    """The whole space, sampled in the order of the published code (or of the baseline)."""
 
     draw: Callable[[SearchSpace, random.Random], Arch] | None = None
 
@@ -25,7 +25,7 @@ class PublishedRegion(Region):
 
 
 def published_draws(space: SearchSpace, strategy: str, step_in_epoch: int, epoch: int) -> tuple[random.Random, Region]:
-    """Generator and region of a step (both counted from 0): behind the largest and the smallest subnet of a sandwich."""
+    """Generator and region of a step (epoch and step from 0), after the largest and the smallest subnet of a sandwich."""
     rng = published_generator(step_in_epoch, epoch)
     if strategy == "uniform":
         return rng, PublishedRegion(space, draw=draw_published_baseline)
@@ -35,10 +35,10 @@ def published_draws(space: SearchSpace, strategy: str, step_in_epoch: int, epoch
 
 
 def published_generator(step: int, epoch: int) -> random.Random:
-    """Python's generator as the published code's crop sampler leaves it before each training step.
+    """Python's random generator in the state that the published code's crop sampler gives it before each training step.
 
     It is seeded with the digits of the step (counted within the epoch) and of the epoch, then one image size is chosen from a
-    list of one. So the published subnets are a function of step and epoch, whatever the seed.
+    list of one. So the published subnets are a function of step and epoch and do not depend on the seed.
     """
     rng = random.Random(int(f"{step}{epoch:03d}"))
     rng.choices([IMAGE_SIZE])
@@ -48,8 +48,8 @@ def published_generator(step: int, epoch: int) -> random.Random:
 def draw_published_pgonas(space: SearchSpace, rng: random.Random) -> Arch:
     """The next random architecture of the published PGONAS code.
 
-    Every convolution of the full network draws a width. Of tied widths the first drawn counts (the stem's for stage 1, that of
-    the first block's conv2 for the others), the rest, like those of blocks that the depth leaves out, are dropped.
+    A width is drawn for every convolution of the full network. Of tied widths the first one is used (the stem's for stage 1, that
+    of the first block's conv2 for the others). The rest, and those of unused blocks, are discarded.
     """
     rng.choice([IMAGE_SIZE])
     depths, codes = _published_depths(space, rng), range(1, 1 + len(space.ratios))

@@ -1,4 +1,4 @@
-"""What must be equal for a run to go on from a checkpoint, and for several processes to train one network."""
+"""Checks that a run matches its checkpoint, and that several processes match each other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.runtime import versions
 
 PER_PROCESS = {"output_dir", "device", "data.root", "data.cache_dir", "data.workers"}
-"""Where a process finds and puts things: may differ between the processes of one training."""
+"""Keys that may differ between the processes of one training: paths, device and loader processes."""
 
 
 def describe_images(source: ImageSource, cache: Path) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def describe_images(source: ImageSource, cache: Path) -> dict[str, Any]:
 
 
 def run_record(config: Config, step: int, loss_scale: dict[str, Any], images: dict[str, Any]) -> Record:
-    """What the weights after ``step`` steps are, kept with them.
+    """The record of a checkpoint after ``step`` steps.
 
     Args:
         images: the training images as :func:`describe_images` describes them.
@@ -45,7 +45,7 @@ def check_same_run(now: Record, then: Record, other_data: bool = False) -> None:
     """Compare this run's record with a checkpoint's.
 
     Args:
-        other_data: the training images may be others.
+        other_data: the training images may differ.
 
     Raises:
         UserError: a key that can change a weight differs, the number of processes, or the training images.
@@ -57,11 +57,11 @@ def check_same_run(now: Record, then: Record, other_data: bool = False) -> None:
     if then["processes"] != now["processes"]:
         raise UserError(f"--resume: the run was started with {then['processes']} processes, now there are {now['processes']}")
     if not other_data and (difference := _images_differ(now["training_images"], then.get("training_images"))):
-        raise UserError(f"--resume: {difference}; bring the images back, or go on all the same with --resume-with-other-data")
+        raise UserError(f"--resume: {difference}; restore the images, or continue with --resume-with-other-data")
 
 
 def _images_differ(now: dict[str, Any], then: dict[str, Any] | None) -> str | None:
-    """What is different about the training images, in words; None if they are the same."""
+    """The difference of the training images as text; None if they are the same."""
     if now == then:
         return None
     if then is None:
@@ -88,7 +88,9 @@ def check_processes(facts: dict[str, Any]) -> None:
             name, ours, theirs = key.removeprefix("config."), first.get(key), other.get(key)
             if name not in PER_PROCESS and ours != theirs:
                 values = f"{str(ours)[:60]} in process 0 and {str(theirs)[:60]} in process {rank}"
-                raise UserError(f"the processes of this training disagree: {name} is {values}; start them alike")
+                raise UserError(
+                    f"the processes of this training disagree: {name} is {values}; give all processes the same settings"
+                )
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

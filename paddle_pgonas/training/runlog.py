@@ -1,4 +1,4 @@
-"""What a run leaves to look at: progress now, ``metrics.jsonl`` for programs, VisualDL scalars for the browser."""
+"""The log of a run: progress output, ``metrics.jsonl``, and VisualDL scalars."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from paddle_pgonas.progress import Progress
 
 
 class RunLog:
-    """A context manager; ``advance`` counts a step, ``log_step`` takes its scalars, ``log`` what else was measured after it.
+    """A context manager; ``advance`` counts a step, ``log_step`` logs its scalars, ``log`` other measurements.
 
     Args:
-        name: what the progress calls the training.
-        silent: write and show nothing, for all processes but the first.
+        name: name of the training in the progress output.
+        silent: write and show nothing; for all processes except the first.
 
     Raises:
-        UserError: the log cannot be written; so do the methods.
+        UserError: the log cannot be written (the methods as well).
     """
 
     def __init__(self, folder: Path, total_steps: int, first_step: int, name: str = "training", silent: bool = False) -> None:
@@ -35,7 +35,7 @@ class RunLog:
             if not silent:
                 _forget_from(self.path, first_step)
                 self.writer = LogWriter(logdir=str(folder / "visualdl"))
-            self.lines = self.path.open("ab", buffering=0)  # a buffer would be written once more, and fail once more, when closed
+            self.lines = self.path.open("ab", buffering=0)  # a buffer would be written again, and fail again, when closed
         self.bar = Progress(total_steps, name, "steps", first_step, silent)
         self.restart_clock()
 
@@ -53,12 +53,12 @@ class RunLog:
         self.started, self.images = time.perf_counter(), 0
 
     def advance(self, images: int) -> None:
-        """One step on so many images is done."""
+        """Count a finished step and its images."""
         self.images += images
         self.bar.update()
 
     def log_step(self, step: int, scalars: dict[str, float]) -> None:
-        """Log the scalars of a step and the speed since the last ones, and show the main ones beside the bar."""
+        """Log the scalars of a step and the speed since the last ones, and show the main ones beside the progress."""
         seconds = time.perf_counter() - self.started
         self.log(step, {**scalars, "images_per_second": round(self.images / seconds, 1), "seconds": round(seconds, 3)})
         kinds = ("loss/largest", "loss/random", *(name for name in scalars if name.startswith("loss/")))
@@ -72,7 +72,7 @@ class RunLog:
             return
         line = json.dumps({"step": step, **scalars}).encode() + b"\n"
         with self._writing():
-            while line := line[self.lines.write(line) :]:  # the rest of what a full disk took only a part of
+            while line := line[self.lines.write(line) :]:  # the rest of a line that a full disk has truncated
                 pass
             for name, value in scalars.items():
                 self.writer.add_scalar(name, value, step)
@@ -86,7 +86,7 @@ class RunLog:
 
 
 def _forget_from(path: Path, step: int) -> None:
-    """Drop the lines of steps that a resumed run is about to repeat."""
+    """Remove the lines of steps that a resumed run will repeat."""
     if path.exists():
         kept = [line for line in read_json_lines(path) if isinstance(line.get("step"), int) and line["step"] < step]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

@@ -1,6 +1,6 @@
-"""Which random subnets a step draws: pure functions of the configuration, the step and the step's own generator.
+"""Sampling of the random subnets of a step: pure functions of the configuration, the step and the step's own generator.
 
-What is drawn never depends on earlier calls, so a resumed run draws what the undisturbed one would have drawn.
+Samples do not depend on earlier calls, so a resumed run draws the same subnets as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from paddle_pgonas.training.published_draws import published_draws
 
 DEPTH_PHASES, WIDTH_PHASES = 3, 6
 SECOND_PLACE_EPOCHS = 70
-"""Epochs of the 2nd place's first training, in which its phases are counted."""
+"""Epochs of the 2nd place's first training, the unit of its phases."""
 DEPTH_OPENS = ((0, 2 / 3), (5, 1 / 3), (15, 0.0))
-"""From which epoch on which share of a stage's optional blocks is kept at least; the last stage is free from the start."""
+"""(epoch, least share of a stage's optional blocks that is used from this epoch on); the last stage is free from the start."""
 WIDTH_OPENS = ((0, 1), (30, 3), (35, 5), (45, 9))
-"""From which epoch on which width codes are drawn at most (9: all that the region admits)."""
+"""(epoch, highest width code that is sampled from this epoch on); 9: all codes of the region."""
 
 
 class Draws:
-    """What the steps of a run draw from (``train.draws``, ``highest_codes``, ``depth_ranges`` and ``candidates``).
+    """The source of the subnets of a run (``train.draws``, ``highest_codes``, ``depth_ranges`` and ``candidates``).
 
     Raises:
         UserError: the candidate file cannot be read, holds no subnet of the region, or bounds do not fit the space.
@@ -64,12 +64,12 @@ class Draws:
 
 @dataclass(frozen=True)
 class CandidateRegion(Region):
-    """Given architectures, gone through in rounds of another order each; largest and smallest are those of the bounds."""
+    """Given architectures, each once per round, shuffled in every round; largest and smallest are those of the bounds."""
 
     archs: Sequence[Arch] = ()
     seed: int = 0
     numbers: Iterator[int] = field(default_factory=itertools.count)
-    """The numbers of the next draws, counted over the whole run."""
+    """The indices of the next samples, counted over the whole run."""
 
     def sample(self, rng: random.Random) -> Arch:
         """The next candidate; the generator is not used."""
@@ -85,9 +85,9 @@ def _order(count: int, seed: int, turn: int) -> list[int]:
 
 
 def draw_fair(region: Region, rng: random.Random, count: int) -> list[Arch]:
-    """Architectures that share no choice (FairNAS): per depth and width, options without replacement.
+    """Architectures whose depths and widths are sampled without replacement (FairNAS).
 
-    With more architectures than options a new round of options begins.
+    With more architectures than options, a new round of options begins.
     """
 
     def options(low: int, high: int) -> list[int]:
@@ -108,10 +108,10 @@ def draw_fair(region: Region, rng: random.Random, count: int) -> list[Arch]:
 
 
 def draw_progressive(region: Region, rng: random.Random, progress: float) -> Arch:
-    """Progressive shrinking (once-for-all): three phases that admit ever shallower subnets, then six for ever narrower ones.
+    """Progressive shrinking (once-for-all): three phases with more and more shallow subnets, then six with narrow ones.
 
     Args:
-        progress: share of the training that is over, 0 to 1; each phase lasts a ninth.
+        progress: finished share of the training, 0 to 1; each phase lasts a ninth.
     """
     phase = min(int(progress * (DEPTH_PHASES + WIDTH_PHASES)), DEPTH_PHASES + WIDTH_PHASES - 1)
     opened = min(phase + 1, DEPTH_PHASES) / DEPTH_PHASES
@@ -122,13 +122,13 @@ def draw_progressive(region: Region, rng: random.Random, progress: float) -> Arc
 
 
 def second_place_phase(region: Region, progress: float) -> Region:
-    """The part of the region that the 2nd place of the challenge draws from at this share of the training.
+    """The part of the region from which the 2nd place of the challenge samples at this share of the training.
 
-    Its own figures for Track 1 come out: least depths 4 4 6 2, then 3 3 4 2, then 2 2 2 2; codes 1, then up to 3, then 3 3 5 5,
-    then 3 3 5 7.
+    For Track 1 these are its published values: least depths 4 4 6 2, then 3 3 4 2, then 2 2 2 2; codes 1, then up to 3, then
+    3 3 5 5, then 3 3 5 7.
 
     Args:
-        progress: share of the training that is over, 0 to 1.
+        progress: finished share of the training, 0 to 1.
     """
     epoch = progress * SECOND_PLACE_EPOCHS
     kept = [share for begin, share in DEPTH_OPENS if begin <= epoch][-1]
@@ -141,7 +141,7 @@ def draw_largest(region: Region, rng: random.Random, count: int, draws: int) -> 
     """The ``count`` largest of ``draws`` random subnets, no two with equal multiply-accumulates (1st place, second stage).
 
     Raises:
-        UserError: the draws hold fewer different costs than that.
+        UserError: the samples have fewer different costs.
     """
     by_cost = {cost.macs(arch): arch for arch in (region.sample(rng) for _ in range(draws))}
     if len(by_cost) < count:
@@ -153,14 +153,14 @@ def draw_pair(region: Region | SearchSpace, rng: random.Random, distance: int) -
     """Two random architectures whose codes differ in at least ``distance`` digits, the second redrawn until they do.
 
     Raises:
-        UserError: a thousand draws did not find one.
+        UserError: a thousand attempts gave none.
     """
     first = region.sample(rng)
     for _ in range(1000):
         second = region.sample(rng)
         if first.distance(second) >= distance:
             return first, second
-    raise UserError(f"train.pair_distance: random codes hardly ever differ in {distance} digits; lower it")
+    raise UserError(f"train.pair_distance: random codes rarely differ in {distance} digits; lower it")
 
 
 def draw_ordered_pair(
@@ -168,15 +168,15 @@ def draw_ordered_pair(
 ) -> tuple[Arch, Arch]:
     """A pair as :func:`draw_pair` gives it, redrawn until the larger prior is at least ``ratio`` times the smaller.
 
-    Not the paper's: random subnets are mostly near the average in cost, and of two that cost nearly the same the prior hardly
-    tells which is better.
+    Not in the paper. Random subnets mostly have a cost near the average, and for two subnets of nearly equal cost the prior
+    hardly predicts which is better.
 
     Raises:
-        UserError: ten thousand draws did not find one.
+        UserError: ten thousand attempts gave none.
     """
     for _ in range(10_000):
         first, second = draw_pair(region, rng, distance)
         low, high = sorted((prior(first), prior(second)))
         if high >= ratio * low:
             return first, second
-    raise UserError(f"train.pair_ratio: random subnets hardly ever have priors {ratio} times apart")
+    raise UserError(f"train.pair_ratio: the priors of random subnets rarely have a ratio of {ratio}")

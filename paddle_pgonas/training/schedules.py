@@ -1,4 +1,4 @@
-"""Learning rate and rank-loss weight as plain functions of the step and the epoch: nothing to save, nothing to resume."""
+"""Learning rate and rank-loss weight as functions of the step and the epoch, without state."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from paddle_pgonas.config import Train
 
 PUBLISHED_EPOCHS = 70
 RESTARTS = ((0, 0.25), (5, 0.5), (15, 1.0), (30, 0.25), (35, 0.5), (45, 1.0))
-"""Where the 2nd place's cosines begin, in its 70 epochs, and their highest rate as a share of the highest of all."""
+"""(epoch at which a cosine of the 2nd place starts, of 70; its highest rate as a share of the highest of all)."""
 
 
 def learning_rate(train: Train, step: int, steps_per_epoch: int, total_batch: int) -> float:
     """Learning rate of a step (both counted from 0).
 
     ``cosine``: rises linearly over ``warmup_epochs``, reaching the highest rate at its last step, then falls to 0 at the end.
-    ``published``: rises from exactly 0 over ``int(warmup_images / total_batch) * warmup_epochs`` steps, whatever the data's
-    real size, then takes one cosine step at the end of each epoch, with a half-period of ``epochs``. The epoch with whose last
-    step the warm-up ends already counts. On ImageNet-mini the rate never leaves the rise.
-    ``restarts``: the 2nd place's six cosines, without a warm-up, stretched over the run.
+    ``published``: rises from exactly 0 over ``int(warmup_images / total_batch) * warmup_epochs`` steps, independent of
+    the size of the data, then takes one cosine step at the end of each epoch, with a half-period of ``epochs``. If the warm-up
+    ends with the last step of an epoch, this epoch counts already. On ImageNet-mini the rate never leaves the warm-up.
+    ``restarts``: the 2nd place's six cosines, without a warm-up, rescaled to the length of the run.
     """
     highest = train.lr_per_256 * total_batch / 256
     if train.schedule == "published":
         warmup = int(int(train.warmup_images / total_batch) * train.warmup_epochs)
         if step < warmup:
             return highest * step / warmup
-        first_end = max(1, ceil(warmup / steps_per_epoch))  # epochs that are over when the cosine takes its first step
+        first_end = max(1, ceil(warmup / steps_per_epoch))  # epochs that have ended when the cosine takes its first step
         epochs_since = step // steps_per_epoch - first_end + 1
         return highest * 0.5 * (1 + cos(pi * epochs_since / train.epochs))
     total = train.epochs * steps_per_epoch
@@ -38,7 +38,7 @@ def learning_rate(train: Train, step: int, steps_per_epoch: int, total_batch: in
 
 
 def restarted_cosine(progress: float) -> float:
-    """The learning rate's share of the highest one under the 2nd place's restarted cosines, at a share of the run (0 to 1)."""
+    """The learning rate, relative to the highest, of the 2nd place's restarted cosines at a share of the run (0 to 1)."""
     epoch = progress * PUBLISHED_EPOCHS
     number = max(index for index, (begin, _) in enumerate(RESTARTS) if begin <= epoch)
     begin, highest = RESTARTS[number]
@@ -65,7 +65,7 @@ RANK_LAMBDAS = {
 def rank_lambda(train: Train, step: int, steps_per_epoch: int) -> float:
     """Weight of the rank loss at a step (from 0), never negative: one of the paper's schedules times ``rank_weight``.
 
-    The schedules go by whole epochs; stretched, by seventieths of the run, so that a run of few epochs takes every value too.
+    The schedules change per epoch and are defined for 70 epochs. With ``stretch_lambda`` they are rescaled to the run's length.
     """
     total = train.epochs * steps_per_epoch
     epoch = step * PUBLISHED_EPOCHS // total if train.stretch_lambda else step // steps_per_epoch

@@ -1,4 +1,4 @@
-"""Requests to stop a run: Ctrl-C or SIGTERM ends it behind a checkpoint, not in the middle of a step."""
+"""Requests to stop a run: Ctrl-C or SIGTERM ends it after a checkpoint, not within a step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """A list that is empty until someone asks the process to stop; a second request stops it at once."""
+    """A list that is empty until the process is asked to stop; a second request stops it immediately."""
     requests: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Stand-alone training of single subnets from scratch: what makes a truth file."""
+"""Stand-alone training of single subnets from scratch, which gives a truth file."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def train_standalone(config: Config, arch: Arch, weights: str | Path | None = No
     """Train one subnet from random weights with the configuration's recipe; its top-1 on the validation images.
 
     Recipe: cross-entropy on the labels, SGD with momentum, and of ``train`` the keys in :data:`RECIPE`; ``data``'s augmentation.
-    The seed decides weights, order of images and augmentation. Checkpoints lie in ``<output_dir>/standalone/`` until the subnet
-    is trained: after a kill, Ctrl-C or SIGTERM the same call goes on from the last one and ends with the same weights.
+    The seed determines initial weights, order of images and augmentation. Checkpoints are kept in ``<output_dir>/standalone/``
+    until the subnet is trained: after a kill, Ctrl-C or SIGTERM the same call continues from the last one, with the same result.
 
     Args:
         weights: a file for the trained weights; those of the largest subnet are a teacher (``train.teacher``).
 
     Raises:
-        UserError: a key is set that stand-alone training does not use, someone asked to stop, or the training diverged or
-            collapsed.
+        UserError: a key is set that stand-alone training does not use, the process was asked to stop, or the training diverged
+            or collapsed.
     """
     folder = _store(config).folder / arch.code
     acc = _train(config, arch, folder, weights)
@@ -80,18 +80,18 @@ def accuracy(net: ResNet, images: DecodedImages, config: Config) -> float:
 
 
 def make_truth(config: Config, candidates: Sequence[Candidate], output: str | Path) -> None:
-    """Train every candidate that has no result yet and write the truth file, after each one anew.
+    """Train every candidate that has no result yet, and write the truth file after each one.
 
-    Results are kept one file per subnet in a store in ``<output_dir>/standalone/``, so that a killed run goes on with the rest,
-    and within the subnet that it was training. Processes started with ranks (python -m paddle.distributed.launch) take turns;
-    each writes the results that are there, the last one all of them.
+    Results are stored in ``<output_dir>/standalone/``, one file per subnet, so an interrupted run continues with the remaining
+    subnets, and within the subnet that it was training. Processes started with ranks (python -m paddle.distributed.launch) share
+    the subnets; each writes the existing results, the last one all of them.
     """
     store = _store(config)
     with exclusive(store.folder, "standalone"):
         for candidate in candidates[distributed.rank() :: distributed.world()]:
             code = candidate.arch.code
             if store.get(code) is not None:
-                _remove_checkpoints(store.folder / code)  # a kill may have come in between
+                _remove_checkpoints(store.folder / code)  # a run may have been killed between storing and this
                 continue
             started = time.time()
             acc = _train(config, candidate.arch, store.folder / code)
@@ -122,14 +122,14 @@ RECIPE = (
     "warmup_epochs",
     "warmup_images",
 )
-"""The keys of ``train`` that can change a stand-alone result; the others belong to the supernet or change nothing."""
+"""The keys of ``train`` that can change a stand-alone result; the others belong to the supernet or have no influence."""
 
 WITHOUT_EFFECT = ("log_every", "checkpoint_every", "keep_checkpoints")
-"""Keys of ``train`` that stand-alone training uses and that change no result."""
+"""Keys of ``train`` that stand-alone training uses and that do not influence results."""
 
 
 def _store(config: Config) -> Store:
-    """Where results are kept. Raises UserError for a key that could not change them but has a value of its own."""
+    """The store of results. Raises UserError for an unused key that does not have its default."""
     used = {"model": {"num_classes", "activation"}, "train": {*RECIPE, *WITHOUT_EFFECT}, "score": {"batch_size"}}
     for section, names in used.items():
         values = getattr(config, section)
@@ -142,7 +142,7 @@ def _store(config: Config) -> Store:
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """Everything that a stand-alone result depends on beside the architecture; images by their contents."""
+    """Everything that a stand-alone result depends on in addition to the architecture; images by their contents."""
     data, model = config.data, config.model
     return {
         "kept": "stand-alone results",

@@ -1,7 +1,7 @@
-"""One callable per training method. Each does the forwards and backwards of a step and leaves the summed gradients.
+"""One callable per training method. Each runs the forward and backward passes of a step, which sum up the gradients.
 
-The trainer clears gradients before and steps the optimizer after. Subnets are drawn from the step's own generator, made from
-(seed, step), so they do not depend on what ran before.
+The trainer clears gradients before and steps the optimizer after. Subnets are drawn from the step's own generator, seeded with
+(seed, step), so they do not depend on earlier steps.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from paddle_pgonas.training.samplers import draw_fair, draw_largest, draw_ordere
 
 @dataclass(frozen=True)
 class Step:
-    """What a strategy is given beside the network and the batch."""
+    """Arguments of a strategy in addition to the network and the batch."""
 
     rng: random.Random
     region: Region
-    """What random subnets are drawn from, and whose largest and smallest subnet the sandwich trains."""
+    """The region from which random subnets are drawn; the sandwich trains its largest and smallest subnet."""
     index: int = 0
     """Number of the step, from 0 over all epochs."""
     rank_lambda: float = 0.0
     progress: float = 0.0
-    """Share of the training that is over, 0 to 1."""
+    """Finished share of the training, 0 to 1."""
     distils: bool = True
     """Whether the sandwich's smaller subnets learn from the largest; from the labels otherwise."""
     backward: Callable[[paddle.Tensor], None] = lambda loss: loss.backward()
-    """Adds a loss's gradients to those that are there (the trainer's scales the loss first, for fp16 and micro-batches)."""
+    """Adds the gradients of a loss (the trainer's function scales the loss first, for fp16 and micro-batches)."""
 
 
 @dataclass
 class Metrics:
-    """What a strategy reports of its passes; tensors, because reading one out waits for the device."""
+    """Metrics of a strategy's passes, as tensors, because reading a value waits for the device."""
 
     losses: list[tuple[str, paddle.Tensor]] = field(default_factory=list)
     """Kind and value of every loss in the order of the passes."""
     accuracy: paddle.Tensor | None = None
-    """Share of the batch that the step's first subnet classified right."""
+    """Share of the batch that the step's first subnet classified correctly."""
     pairs: int = 0
     pairs_out_of_order: int = 0
 
@@ -61,7 +61,7 @@ class Metrics:
 
 
 def mean_metrics(parts: Sequence[Metrics]) -> Metrics:
-    """Metrics of a whole batch from those of its micro-batches, which made the same passes and are of one size."""
+    """Metrics of a whole batch from those of its micro-batches, which have the same passes and the same size."""
     if len(parts) == 1:
         return parts[0]
     losses = [
@@ -88,7 +88,7 @@ def _accuracy(logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
 class Uniform:
     """The organisers' baseline (single-path one-shot): random subnets learn from the labels and from a fixed teacher.
 
-    The teacher runs once per batch, not once per subnet; without one the labels alone teach.
+    The teacher runs once per batch, not once per subnet. Without a teacher only the labels are used.
     """
 
     random_subnets: int
@@ -96,7 +96,7 @@ class Uniform:
     teacher: nn.Layer | None = None
 
     def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> Metrics:
-        """Forwards and backwards of one step on images [N, 3, S, S] and labels [N]."""
+        """Forward and backward passes of one step on images [N, 3, S, S] and labels [N]."""
         metrics, target = Metrics(), None
         if self.teacher is not None:
             with paddle.no_grad():
@@ -122,16 +122,16 @@ class Uniform:
 
 @dataclass
 class Progressive(Uniform):
-    """Progressive shrinking (once-for-all): the uniform step in a space that opens with the training's progress."""
+    """Progressive shrinking (once-for-all): the uniform step in a space that grows during the training."""
 
     def draw(self, step: Step) -> list[Arch]:
-        """Subnets of the part of the space that is open."""
+        """Subnets of the current part of the space."""
         return [draw_progressive(step.region, step.rng, step.progress) for _ in range(self.random_subnets)]
 
 
 @dataclass
 class Phases(Uniform):
-    """The 2nd place's first training: the uniform step in a space that opens in its phases, the widths late."""
+    """The 2nd place's first training: the uniform step in a space that grows in phases, in depth first and in width later."""
 
     def draw(self, step: Step) -> list[Arch]:
         """Subnets of the phase's part of the space."""
@@ -159,7 +159,7 @@ class Sandwich:
     distil: Distillation
 
     def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> Metrics:
-        """Largest subnet on the labels, then smallest and random ones on its detached logits (at first on labels, if asked)."""
+        """Largest subnet with labels, then smallest and random ones with its detached logits (or at first with labels)."""
         net.set_active_subnet(step.region.largest)
         logits = net(x)
         loss = cross_entropy(logits, y)
@@ -189,7 +189,7 @@ class Sandwich:
 
 @dataclass
 class FairSandwich(Sandwich):
-    """The sandwich with middle subnets that share no choice (FairNAS)."""
+    """The sandwich with middle subnets sampled without replacement (FairNAS)."""
 
     def draw(self, step: Step) -> list[Arch]:
         """The subnets between the largest and the smallest, without replacement per layer."""
@@ -212,7 +212,7 @@ class Pgonas:
     def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> Metrics:
         """The sandwich's passes, then the pairs'."""
         metrics = self.sandwich(net, x, y, step)
-        if step.rank_lambda == 0:  # the pairs could not change a weight
+        if step.rank_lambda == 0:  # the pairs cannot change a weight
             return metrics
         for _ in range(self.pairs):
             pair = draw_ordered_pair(step.region, step.rng, self.pair_distance, self.prior, self.pair_ratio)
@@ -224,9 +224,9 @@ class Pgonas:
     ) -> None:
         """``lambda * max(0, L(better prior) - L(worse prior))`` of one pair.
 
-        As published only the second loss has a gradient: it falls if the second's prior is the better one, else it rises.
-        With several processes the losses are compared as means over all their images, as if one had them all, or (as published)
-        by each process on its own. Of equal priors the second is taken for the worse, as published, or the pair is left out.
+        As published only the second loss has a gradient: it decreases if the second's prior is the better one, and increases
+        otherwise. With several processes the losses are compared as means over the images of all processes, or (as published)
+        by each process on its own. Of equal priors the second counts as the worse, as published, or the pair is skipped.
         """
         prior_first, prior_second = self.prior(first), self.prior(second)
         if prior_first == prior_second and self.equal_priors == "skip":
@@ -252,7 +252,7 @@ class Pgonas:
 
 
 def learn_labels(net: nn.Layer, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> Metrics:
-    """Stand-alone training: a network that is its only subnet learns from the labels."""
+    """Stand-alone training: a single network learns from the labels."""
     logits = net(x)
     loss = cross_entropy(logits, y)
     step.backward(loss)
@@ -262,7 +262,7 @@ def learn_labels(net: nn.Layer, x: paddle.Tensor, y: paddle.Tensor, step: Step) 
 
 
 def make_strategy(config: Config, teacher: nn.Layer | None) -> Strategy:
-    """The configured method: a built-in one, or what an import path names, called with the configuration and the teacher."""
+    """The configured method: a built-in one, or the callable of an import path, called with the configuration and the teacher."""
     train = config.train
     if is_import_path(train.strategy):
         own: Strategy = import_callable(train.strategy, "train.strategy")(config, teacher)

@@ -1,4 +1,4 @@
-"""The training loop: steps, log, health checks and checkpoints until the run's last step, or until someone asks it to stop."""
+"""The training loop: steps, log, health checks and checkpoints until the last step or a request to stop."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ Watch = Callable[[Supernet], dict[str, float]]
 
 
 def train_supernet(config: Config, resume: bool = False, watch: Watch | None = None, other_data: bool = False) -> Path:
-    """The configured training in ``output_dir``, as :func:`paddle_pgonas.scoring.watch.train` describes it for users.
+    """Run the configured training in ``output_dir``; :func:`paddle_pgonas.scoring.watch.train` is its public form.
 
     Args:
-        watch: called with the supernet behind each checkpoint; the scalars that it returns are logged.
+        watch: called with the supernet after each checkpoint; the scalars that it returns are logged.
         other_data: resume although the training images are not those of the checkpoint.
 
     Raises:
-        UserError: the folder holds another run, data or weights do not fit, the processes were not started alike, or the
+        UserError: the folder holds another run, data or weights do not fit, the processes disagree, or the
             training diverged or collapsed; then the last good checkpoint is named.
     """
     select_device(config.device)
@@ -71,14 +71,14 @@ def train_supernet(config: Config, resume: bool = False, watch: Watch | None = N
 
 
 def fit(run: Run, step: int, folder: Path, again: str, watch: Watch | None = None) -> None:
-    """Take the run's steps from ``step`` to the last, with log and checkpoints in ``folder``.
+    """Run the steps from ``step`` to the last, with log and checkpoints in ``folder``.
 
     Args:
-        again: what goes on with a stopped run, for the message.
+        again: how to continue a stopped run, for the message.
         watch: as for :func:`train_supernet`.
 
     Raises:
-        UserError: someone asked to stop, or the training diverged or collapsed; in all processes at once.
+        UserError: a request to stop, or the training diverged or collapsed; in all processes at once.
     """
     kept, first = folder / "checkpoints", distributed.leads()
 
@@ -106,7 +106,7 @@ def fit(run: Run, step: int, folder: Path, again: str, watch: Watch | None = Non
                         save_checkpoint(kept, run.net, run.optimizer, run.record(step), run.settings.keep_checkpoints)
                     distributed.barrier()
                 if stop:
-                    raise UserError(f"stopped after step {step}; {again} goes on from there")
+                    raise UserError(f"stopped after step {step}; {again} continues from there")
                 if run.watches(step):
                     observe(step)
         except Collapse as error:
@@ -115,7 +115,7 @@ def fit(run: Run, step: int, folder: Path, again: str, watch: Watch | None = Non
 
 
 class Run:
-    """Network, batches, optimizer and strategy of a training, and its single step.
+    """Network, batches, optimizer and strategy of a training; runs a single step.
 
     Args:
         arch: train this architecture as a network of its own; None trains the supernet with the configured strategy.
@@ -146,11 +146,11 @@ class Run:
         self.health = Health(settings, batches)
 
     def checkpoint_due(self, step: int) -> bool:
-        """Whether there is a checkpoint behind so many steps."""
+        """Whether a checkpoint follows after ``step`` steps."""
         return step % self.steps_per_checkpoint == 0 or step == self.total_steps
 
     def watches(self, step: int) -> bool:
-        """Whether the network is watched behind so many steps: at shares of the run, or with every checkpoint."""
+        """Whether the network is watched after ``step`` steps: at shares of the run, or with every checkpoint."""
         shares = self.settings.watch_at
         if shares is None:
             return step > 0 and self.checkpoint_due(step)
@@ -167,7 +167,7 @@ class Run:
                     return
 
     def step(self, index: int, x: paddle.Tensor, y: paddle.Tensor) -> Metrics:
-        """One optimizer step on one batch, in ``accumulate`` micro-batches; these and all processes draw the same subnets."""
+        """One optimizer step on one batch, in ``accumulate`` micro-batches; these and all processes use the same subnets."""
         self.optimizer.clear_grad()
         size = self.settings.batch_size // self.settings.accumulate
         starts = range(0, self.settings.batch_size, size)
@@ -180,7 +180,7 @@ class Run:
         return metrics
 
     def _given(self, index: int) -> Step:
-        """What the strategy is given in a step."""
+        """The strategy's arguments for a step."""
         settings = self.settings
         rng, region = self.draws.of_step(index, self.steps_per_epoch)
         return Step(
@@ -194,7 +194,7 @@ class Run:
         )
 
     def _passes(self, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> Metrics:
-        """The strategy's forwards and backwards on a micro-batch, in the configured precision."""
+        """The strategy's forward and backward passes on a micro-batch, in the configured precision."""
         amp = self.settings.amp
         try:
             with paddle.amp.auto_cast(amp != "off", dtype=self.dtype if amp != "off" else "float16"):
@@ -212,10 +212,10 @@ class Run:
         self.scaler.scale(loss if count == 1 else loss / count).backward()
 
     def scalars(self, index: int, metrics: Metrics) -> dict[str, float]:
-        """What the log keeps of a step, as means over all processes: of several losses of a kind the last.
+        """Scalars of a step for the log, as means over all processes; of several losses of a kind the last.
 
         Raises:
-            Collapse: a loss is not a number; in all processes, whichever has it.
+            Collapse: a loss of any process is not finite; raised in all processes.
         """
         tensors = {f"loss/{kind}": loss for kind, loss in metrics.losses}
         if metrics.accuracy is not None:
@@ -226,7 +226,7 @@ class Run:
         scalars = dict(zip(tensors, means, strict=True))
         check_losses(scalars)
         squares = [weight.grad.square().sum() for weight in self.net.parameters() if weight.grad is not None]
-        scalars["grad_norm"] = float(paddle.add_n(squares).sqrt())  # before it is clipped
+        scalars["grad_norm"] = float(paddle.add_n(squares).sqrt())  # before clipping
         scalars["lr"] = self.optimizer.get_lr()
         if self.ranks:
             scalars["rank_lambda"] = rank_lambda(self.settings, index, self.steps_per_epoch)
@@ -245,11 +245,11 @@ class Run:
         return digest.hexdigest()
 
     def record(self, step: int) -> Record:
-        """What the weights after ``step`` steps are, kept with them."""
+        """The record of the checkpoint after ``step`` steps."""
         return run_record(self.config, step, self.scaler.state_dict(), self.images)
 
     def restore(self, folder: Path, other_data: bool = False) -> int:
-        """Load the newest whole checkpoint and return its step, 0 if there is none.
+        """Load the newest intact checkpoint and return its step, 0 if there is none.
 
         Args:
             other_data: as for :func:`train_supernet`.
