@@ -36,7 +36,7 @@ class ArchError(UserError):
 class Block(NamedTuple):
     """One active residual block: its index in the supernet's ``blocks`` list, its channel counts and its stride."""
 
-    index: int  # type: ignore[assignment]  # hides tuple.index, which is of no use here
+    index: int  # type: ignore[assignment]  # hides tuple.index, which is not needed here
     c_in: int
     c_mid: int
     c_out: int

@@ -35,7 +35,7 @@ def import_callable(path: str, what: str) -> Callable[..., Any]:
         raise UserError(f"{what} {path!r}: an import path looks like my_module:name")
     name, _, attribute = path.partition(":")
     if "" not in sys.path:
-        sys.path.append("")  # last, so that a file of the working folder never stands in for an installed module
+        sys.path.append("")  # last, so that a file of the working folder never shadows an installed module
     try:
         module = import_module(name)
     except ModuleNotFoundError as error:

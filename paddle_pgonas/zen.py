@@ -27,7 +27,7 @@ RELU_VARIANCE = 0.5 - 0.5 / pi
 
 @cache
 def log_valid_share(kernel: int, stride: int, side_in: int, side_out: int) -> float:
-    """Log of the share of a convolution's taps that meet the image and not its zero padding (both axes)."""
+    """Log of the share of a convolution's taps that fall on the image and not on its zero padding (both axes)."""
     pad = kernel // 2
     taps = sum(0 <= out * stride - pad + tap < side_in for out in range(side_out) for tap in range(kernel))
     return 2 * log(taps / (kernel * side_out))

@@ -39,7 +39,7 @@ class ImageSource(Protocol):
         """The image as RGB, in its own size. Raises UnreadableImage."""
 
     def name(self, index: int) -> str:
-        """The image's name, for people."""
+        """The image's name for messages."""
 
     def fingerprint(self, cache: Path, chosen: Sequence[int] | None = None) -> str:
         """A digest of the images' contents and labels (of the ``chosen`` ones), the same wherever they lie.

@@ -84,7 +84,7 @@ class Machine:
             code = self.data[self.take(1)]
             if code == pickle.STOP[0]:
                 if len(self.stack) != 1 or self.place != len(self.data):
-                    raise Refused("it goes on after its end, or stops before it")
+                    raise Refused("it has data after its end, or is truncated")
                 return self.stack[0]
             instruction = _INSTRUCTIONS.get(code)
             if instruction is None:

@@ -64,7 +64,7 @@ class Comparison:
     """The k of precision at k."""
     rows: list[Row]
     ceiling: float | None
-    """Kendall tau that error-free scores would have with the reference; None if it names no ``std_error``."""
+    """Noise ceiling: Kendall tau of error-free scores with the reference; None if it has no ``std_error``."""
     notes: list[str]
     """Notes about the files: entries without a counterpart, names that stand for different codes."""
 

@@ -1,4 +1,4 @@
-"""The text that a picture's point shows in the browser while the mouse is over it: which subnet it is."""
+"""Texts of a picture's points, which the browser shows while the mouse is over a point: the subnet's description."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from paddle_pgonas import cost
 from paddle_pgonas.arch import Arch
 
 MOST = 2000
-"""Subnets in a picture whose points have texts; those of more would take several times the picture's space."""
+"""Largest number of subnets for which points have texts; more would make the page several times larger."""
 RADIUS = 3.5
-"""Of the circle around a point that the mouse has to meet, in the SVG's units (1/72 inch of the figure)."""
+"""Radius of the sensitive circle around a point, in the SVG's units (1/72 inch of the figure)."""
 
 
 class Point(NamedTuple):
-    """A place in the data coordinates of a figure's axes, and its text."""
+    """A point in data coordinates of a figure's axes, and its text."""
 
     x: float
     y: float
@@ -43,7 +43,7 @@ def points(archs: Sequence[Arch], x: np.ndarray, y: np.ndarray, ranks: Sequence[
 
 
 def circles(figure: Figure, shown: Sequence[Point]) -> str:
-    """Invisible circles with titles over the points of the figure's axes, for the SVG that it was just saved as."""
+    """Invisible circles with titles over the points of the figure's axes, for the SVG of the figure that was saved last."""
     if not shown:
         return ""
     pixels = figure.axes[0].transData.transform([point[:2] for point in shown])  # from the lower left corner

@@ -1,4 +1,4 @@
-"""One HTML page, self-contained: tables, pictures, training curves, and what made them; the template is ``page.html``."""
+"""One self-contained HTML page: tables, pictures, training curves, versions and commands; the template is ``page.html``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write_page(
     """Write the report.
 
     Args:
-        pictures: drawn beforehand, for instance because they are written as files too; drawn here by default.
+        pictures: drawn pictures, for example if they are also written as files; drawn here by default.
         provenance: the training run, versions and commands to show; none by default.
 
     Raises:
@@ -66,13 +66,13 @@ def _tables(comparison: Comparison) -> list[Table]:
     tables: list[Table] = [("Each file against the reference", ["file", "count", *columns], agreed)]
     differing = [(row.name, _figures(row.difference, signed=True)) for row in comparison.rows if row.difference is not None]
     if differing:
-        caption = f"Difference to {comparison.rows[0].name}: above 0 agrees better; bold where the interval leaves out 0"
+        caption = f"Difference to {comparison.rows[0].name}: above 0 agrees better; bold if the interval excludes 0"
         tables.append((caption, ["file", *columns], differing))
     return tables
 
 
 def _figures(estimates: dict[str, Estimate], signed: bool = False) -> list[Cell]:
-    """The statistics; a difference is bold where it is clear."""
+    """The statistics; a difference is bold if its interval excludes 0."""
     shown = zip(estimates.values(), cells(estimates, signed), strict=True)
     return [(value, interval, signed and (estimate.low > 0 or estimate.high < 0)) for estimate, (value, interval) in shown]
 

@@ -1,4 +1,4 @@
-"""The report's pictures. Points are drawn as pixels inside the SVG, so 45,000 of them stay small."""
+"""The report's pictures. Points are rasterized inside the SVG, so that 45,000 points take little space."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ RANKS, COST, ERRORS, TRAINING = (
     "Where the ranking goes wrong",
     "Training run",
 )
-"""The sections that pictures belong to."""
+"""The sections of the page."""
 
 
 class Picture(NamedTuple):
-    """A figure with the file name it gets, the section it belongs to, what it shows in words, and the texts of its points."""
+    """A figure with the file name it gets, the section it belongs to, its caption, and the texts of its points."""
 
     stem: str
     section: str
@@ -58,7 +58,7 @@ class Picture(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One picture of the training log: the keys it shows (one ending in ``/`` stands for all that begin with it)."""
+    """One picture of the training log: its keys (a key that ends in ``/`` stands for all keys with this prefix)."""
 
     stem: str
     caption: str
@@ -77,7 +77,7 @@ PANELS = (
     Panel("speed", "Training speed", "images per second", ("images_per_second",)),
 )
 SCHEDULES = ("lr", "rank_lambda")
-"""Logged values without noise, which are shown as they are."""
+"""Logged values without noise, which are not smoothed."""
 
 
 def pictures(comparison: Comparison, metrics: Sequence[dict[str, Any]] = ()) -> list[Picture]:
@@ -90,7 +90,7 @@ def pictures(comparison: Comparison, metrics: Sequence[dict[str, Any]] = ()) -> 
 def svg(figure: Figure, points: Sequence[hover.Point] = ()) -> str:
     """The figure as an SVG element, with the texts of its points."""
     buffer = io.StringIO()
-    nobody = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # else the file names dates and addresses
+    nobody = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # otherwise the file contains dates and addresses
     with rc_context(STYLE):
         figure.savefig(buffer, format="svg", dpi=110, metadata=nobody)
     text = buffer.getvalue()
@@ -114,7 +114,7 @@ def _of_ranks(comparison: Comparison) -> Iterable[Picture]:
     for number, row in enumerate(comparison.rows, start=1):
         tau = row.agreement.values["kendall"]
         agrees = f"Kendall tau {tau:.3f}" if math.isfinite(tau) else "no Kendall tau, as one is constant"
-        caption = f"{row.name}: rank against rank in {comparison.reference}, {agrees}; on the line they agree"
+        caption = f"{row.name}: rank against rank in {comparison.reference}, {agrees}; on the line they are equal"
         x, y = rankdata(row.reference), rankdata(row.scores)
         points = hover.points(row.archs, x, y, [(comparison.reference, x), (row.name, y)])
         yield Picture(_stem("rank", number, row.name), RANKS, caption, rank_scatter(row, comparison.reference), points)
@@ -193,7 +193,7 @@ def by_width(archs: Sequence[Arch]) -> np.ndarray:
 
 
 def _group_means(error: np.ndarray, groups: np.ndarray, label: str) -> tuple[Figure, str]:
-    """Mean error and its 95 % interval for each value of each stage, and the worst of them in words."""
+    """Mean error and its 95 % interval for each value of each stage, and a text that names the largest."""
     figure, axes = _axes()
     axes.axhline(0, color="grey", linewidth=0.8)
     worst = (0.0, "")
@@ -216,7 +216,7 @@ def _group_means(error: np.ndarray, groups: np.ndarray, label: str) -> tuple[Fig
 
 
 def training_curves(metrics: Sequence[dict[str, Any]], keys: Sequence[str], label: str) -> Figure:
-    """Logged values over the steps; of long noisy logs a running mean, with the values themselves thin behind it."""
+    """Logged values over the steps; for long noisy logs a running mean, with the values as thin lines."""
     figure, axes = _axes()
     for number, key in enumerate(keys):
         points = [(line["step"], line[key]) for line in metrics if "step" in line and isinstance(line.get(key), int | float)]
@@ -244,14 +244,14 @@ def _axes(size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
 
 
 def _legend_above(figure: Figure, axes: Axes) -> None:
-    """Names of the lines where no line runs."""
+    """A legend above the axes."""
     count = len(axes.get_legend_handles_labels()[1])
     if count:
         figure.legend(loc="outside upper center", ncols=min(count, 4), fontsize=8, handlelength=1.5, columnspacing=1.2)
 
 
 def _points(axes: Axes, x: np.ndarray, y: np.ndarray, color: str) -> None:
-    """A scatter whose points shrink and fade as they get many."""
+    """A scatter plot whose points are smaller and more transparent if there are many."""
     count = len(x)
     size, alpha = max(1.5, min(18, 4000 / count)), max(0.15, min(0.8, 300 / count))
     axes.scatter(x, y, s=size, color=color, alpha=alpha, linewidths=0, rasterized=True)
@@ -262,14 +262,14 @@ def _short(name: str) -> str:
 
 
 def _stem(kind: str, number: int, name: str) -> str:
-    """A file name that any system takes; the number keeps files apart that differ in other characters only."""
+    """A portable file name; the number distinguishes names that differ only in other characters."""
     return f"{kind}_{number}_" + re.sub(r"[^A-Za-z0-9.-]+", "_", Path(name).stem)[-40:]
 
 
 def pareto_scatter(
     points: Sequence[tuple[float, float]], front: Sequence[tuple[float, float]], limit: float | None, cost_name: str, score: str
 ) -> Figure:
-    """All (cost, score) points of a search, the front as a staircase through the best of them, and the limit of the cost."""
+    """All (cost, score) points of a search, the Pareto front as a step line, and the limit of the cost."""
     with rc_context(STYLE):
         figure, axes = _axes((5.6, 4.2))
         cloud = np.array(points)

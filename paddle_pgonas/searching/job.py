@@ -231,7 +231,7 @@ def _check_limits(task: Task) -> None:
         least = task.costs(task.space.smallest)[name]
         if least > limit:
             raise UserError(
-                f"no subnet of space {task.space.name} keeps {name} at most {limit:,.10g}: "
+                f"no subnet of space {task.space.name} has {name} of at most {limit:,.10g}: "
                 f"the smallest has {least:,.10g} {COSTS[name]}"
             )
 

@@ -61,7 +61,7 @@ def train_supernet(config: Config, resume: bool = False, watch: Watch | None = N
         run = Run(config, open_shared_batches(config))
         check_processes(run.record(0))
         step = run.restore(folder / "checkpoints", other_data) if resume else 0
-        check_processes({"the step to go on from": step, "the digest of the weights there": run.weights_digest()})
+        check_processes({"the step to continue from": step, "the digest of the weights there": run.weights_digest()})
         if distributed.leads():
             save_config(config, folder / "config.yaml")
         fit(run, step, folder, "the same command with --resume", watch)
