@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.runtime import select_device
 from paddle_pgonas.scoring import scorer
 from paddle_pgonas.scoring.chunks import METRICS, ScoringSet
-from paddle_pgonas.scoring.job import write_submission
+from paddle_pgonas.scoring.job import AGREEMENT, print_sizes, write_submission
 from paddle_pgonas.scoring.scorer import score
 from paddle_pgonas.scoring.session import Session
 from paddle_pgonas.scoring.session import score as score_with
@@ -362,3 +363,30 @@ def test_low_precision_ranks_as_float32_does(tmp_path: Path, amp: str, bn: str) 
         losses.append(score(golden_net(), some_archs(MINI, 40), scorer.scoring_set(settings), settings)[:, 3])
     assert kendall(*losses) > 0.8  # untrained subnets differ little, so their ranks are a hard test
     np.testing.assert_allclose(*losses, rtol=0.1)
+
+
+def test_agreement_of_fewer_images_is_what_was_measured() -> None:
+    measured = json.loads((REPOSITORY / "benchmarks" / "scoring_choices" / "results.json").read_text())["images"]
+    for count, (top1, likelihood) in AGREEMENT.items():
+        assert (top1, likelihood) == tuple(round(measured[metric][str(count)], 3) for metric in ("top1", "likelihood"))
+
+
+def test_the_page_on_scoring_choices_holds_what_was_measured() -> None:
+    home = REPOSITORY / "benchmarks" / "scoring_choices"
+    measured, page = json.loads((home / "results.json").read_text()), (home / "README.md").read_text()
+    images, low = measured["images"], measured["bfloat16"]["tau"]
+    rows = [f"| {int(count):,} | {images['top1'][count]:.3f} | {images['likelihood'][count]:.3f} |" for count in images["top1"]]
+    rows.append(f"| Kendall tau between bfloat16 and float32 | {low['top1']:.3f} | {low['likelihood']:.3f} |")
+    assert all(row in page for row in rows)
+    gpu = (REPOSITORY / "docs" / "gpu.md").read_text()
+    figures = low["likelihood"], low["top1"], images["likelihood"]["2500"], images["top1"]["2500"]
+    assert all(f"{figure:.3f}".lstrip("0") in gpu for figure in figures)
+
+
+def test_a_dry_run_tells_the_time_of_fewer_images(capsys: pytest.CaptureFixture[str]) -> None:
+    print_sizes(2000, 3.6)
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split()[0] for line in lines] == ["500", "1,000"]
+    assert "30 minutes" in lines[0] and "60 minutes" in lines[1]
+    print_sizes(100, 1.0)
+    assert not capsys.readouterr().out

@@ -27,6 +27,9 @@ from paddle_pgonas.scoring.session import metric_values
 from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
 from paddle_pgonas.submission import Candidate, check_submission, read_candidates, write_scores
 
+AGREEMENT = {500: (0.522, 0.69), 1000: (0.659, 0.799), 2500: (0.822, 0.904)}
+"""Kendall tau between the rankings by so many images and by 5,000: by top-1 and by likelihood (benchmarks/scoring_choices)."""
+
 
 def write_submission(
     config: Config,
@@ -133,10 +136,21 @@ def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None) -> Non
     if images:
         print(f"images           {images:,}")
         print(f"time             about {_duration(shared * images / rate)} in one process")
+        print_sizes(images, shared / rate)
     else:
         print("images           unknown: give data.root for an estimate of the time")
     if json_path:
         write_json(json_path, plan)
+
+
+def print_sizes(images: int, seconds_per_image: float) -> None:
+    """The time for fewer images, and how much of the ranking they keep; more images can be added to them later."""
+    fewer = {count: tau for count, tau in AGREEMENT.items() if count < images}
+    if fewer:
+        print("fewer images     data.val_limit, time, Kendall tau by top-1 and by likelihood with the ranking of 5,000 images")
+        print("                 (measured on CIFAR-10, benchmarks/scoring_choices); raise data.val_limit later to add images")
+    for count, (top1, likelihood) in fewer.items():
+        print(f"{count:>16,} {_duration(count * seconds_per_image):>14} {top1:10.3f} {likelihood:8.3f}")
 
 
 def _count_images(config: Config) -> int | None:
