@@ -408,3 +408,12 @@ def test_fewer_validation_images_are_the_first_of_more() -> None:
     few, many = (open_source(Data(source="digits", val_limit=count), "val", 10) for count in (30, 200))
     assert np.array_equal(few.labels, many.labels[:30])
     assert all(few.read(index) == many.read(index) for index in range(30))
+
+
+def test_a_tiny_file_of_a_huge_image_is_not_decoded(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "train" / name / "0.png")
+    Image.new("1", (16_000, 8_000)).save(tmp_path / "train" / "a" / "0.png")  # 128 million pixels in 20 kB
+    with pytest.raises(UnreadableImage, match="claims 16000 x 8000 pixels"):
+        Folder(tmp_path, "train").read(0)

@@ -19,6 +19,9 @@ from paddle_pgonas.errors import UserError
 Split = Literal["train", "val"]
 EXTENSIONS = {".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff"}
 
+LARGE, MOST_PER_BYTE = 25_000_000, 2000
+"""An image of more than LARGE pixels and more than MOST_PER_BYTE pixels per byte of its file is not decoded: it is no photograph."""
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Allowed decoders, chosen by a file's content. Others, such as that of EPS, start programs."""
 
@@ -76,9 +79,13 @@ class Folder:
         """The image as RGB, whatever its mode."""
         path = self.path(index)
         try:
-            if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would block
+            status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode):  # opening a pipe would block
                 raise UnreadableImage("no regular file")
             with Image.open(path, formats=FORMATS) as image:
+                pixels = image.width * image.height
+                if pixels > LARGE and pixels > MOST_PER_BYTE * status.st_size:
+                    raise UnreadableImage(f"claims {image.width} x {image.height} pixels in {status.st_size} bytes")
                 return _rgb(image)
         except Exception as error:  # a damaged image can raise any exception in a decoder
             what = str(error) if isinstance(error, (OSError, UnreadableImage)) else f"{type(error).__name__}: {error}"
