@@ -20,7 +20,7 @@ Split = Literal["train", "val"]
 EXTENSIONS = {".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff"}
 
 LARGE, MOST_PER_BYTE = 25_000_000, 2000
-"""An image of more than LARGE pixels and more than MOST_PER_BYTE pixels per byte of its file is not decoded: it is no photograph."""
+"""An image of more than LARGE pixels and more than MOST_PER_BYTE per byte of its file is not decoded: it is no photograph."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Allowed decoders, chosen by a file's content. Others, such as that of EPS, start programs."""
