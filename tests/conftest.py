@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import runpy
 import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,7 +15,11 @@ from hypothesis import settings
 from PIL import Image
 
 from paddle_pgonas.arch import Arch, SearchSpace
+from paddle_pgonas.config import Data
 from paddle_pgonas.runtime import prepare_process
+
+if TYPE_CHECKING:
+    from paddle_pgonas.data.batches import EpochBatches
 
 prepare_process()
 
@@ -56,22 +60,21 @@ def image_folder(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
+def image_settings(root: Path, **changes: object) -> Data:
+    """Small crops of a folder's images, read in this process."""
+    return Data(**({"root": str(root), "image_size": 16, "resize": 18, "workers": 0} | changes))
+
+
+def collect(batches: EpochBatches, epoch: int, start: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Images and labels of an epoch's batches from ``start`` on."""
+    return [(images.numpy(), labels.numpy()) for images, labels in batches.epoch_from(epoch, start)]
+
+
 def golden_array(name: str, shape: list[int]) -> np.ndarray:
     """A parameter of the golden network: a function of its name and shape."""
-    rng = np.random.RandomState(zlib.crc32(name.encode()))
-    if name.endswith("_variance"):
-        values = rng.uniform(0.5, 1.5, shape)
-    elif name.endswith("_mean"):
-        values = 0.1 * rng.standard_normal(shape)
-    elif len(shape) == 4:
-        values = rng.standard_normal(shape) * np.sqrt(2 / (shape[1] * shape[2] * shape[3]))
-    elif len(shape) == 2:
-        values = rng.standard_normal(shape) / np.sqrt(shape[0])
-    elif name.endswith("bias"):
-        values = 0.1 * rng.standard_normal(shape)
-    else:
-        values = rng.uniform(0.5, 1.5, shape)
-    return values.astype(np.float32)
+    from paddle_pgonas.published.reference import golden_values
+
+    return golden_values(name, shape)
 
 
 def fill_golden(layer) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import shutil
-import signal
-import struct
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
+from conftest import collect, image_settings
 from hypothesis import given
 from hypothesis import strategies as st
 from paddle.vision.transforms import CenterCrop, Compose, Resize
@@ -21,13 +18,9 @@ from PIL import Image
 from paddle_pgonas.config import Data
 from paddle_pgonas.data.batches import EpochBatches, calibration_images
 from paddle_pgonas.data.cache import decoded
-from paddle_pgonas.data.sources import Digits, Folder, UnreadableImage, open_source, spread_order
+from paddle_pgonas.data.sources import Digits, Folder, open_source, spread_order
 from paddle_pgonas.data.transforms import center_crop, draw_shifts, draw_window, random_resized_crop, shift, to_network
 from paddle_pgonas.errors import UserError
-
-
-def settings(root: Path, **changes: object) -> Data:
-    return Data(**({"root": str(root), "image_size": 16, "resize": 18, "workers": 0} | changes))
 
 
 def test_folder_images_come_as_rgb_with_sorted_labels(image_folder: Path) -> None:
@@ -59,7 +52,7 @@ def test_digits_split_without_overlap() -> None:
 def test_a_folder_that_cannot_serve_gives_one_line(image_folder: Path, damage, message: str) -> None:
     damage(image_folder)
     with pytest.raises(UserError, match=message) as caught:
-        open_source(settings(image_folder), "val", 10)
+        open_source(image_settings(image_folder), "val", 10)
     assert "\n" not in str(caught.value)
 
 
@@ -68,16 +61,12 @@ def test_more_classes_than_the_network_has_is_an_error(tmp_path: Path) -> None:
         (tmp_path / "val" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "val" / name / "x.png")
     with pytest.raises(UserError, match=r"model\.num_classes only 2"):
-        open_source(settings(tmp_path), "val", 2)
+        open_source(image_settings(tmp_path), "val", 2)
 
 
 def test_no_root_names_the_key() -> None:
     with pytest.raises(UserError, match=r"data\.root"):
         open_source(Data(), "train", 10)
-
-
-def collect(batches: EpochBatches, epoch: int, start: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [(images.numpy(), labels.numpy()) for images, labels in batches.epoch_from(epoch, start)]
 
 
 def same(a: list[tuple[np.ndarray, np.ndarray]], b: list[tuple[np.ndarray, np.ndarray]]) -> bool:
@@ -87,7 +76,7 @@ def same(a: list[tuple[np.ndarray, np.ndarray]], b: list[tuple[np.ndarray, np.nd
 @pytest.mark.parametrize("augment", ["crop_flip", "shift_flip"])
 def test_batches_depend_on_seed_epoch_and_step_alone(image_folder: Path, tmp_path: Path, augment: str) -> None:
     def make(seed: int, workers: int = 0) -> EpochBatches:
-        data = settings(image_folder, augment=augment, workers=workers)
+        data = image_settings(image_folder, augment=augment, workers=workers)
         return EpochBatches(open_source(data, "train", 2), data, tmp_path / "cache", 2, seed)
 
     whole = collect(make(0), 1, 0)
@@ -100,7 +89,7 @@ def test_batches_depend_on_seed_epoch_and_step_alone(image_folder: Path, tmp_pat
 
 @pytest.mark.parametrize("augment", ["crop_flip", "shift_flip"])
 def test_two_processes_share_the_batch_that_one_would_have(image_folder: Path, tmp_path: Path, augment: str) -> None:
-    data = settings(image_folder, augment=augment)
+    data = image_settings(image_folder, augment=augment)
     source = open_source(data, "train", 2)
     parts = [collect(EpochBatches(source, data, tmp_path / "cache", 2, 0, rank, 2), 1, 0) for rank in range(2)]
     whole = collect(EpochBatches(source, data, tmp_path / "cache", 4, 0), 1, 0)
@@ -109,8 +98,8 @@ def test_two_processes_share_the_batch_that_one_would_have(image_folder: Path, t
 
 
 def test_a_limited_training_set_is_taken_evenly_from_the_classes(image_folder: Path, tmp_path: Path) -> None:
-    data = settings(image_folder, train_limit=4)
-    part, whole = open_source(data, "train", 2), open_source(settings(image_folder), "train", 2)
+    data = image_settings(image_folder, train_limit=4)
+    part, whole = open_source(data, "train", 2), open_source(image_settings(image_folder), "train", 2)
     assert part.labels.tolist() == [0, 0, 1, 1]
     assert part.read(3).tobytes() == whole.read(11).tobytes()
     assert part.fingerprint(tmp_path) != whole.fingerprint(tmp_path)
@@ -120,7 +109,7 @@ def test_a_limited_training_set_is_taken_evenly_from_the_classes(image_folder: P
 def test_an_epoch_shows_each_image_once_and_names_the_corrupt_one(
     image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = settings(image_folder, augment="none")
+    data = image_settings(image_folder, augment="none")
     batches = EpochBatches(open_source(data, "train", 2), data, tmp_path / "cache", 1, 0)
     labels = [int(label) for _, label in collect(batches, 0, 0)]
     assert sorted(labels) == [0] * 5 + [1] * 6  # one of the bright ones is corrupt
@@ -128,7 +117,7 @@ def test_an_epoch_shows_each_image_once_and_names_the_corrupt_one(
 
 
 def test_images_keep_their_labels_through_the_shuffle(image_folder: Path, tmp_path: Path) -> None:
-    data = settings(image_folder, augment="none")
+    data = image_settings(image_folder, augment="none")
     batches = EpochBatches(open_source(data, "train", 2), data, tmp_path / "cache", 4, 0)
     for images, labels in collect(batches, 0, 0):
         bright = images.reshape(4, -1).mean(1) > 127
@@ -136,7 +125,7 @@ def test_images_keep_their_labels_through_the_shuffle(image_folder: Path, tmp_pa
 
 
 def test_a_batch_larger_than_the_data_is_an_error(image_folder: Path, tmp_path: Path) -> None:
-    data = settings(image_folder)
+    data = image_settings(image_folder)
     with pytest.raises(UserError, match=r"train\.batch_size 13 is larger"):
         EpochBatches(open_source(data, "train", 2), data, tmp_path, 13, 0)
 
@@ -151,12 +140,12 @@ def test_the_cache_is_built_once_and_rebuilt_when_damaged(
             Counting.reads += 1
             return super().read(index)
 
-    first = decoded(Counting(image_folder, "val"), settings(image_folder), tmp_path)
+    first = decoded(Counting(image_folder, "val"), image_settings(image_folder), tmp_path)
     assert Counting.reads == 8
     assert first.images.shape == (7, 16, 16, 3)
     assert first.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
     wanted = np.array(first.images)
-    decoded(Counting(image_folder, "val"), settings(image_folder), tmp_path)
+    decoded(Counting(image_folder, "val"), image_settings(image_folder), tmp_path)
     assert Counting.reads == 8
     for name in ("pixels.npy", "images.safetensors"):
         [path] = tmp_path.glob(f"*/{name}")
@@ -164,17 +153,17 @@ def test_the_cache_is_built_once_and_rebuilt_when_damaged(
         damaged[-9] ^= 1
         path.write_bytes(damaged)
         reads = Counting.reads
-        again = decoded(Counting(image_folder, "val"), settings(image_folder), tmp_path)
+        again = decoded(Counting(image_folder, "val"), image_settings(image_folder), tmp_path)
         assert (again.images == wanted).all() and (again.labels == first.labels).all()
         assert Counting.reads == reads + 8
         assert f"not used: {path}" in capsys.readouterr().err
 
 
 def test_another_image_or_crop_is_another_cache(image_folder: Path, tmp_path: Path) -> None:
-    before = decoded(Folder(image_folder, "val"), settings(image_folder), tmp_path).fingerprint
-    assert decoded(Folder(image_folder, "val"), settings(image_folder, resize=20), tmp_path).fingerprint != before
+    before = decoded(Folder(image_folder, "val"), image_settings(image_folder), tmp_path).fingerprint
+    assert decoded(Folder(image_folder, "val"), image_settings(image_folder, resize=20), tmp_path).fingerprint != before
     Image.new("RGB", (30, 30), "white").save(image_folder / "val" / "dark" / "9.png")
-    assert decoded(Folder(image_folder, "val"), settings(image_folder), tmp_path).fingerprint != before
+    assert decoded(Folder(image_folder, "val"), image_settings(image_folder), tmp_path).fingerprint != before
 
 
 def test_evaluation_takes_the_centre_of_the_resized_image() -> None:
@@ -240,158 +229,9 @@ def test_network_input_is_normalised_per_channel() -> None:
 
 
 def test_calibration_images_come_evenly_and_skip_the_corrupt_one(image_folder: Path) -> None:
-    data = settings(image_folder)
+    data = image_settings(image_folder)
     images = calibration_images(open_source(data, "train", 2), data, 12)
     assert images.shape == (11, 16, 16, 3)
-
-
-class Stubborn(Folder):
-    """A source in which image 3 makes the decoder raise an error."""
-
-    def __init__(self, root: Path, error: BaseException) -> None:
-        super().__init__(root, "train")
-        self.error = error
-
-    def read(self, index: int) -> Image.Image:
-        with pytest.MonkeyPatch.context() as patch:
-            if index == 3:
-                patch.setattr(Image.Image, "convert", self.fail)
-            return super().read(index)
-
-    def fail(self, *arguments: object) -> Image.Image:
-        raise self.error
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        RuntimeError("a"),
-        NotImplementedError(),
-        subprocess.CalledProcessError(1, ["gs"]),
-        MemoryError(),
-        struct.error("b"),
-        KeyError(3),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_whatever_a_decoder_raises_the_image_is_named_and_left_out(
-    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], error: Exception
-) -> None:
-    source, data = Stubborn(image_folder, error), settings(image_folder, max_unreadable=0.2, augment="crop_flip")
-    assert len(decoded(source, data, tmp_path).labels) == 10
-    assert len(calibration_images(source, data, 12)) == 10
-    for _ in collect(EpochBatches(source, data, tmp_path, 4, 0), 0, 0):
-        pass
-    lines = [line for line in capsys.readouterr().err.splitlines() if source.name(3) in line]
-    assert len(lines) == 3 and type(error).__name__ in lines[0]
-
-
-@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "broken link", "link to itself", "postscript", "no pixels", "name"])
-def test_what_is_no_image_file_is_left_out_without_waiting(image_folder: Path, tmp_path: Path, kind: str) -> None:
-    path = image_folder / "train" / "dark" / "0.png"
-    path.unlink()
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "device":
-        path.symlink_to("/dev/zero")
-    elif kind == "folder":
-        path.mkdir()
-    elif kind == "broken link":
-        path.symlink_to("nowhere")
-    elif kind == "link to itself":
-        path.symlink_to(path)
-    elif kind == "postscript":
-        path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) run\n%%EOF\n")
-    elif kind == "no pixels":
-        path.write_bytes(b"P6\n0 0\n255\n")
-    else:
-        Path(os.fsdecode(os.fsencode(path.with_name("0")) + b"\xff.png")).write_bytes(b"not an image")
-    data = settings(image_folder, max_unreadable=0.2)
-    found = decoded(open_source(data, "train", 2), data, tmp_path / "cache")
-    assert len(found.labels) == 10
-
-
-def test_a_name_that_is_not_utf_8_is_an_image_like_others(image_folder: Path, tmp_path: Path) -> None:
-    folder = image_folder / "train" / "dark"
-    (folder / "1.png").rename(os.fsdecode(os.fsencode(folder) + b"/\xff\xfe.png"))
-    data = settings(image_folder)
-    assert len(decoded(open_source(data, "train", 2), data, tmp_path / "cache").labels) == 11
-
-
-def test_ghostscript_is_never_started(image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "bin" / "gs"
-    program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    path = image_folder / "train" / "dark" / "0.png"
-    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
-    source = Folder(image_folder, "train")
-    with pytest.raises(UnreadableImage, match=r"0\.png"):
-        source.read(int(np.flatnonzero(source.labels == 1)[0]))
-    assert not (tmp_path / "started").exists()
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_too_many_unreadable_images_stop_with_their_names(
-    image_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], workers: int
-) -> None:
-    broken = [image_folder / "train" / "dark" / f"{number}.png" for number in range(4)]
-    for path in broken:
-        path.write_bytes(b"not an image")
-    data = settings(image_folder, augment="crop_flip", workers=workers)
-    source = open_source(data, "train", 2)
-    with pytest.raises(UserError, match=r"data\.max_unreadable") as caught:
-        for _ in EpochBatches(source, data, tmp_path, 2, 0).epoch_from(0, 0):
-            pass
-    assert str(broken[0].parent) in str(caught.value) and "\n" not in str(caught.value)
-    for job in (lambda: decoded(source, data, tmp_path), lambda: calibration_images(source, data, 12)):
-        with pytest.raises(UserError, match=r"2 of 12 images cannot be read .*data\.max_unreadable"):
-            job()
-    relaxed = settings(image_folder, max_unreadable=0.5)
-    assert len(decoded(source, relaxed, tmp_path).labels) == 7
-    with pytest.raises(UserError, match="5 of 12"):  # also where the cache is there already
-        decoded(source, data, tmp_path)
-    assert str(broken[3]) in capfd.readouterr().err
-
-
-class Deadly(Folder):
-    """A source that kills the loader process which reads it."""
-
-    def read(self, index: int) -> Image.Image:
-        if os.getpid() != MAIN:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().read(index)
-
-
-MAIN = os.getpid()
-
-
-def test_a_loader_process_that_dies_is_one_line(image_folder: Path, tmp_path: Path) -> None:
-    source = Deadly(image_folder, "train")
-    with pytest.raises(UserError, match=r"data\.workers: a loader process died"):
-        for _ in EpochBatches(source, settings(image_folder, augment="crop_flip", workers=1), tmp_path, 4, 0).epoch_from(0, 0):
-            pass
-
-
-def test_grey_of_16_bits_keeps_its_values(tmp_path: Path) -> None:
-    values = np.array([[0, 257, 32896, 65535]], np.uint16)
-    folder = tmp_path / "train" / "a"
-    folder.mkdir(parents=True)
-    for suffix in ("png", "tif"):
-        Image.fromarray(values).save(folder / f"x.{suffix}")
-    Image.fromarray(values.astype(">u2").view(">u2")).save(folder / "y.tif")
-    Image.fromarray(values.astype(np.float32)).save(folder / "z.tif")
-    source = Folder(tmp_path, "train")
-    for index in range(3):
-        assert np.asarray(source.read(index))[0].tolist() == [[value] * 3 for value in (0, 1, 128, 255)], source.name(index)
-    with pytest.raises(UnreadableImage, match="8 or 16 bits"):
-        source.read(3)
-
-
-def test_class_folders_that_cannot_be_listed_are_one_line(image_folder: Path) -> None:
-    (image_folder / "train" / "loop").symlink_to("loop")
-    assert Folder(image_folder, "train").classes == ["bright", "dark"]
 
 
 @given(st.integers(1, 3000))
@@ -408,12 +248,3 @@ def test_fewer_validation_images_are_the_first_of_more() -> None:
     few, many = (open_source(Data(source="digits", val_limit=count), "val", 10) for count in (30, 200))
     assert np.array_equal(few.labels, many.labels[:30])
     assert all(few.read(index) == many.read(index) for index in range(30))
-
-
-def test_a_tiny_file_of_a_huge_image_is_not_decoded(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        (tmp_path / "train" / name).mkdir(parents=True)
-        Image.new("L", (8, 8)).save(tmp_path / "train" / name / "0.png")
-    Image.new("1", (16_000, 8_000)).save(tmp_path / "train" / "a" / "0.png")  # 128 million pixels in 20 kB
-    with pytest.raises(UnreadableImage, match="claims 16000 x 8000 pixels"):
-        Folder(tmp_path, "train").read(0)

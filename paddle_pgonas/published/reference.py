@@ -152,11 +152,18 @@ def batch(reference: Reference, step: int) -> tuple[paddle.Tensor, paddle.Tensor
 
 
 def first_weights(name: str, shape: Sequence[int]) -> np.ndarray:
-    """A parameter of the full network that reference steps start from: a function of its name and shape, float32."""
-    rng = np.random.RandomState(zlib.crc32(name.encode()))
+    """A parameter of the full network that reference steps start from: the golden values, but for slopes and ``bn2``."""
     if name.endswith("act._weight"):
-        values = np.full(shape, 0.25)
-    elif name.endswith("_variance"):
+        return np.full(shape, 0.25, np.float32)
+    if name.endswith("bn2.weight"):
+        return _generator(name).uniform(0.1, 0.3, shape).astype(np.float32)
+    return golden_values(name, shape)
+
+
+def golden_values(name: str, shape: Sequence[int]) -> np.ndarray:
+    """A parameter of the network that reference logits belong to: a function of its name and shape, float32."""
+    rng = _generator(name)
+    if name.endswith("_variance"):
         values = rng.uniform(0.5, 1.5, shape)
     elif name.endswith("_mean"):
         values = 0.1 * rng.standard_normal(shape)
@@ -164,13 +171,15 @@ def first_weights(name: str, shape: Sequence[int]) -> np.ndarray:
         values = rng.standard_normal(shape) * np.sqrt(2 / (shape[1] * shape[2] * shape[3]))
     elif len(shape) == 2:
         values = rng.standard_normal(shape) / np.sqrt(shape[0])
-    elif name.endswith("bn2.weight"):
-        values = rng.uniform(0.1, 0.3, shape)
     elif name.endswith("bias"):
         values = 0.1 * rng.standard_normal(shape)
     else:
         values = rng.uniform(0.5, 1.5, shape)
     return values.astype(np.float32)
+
+
+def _generator(name: str) -> np.random.RandomState:
+    return np.random.RandomState(zlib.crc32(name.encode()))
 
 
 def sampled_positions(size: int) -> np.ndarray:

@@ -61,6 +61,7 @@ def _shares(weights: Sequence[str | Path], archs: Sequence[Arch]) -> list[list[i
 
 def _trained_region(path: str | Path, arch: Arch) -> Region:
     """The depths for which the weights of a file were trained; all depths if its record does not name them."""
+    # The whole file is read, not only its record, so that damage is found before hours of scoring with the other files.
     train = read_arrays(path)[1].get("config", {}).get("train", {})
     ranges = train.get("depth_ranges")
     return Region(arch.space, None, ranges and tuple((low, high) for low, high in ranges))
