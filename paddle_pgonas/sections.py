@@ -161,8 +161,8 @@ class Train(Section):
     watch_subnets: Integer = key(0, at_least=0, free=True, only=WATCHED)
     """Also measure this number of random subnets, for Kendall tau of their accuracies with the prior."""
     watch_truth: Text | None = key(None, free=True, only=WATCHED)
-    """Also measure the subnets of this truth file, for Kendall tau with their stand-alone accuracies. They do not influence the
-    training."""
+    """Also measure the subnets of this truth file, for Kendall tau with their stand-alone accuracies; all their metrics are
+    written to ``<output_dir>/watched/``. They do not influence the training."""
 
 
 class Score(Section):

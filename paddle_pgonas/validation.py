@@ -10,7 +10,7 @@ import difflib
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -158,11 +158,12 @@ def _sentence(model: type[Section], fault: Any) -> str:
 
 
 def _unknown_key(model: type[Section], path: list[str]) -> str:
-    for part in path[:-1]:
-        model = model.model_fields[part].annotation  # type: ignore[assignment]  # a section, or the path ended there
     *sections, unknown = path
-    close = difflib.get_close_matches(unknown[:100], model.model_fields, n=1)
-    hint = f"did you mean {'.'.join([*sections, close[0]])}?" if close else f"known keys: {', '.join(model.model_fields)}"
+    inside: Any = model
+    for part in sections:  # each a section, or a dictionary of sections
+        inside = get_args(inside)[1] if get_origin(inside) is dict else inside.model_fields[part].annotation
+    close = difflib.get_close_matches(unknown[:100], inside.model_fields, n=1)
+    hint = f"did you mean {'.'.join([*sections, close[0]])}?" if close else f"known keys: {', '.join(inside.model_fields)}"
     return f"unknown key {cut('.'.join(path))}; {hint}"
 
 

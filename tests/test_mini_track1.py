@@ -21,11 +21,13 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import write_json
 from paddle_pgonas.mini_track import document, statistics
 from paddle_pgonas.mini_track import results as track
+from paddle_pgonas.mini_track.study import Study, read_study
 from paddle_pgonas.submission import read_candidates, read_scores, write_scores
 
 HOME = REPOSITORY / "benchmarks" / "mini_track1"
+STUDY = read_study(REPOSITORY / "configs" / "mini_track1" / "study.yaml")
 CANDIDATES = read_candidates(HOME / "candidates.json", MINI)
-DOCUMENT = "\n".join(f"# {name}\n<!-- begin {name} -->\nold\n<!-- end {name} -->" for name in document.TABLES)
+DOCUMENT = "\n".join(f"# {name}\n<!-- begin {name} -->\nold\n<!-- end {name} -->" for name in STUDY.tables)
 
 
 @pytest.fixture
@@ -47,22 +49,26 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def study(home: Path) -> Study:
+    """The committed study on these results."""
+    return STUDY.model_copy(update={"home": str(home), "document": str(home / "docs" / "mini_track1.md")})
+
+
 def test_the_candidates_are_spread_and_every_method_has_a_configuration() -> None:
     archs = [entry.arch for entry in CANDIDATES]
     assert len(archs) >= 48 and archs[0] == MINI.smallest and archs[-1] == MINI.largest
-    for method in track.METHODS:
-        config = load_config(REPOSITORY / "configs" / "mini_track1" / f"{method}.yaml")
-        assert (config.train.strategy in ("uniform", "progressive")) == (method in track.TAUGHT)
-        shared = load_config(
-            REPOSITORY / "configs" / "mini_track1" / f"{'random' if method in track.RANDOM else 'supernet'}.yaml"
-        )
+    for name, method in STUDY.methods.items():
+        config = load_config(STUDY.config_of(name))
+        assert (config.train.strategy in ("uniform", "progressive")) == method.teacher
+        shared = load_config(STUDY.path("supernet.yaml" if method.pretrained else "random.yaml"))
         equal = ("epochs", "batch_size", "lr_per_256", "warmup_epochs")
         assert [getattr(config.train, key) for key in equal] == [getattr(shared.train, key) for key in equal]
         assert config.data == shared.data
 
 
-def test_tables_tell_agreement_noise_and_differences(home: Path) -> None:
-    tables = document.tables(track.read_track(home))
+def test_tables_tell_agreement_noise_and_differences(study: Study) -> None:
+    tables = document.tables(track.read_track(study))
     baseline, sandwich = (line for line in tables["methods"].splitlines() if line.startswith(("| official", "| sandwich")))
     flops = next(line for line in tables["methods"].splitlines() if line.startswith("| flops alone"))
     assert sandwich.split("|")[3] == flops.split("|")[3]  # the sandwich's scores are the cost itself
@@ -105,24 +111,24 @@ def test_the_noise_of_a_truth_bounds_the_attainable_tau() -> None:
     assert 0.5 < statistics.attainable_tau(np.stack([exact - 0.05, exact + 0.05])) < 0.97
 
 
-def test_the_report_fills_tables_and_draws_pictures_and_nothing_else_changes(home: Path, tmp_path: Path) -> None:
+def test_the_report_fills_tables_and_draws_pictures_and_nothing_else_changes(study: Study, tmp_path: Path) -> None:
     docs = tmp_path / "docs"
     docs.mkdir()
     (docs / "mini_track1.md").write_text(DOCUMENT)
-    document.write_report(home, docs)
+    document.write_report(study)
     text = (docs / "mini_track1.md").read_text()
     assert "old" not in text and text.startswith("# truth\n<!-- begin truth -->\n|")
-    document.write_report(home, docs)
+    document.write_report(study)
     assert (docs / "mini_track1.md").read_text() == text
     assert sorted(path.name for path in (docs / "mini_track1").iterdir()) == ["curves.svg", "ranks.svg", "tau.svg"]
     (docs / "mini_track1.md").write_text("no places")
     with pytest.raises(UserError, match="begin truth"):
-        document.write_report(home, docs)
+        document.write_report(study)
 
 
-def test_the_truth_is_a_table_for_people_and_a_file_for_the_tools(home: Path) -> None:
-    found = track.read_track(home)
-    document.write_truth(found, home)
+def test_the_truth_is_a_table_for_people_and_a_file_for_the_tools(study: Study, home: Path) -> None:
+    found = track.read_track(study)
+    document.write_truth(found)
     rows = list(csv.DictReader((home / "truth.csv").open()))
     means = read_scores(home / "truth.json", MINI)
     assert [row["name"] for row in rows] == [entry.name for entry in CANDIDATES]
@@ -133,16 +139,16 @@ def test_the_truth_is_a_table_for_people_and_a_file_for_the_tools(home: Path) ->
         assert float(row["deviation"]) == pytest.approx(abs(seeds[0] - seeds[1]) / math.sqrt(2), abs=1e-4)
 
 
-def test_truth_grows_by_what_was_trained_and_keeps_no_place_of_the_machine(home: Path, tmp_path: Path) -> None:
+def test_truth_grows_by_what_was_trained_and_keeps_no_place_of_the_machine(study: Study, home: Path, tmp_path: Path) -> None:
     (home / "results" / "truth-seed0.json").unlink()
-    assert len(track.missing_truth(home, 0)) == len(CANDIDATES)
+    assert len(track.missing_truth(study, 0)) == len(CANDIDATES)
     config = {"seed": 0, "output_dir": "/here", "data": {"root": "/there", "cache_dir": None}}
     config |= {"model": {"pretrained": None}, "train": {"teacher": None}}
     for number, entry in enumerate(CANDIDATES[:3]):
         one = {"acc": number / 10, "seconds": 1.5, "versions": {}, "config": config | {"seed": number % 2}}
         write_json(tmp_path / "work" / "standalone" / "key" / f"{entry.arch}.json", one)
-    track.collect_truth(home, tmp_path / "work", 0)
-    assert [entry.name for entry in track.missing_truth(home, 0)] == [
+    track.collect_truth(study, tmp_path / "work", 0)
+    assert [entry.name for entry in track.missing_truth(study, 0)] == [
         e.name for e in CANDIDATES if e.name not in ("arch1", "arch3")
     ]
     record = (home / "results" / "truth-seed0.record.json").read_text()
@@ -150,24 +156,24 @@ def test_truth_grows_by_what_was_trained_and_keeps_no_place_of_the_machine(home:
     assert "here" not in record
 
 
-def test_results_for_other_candidates_are_refused(home: Path) -> None:
+def test_results_for_other_candidates_are_refused(study: Study, home: Path) -> None:
     path = home / "results" / "baseline-seed0.json"
     result = json.loads(path.read_text())
     for rows in result["scores"].values():
         rows.pop("arch1")
     path.write_text(json.dumps(result))
     with pytest.raises(UserError, match="other candidates"):
-        track.read_track(home)
+        track.read_track(study)
 
 
 def test_the_document_says_what_the_committed_results_say() -> None:
     """All that ``tools/mini_track1.py report`` writes but the pictures, whose bytes go with the version of matplotlib."""
-    results = track.read_track(HOME)
+    results = track.read_track(STUDY)
     text = (REPOSITORY / "docs" / "mini_track1.md").read_text(encoding="utf-8")
     for name, table in document.tables(results).items():
         assert f"<!-- begin {name} -->\n{table}\n<!-- end {name} -->" in text
     assert document.truth_csv(results) == (HOME / "truth.csv").read_text(encoding="utf-8")
-    assert list(results.runs) == list(track.METHODS)
+    assert list(results.runs) == list(STUDY.methods)
     named = {"official baseline": "baseline", "sandwich": "sandwich_prelu", "PGONAS with FLOPs": "pgonas_flops_warmup"}
     readme = " ".join((REPOSITORY / "README.md").read_text().split())
     for name, method in (named | {"with Zen-score": "pgonas_zen", "progressive shrinking": "progressive"}).items():

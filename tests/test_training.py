@@ -299,7 +299,7 @@ def test_other_processes_wait_while_the_first_one_watches(tmp_path: Path, monkey
     events: list[str] = []
     monkeypatch.setattr(distributed, "barrier", lambda: events.append("together"))
     settings = config(tmp_path, max_steps=2, watch_images=9, watch_at=[0, 0.5, 1])
-    train(settings, watch=lambda net: events.append("watch") or {})  # type: ignore[func-returns-value]
+    train(settings, watch=lambda net, step: events.append("watch") or {})  # type: ignore[func-returns-value]
     assert [after for event, after in itertools.pairwise(events) if event == "watch"] == ["together"] * 3
 
 
@@ -418,7 +418,7 @@ def test_watching_changes_no_weight_and_logs_what_the_subnets_reach(tmp_path: Pa
 def test_a_run_is_watched_at_the_shares_asked_for(tmp_path: Path) -> None:
     seen: list[bool] = []
     settings = {"max_steps": 8, "watch_images": 10, "watch_at": (0.0, 0.25, 0.5, 1.0)}
-    train(config(tmp_path, **settings), watch=lambda net: seen.append(net.training) or {"seen": float(len(seen))})
+    train(config(tmp_path, **settings), watch=lambda net, step: seen.append(net.training) or {"seen": float(len(seen))})
     lines = [line for line in read_json_lines(tmp_path / "metrics.jsonl") if "seen" in line]
     assert [(line["step"], line["seen"]) for line in lines] == [(0, 1.0), (1, 2.0), (3, 3.0), (7, 4.0)]
 

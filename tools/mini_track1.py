@@ -1,8 +1,8 @@
-"""The mini track: a small version of Track 1 on small colour images, with its own stand-alone accuracies and all methods.
+"""The mini tracks: studies of all methods on a small search space, with stand-alone accuracies of their own.
 
-run     trains the truth, the largest network and every method's supernets, scores the candidates and stores the results in
-        benchmarks/mini_track1. Existing results are kept; an interrupted run continues.
-report  rebuilds the tables and pictures of docs/mini_track1.md from the committed results, in seconds.
+run     trains the largest network and every method's supernets (and the truth, where the study says how), scores the candidates
+        and stores the results in the study's folder. Existing results are kept; an interrupted run continues.
+report  rebuilds the tables and pictures of the study's document from the committed results, in seconds.
 """
 
 from pathlib import Path
@@ -17,23 +17,34 @@ def main() -> None:
     parser = cli.Parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="train and score everything that has no result yet")
-    run.add_argument("--root", required=True, metavar="DIR", help="CIFAR-10 as DIR/train/<class>/* and DIR/val/<class>/*")
-    run.add_argument("--only", nargs="+", metavar="NAME", help="truth, or methods: the names of configs/mini_track1/*.yaml")
-    run.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds per method (default: 3)")
-    run.add_argument("--runs", type=Path, default=REPOSITORY / "runs" / "mini_track1", metavar="DIR", help="working files")
+    report = commands.add_parser("report", help="rebuild tables and pictures from the results")
+    default, described = (
+        REPOSITORY / "configs" / "mini_track1" / "study.yaml",
+        "the study (default: configs/mini_track1/study.yaml)",
+    )
+    for command in (run, report):
+        command.add_argument("--study", type=Path, default=default, metavar="FILE", help=described)
+    run.add_argument("--root", required=True, metavar="DIR", help="the images as DIR/train/<class>/* and DIR/val/<class>/*")
+    run.add_argument("--only", nargs="+", metavar="NAME", help="truth, largest, methods, or <method>-<regime>")
+    run.add_argument("--seeds", type=int, metavar="N", help="runs per method (default: the study's)")
+    run.add_argument("--runs", type=Path, metavar="DIR", help="working files (default: runs/<the study's folder>)")
     run.add_argument("--processes", type=int, default=2, metavar="N", help="trainings at a time, one core each (default: 2)")
-    commands.add_parser("report", help="rebuild tables and pictures from the results")
     arguments = parser.parse_args()
+
+    from paddle_pgonas.mini_track.study import read_study
+
+    study = read_study(arguments.study)
     if arguments.command == "report":
         from paddle_pgonas.mini_track.document import write_report
 
-        print(f"written: {write_report(REPOSITORY / 'benchmarks' / 'mini_track1', REPOSITORY / 'docs')}")
+        print(f"written: {write_report(study)}")
         return
 
     from paddle_pgonas.mini_track.runner import Runner
 
-    runner = Runner(REPOSITORY, arguments.root, arguments.runs)
-    for result in runner.run(arguments.only, arguments.seeds, arguments.processes):
+    runs = arguments.runs or REPOSITORY / "runs" / study.path(study.home).resolve().name
+    runner = Runner(study, REPOSITORY, arguments.root, runs)
+    for result in runner.run(arguments.only, arguments.seeds or study.seeds, arguments.processes):
         print(result, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The mini track's document: tables, pictures and intervals, rebuilt from its results."""
+"""A study's document: tables, pictures and intervals, rebuilt from its results."""
 
 from __future__ import annotations
 
@@ -12,67 +12,66 @@ import numpy as np
 from scipy.stats import rankdata, spearmanr
 
 from paddle_pgonas import cost
-from paddle_pgonas.arch import MINI
 from paddle_pgonas.correlation import Estimate, kendall, pearson
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import write_text
-from paddle_pgonas.mini_track.pictures import write_pictures
-from paddle_pgonas.mini_track.results import CLASSES, METHODS, Track, read_track
-from paddle_pgonas.mini_track.statistics import attainable_tau, cost_ratios, estimate, resampled_tau, share_ordered_alike, similar
+from paddle_pgonas.files import read_json, write_text
+from paddle_pgonas.mini_track.pictures import write_picture
+from paddle_pgonas.mini_track.results import BN, Track, read_track
+from paddle_pgonas.mini_track.statistics import (
+    attainable_tau,
+    cost_ratios,
+    difference_deviation,
+    error_correlations,
+    estimate,
+    resampled_tau,
+    share_ordered_alike,
+    similar,
+)
+from paddle_pgonas.mini_track.study import HALVES, Study
 from paddle_pgonas.submission import write_scores
 
 SIMILAR = 1.5
 """Two subnets are of similar cost if their multiply-accumulates are within this factor."""
 BANDS = (1, 1.2, 1.5, 2)
 """Bounds of the cost ratio (larger over smaller) of a pair, from each to the next."""
-
-PAIRS = (
-    ("sandwich_relu", "baseline"),
-    ("progressive", "baseline"),
-    ("progressive", "pgonas_flops_warmup"),
-    ("sandwich_prelu", "sandwich_relu"),
-    ("sandwich_mish", "sandwich_relu"),
-    ("pgonas_flops_constant", "sandwich_prelu"),
-    ("pgonas_flops_warmup", "sandwich_prelu"),
-    ("pgonas_flops_warmup", "pgonas_flops_constant"),
-    ("pgonas_zen", "sandwich_prelu"),
-    ("pgonas_flops_warmup", "baseline"),
-    ("pgonas_zen", "baseline"),
-    ("pgonas_flops_better", "pgonas_flops_warmup"),
-    ("pgonas_flops_ordered", "pgonas_flops_warmup"),
-    ("pgonas_flops_ordered", "sandwich_prelu"),
-    ("random_pgonas", "random_sandwich"),
-    ("random_sandwich", "random_baseline"),
-    ("sandwich_prelu", "random_sandwich"),
-)
-"""Pairs of methods to compare: a method and its reference."""
+READINGS = ("top1", "loss", "probability")
+ASSUMED_ERRORS = {
+    "as in the wide set, all methods": (0.93, 0.67),
+    "as in the wide set: baseline, sandwich, PGONAS": (0.93, 0.86),
+    "if seeds differ more": (0.7, 0.6),
+}
+"""Correlations of the errors of two runs of a method and of two methods, for the table of detectable differences."""
+TYPICAL_TAU = 0.7
+"""Kendall tau of the simulated methods in the table of detectable differences."""
 
 
-def write_report(home: Path, docs: Path) -> Path:
-    """Rebuild the tables in ``docs/mini_track1.md``, its pictures and the truth's table from the result files.
+def write_report(study: Study) -> Path:
+    """Rebuild the tables in the study's document, its pictures and the truth's table from the result files.
 
     Returns the document's path.
     """
-    track = read_track(home)
-    write_truth(track, home)
-    document = docs / "mini_track1.md"
+    track, document = read_track(study), study.path(study.document)
+    if study.truth is not None:
+        write_truth(track)
     text = document.read_text(encoding="utf-8")
     for name, table in tables(track).items():
         text = _fill(document, text, name, table)
     write_text(document, text)
-    write_pictures(track, docs / "mini_track1")
+    for picture in study.pictures:
+        write_picture(*_shown(track, picture), document.with_suffix("") / f"{picture.replace(' ', '-')}.svg")
     return document
 
 
-def write_truth(track: Track, home: Path) -> None:
+def write_truth(track: Track) -> None:
     """``truth.csv`` as a table (:func:`truth_csv`) and ``truth.json``, the means as a truth file for the tools."""
+    home = track.study.path(track.study.home)
     write_scores(home / "truth.json", track.candidates, track.mean_truth.tolist())
     write_text(home / "truth.csv", truth_csv(track))
 
 
 def truth_csv(track: Track) -> str:
     """Every subnet's cost, mean accuracy, its deviation over the seeds, and every seed's accuracy."""
-    mean, deviation = track.mean_truth, track.truth.std(0, ddof=1)
+    mean, deviation, classes = track.mean_truth, track.truth.std(0, ddof=1), track.config.model.num_classes
     seeds = [f"seed{seed}" for seed in range(len(track.truth))]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -80,7 +79,7 @@ def truth_csv(track: Track) -> str:
     for number, entry in enumerate(track.candidates):
         arch = entry.arch
         described = [entry.name, arch, " ".join(map(str, arch.depths))]
-        costs = [cost.macs(arch, num_classes=CLASSES), cost.params(arch, CLASSES)]
+        costs = [cost.macs(arch, track.config.data.image_size, classes), cost.params(arch, classes)]
         accs = [mean[number], deviation[number], *track.truth[:, number]]
         table.writerow([*described, *costs, *(f"{acc:.4f}" for acc in accs)])
     return text.getvalue()
@@ -95,7 +94,19 @@ def _fill(document: Path, text: str, name: str, table: str) -> str:
 
 def tables(track: Track) -> dict[str, str]:
     """The document's tables as Markdown, by name."""
-    return {name: table(track) for name, table in TABLES.items()}
+    made = {}
+    for listed in track.study.tables:
+        part, name = _shown(track, listed)
+        made[listed] = TABLES[name](part)
+    return made
+
+
+def _shown(track: Track, listed: str) -> tuple[Track, str]:
+    """The part of a study that a table or picture named ``<name> [<regime>] [<half>]`` shows, and the name."""
+    name, *words = listed.split()
+    regime = next((word for word in words if word in track.study.regimes), None)
+    half = next((word for word in words if word in HALVES), "")
+    return track.part(regime, half), name
 
 
 def _truth_table(track: Track) -> str:
@@ -117,27 +128,29 @@ def _truth_table(track: Track) -> str:
 def _methods_table(track: Track) -> str:
     truth = track.mean_truth
     rows = []
+    other, bn = BN
     for method, runs in track.runs.items():
-        scores = track.scores(method, "calibrated")
+        bn = track.bn(method)
+        [other] = set(BN) - {bn}
+        scores = track.scores(method, bn)
         reached = scores.mean(0)
         rows.append([
-            METHODS[method],
+            track.label(method),
             " ".join(f"{kendall(row, truth):.2f}" for row in scores),
             _interval(estimate(track.tau(method))),
-            f"{track.tau(method, 'running')[0]:.3f}",
+            f"{track.tau(method, other)[0]:.3f}",
             f"{100 * np.mean([pearson(row, truth) for row in scores]):.1f}",
             f"{100 * reached[0]:.1f} / {100 * reached[-1]:.1f}",
             f"{np.mean([run['train_seconds'] for run in runs]) / 60:.0f}",
         ])  # fmt: skip
-    for name in ("flops", "params", "zen"):
-        values = track.prior(name)
-        alone = _interval(estimate(resampled_tau(values[None], truth)))
-        rows.append([f"{name} alone", "", alone, "", f"{100 * pearson(values, truth):.1f}", "", ""])
+    for name in track.study.controls:
+        pearson_alone = f"{100 * pearson(track.prior(name), truth):.1f}"
+        rows.append([track.label(name), "", _interval(estimate(track.tau(name))), "", pearson_alone, "", ""])
     head = [
         "scores from",
         "tau per seed",
-        "tau, calibrated [95 %]",
-        "tau, running",
+        f"tau, {bn} [95 %]",
+        f"tau, {other}",
         "Pearson x 100",
         "smallest / largest, %",
         "minutes",
@@ -151,8 +164,8 @@ def _rules_table(track: Track) -> str:
     close = similar(macs, SIMILAR)
     rows = []
     for method in track.runs:
-        row = [METHODS[method]]
-        blend = np.array([rankdata(run) + rankdata(macs) for run in track.scores(method, "calibrated", "loss")])
+        row = [track.label(method)]
+        blend = np.array([rankdata(run) + rankdata(macs) for run in track.scores(method, metric="loss")])
         for pairs in (None, close):
             taus = [track.tau(method, metric="top1", pairs=pairs), track.tau(method, metric="loss", pairs=pairs)]
             row += [f"{tau[0]:.3f}" for tau in (*taus, resampled_tau(blend, truth, pairs=pairs))]
@@ -163,19 +176,64 @@ def _rules_table(track: Track) -> str:
     return _markdown(head, rows)
 
 
+def _readings_table(track: Track) -> str:
+    """Tau of rankings by each metric of the scores, in the regime's statistics."""
+    rows = [[track.label(name), *(f"{track.tau(name, metric=metric)[0]:.3f}" for metric in READINGS)] for name in track.runs]
+    return _markdown(["tau by", *READINGS], rows)
+
+
+def _training_table(track: Track) -> str:
+    """Tau by top-1 and by loss after shares of the training."""
+    rows, truth = [], track.mean_truth
+    for name, runs in track.runs.items():
+        if all(run.get("watched") for run in runs):
+            for metric in ("top1", "loss"):
+                watched = (track.scores(name, metric=metric, watched=number) for number in range(len(track.study.watch_at)))
+                taus = (f"{np.mean([kendall(row, truth) for row in scores]):.3f}" for scores in watched)
+                rows.append([track.label(name), metric, *taus, f"{track.tau(name, metric=metric)[0]:.3f}"])
+    shares = [f"{share:g}" for share in track.study.watch_at]
+    return _markdown(["tau after a share of the training", "by", *shares, "end, all images"], rows)
+
+
+def _rates_table(track: Track) -> str:
+    """The learning rate of every variant, and the mean losses from which it was chosen."""
+    path, rows = track.study.results / "rates.json", []
+    for name, rate in (read_json(path, "learning rates") if path.exists() else {}).items():
+        losses = (f"{at}: {'diverged' if loss is None else f'{loss:.4f}'}" for at, loss in rate["losses"].items())
+        rows.append([name, f"{rate['lr_per_256']:g}", ", ".join(losses)])
+    return _markdown(["method and regime", "chosen", "mean loss of the probes by rate"], rows)
+
+
+def _power_table(track: Track) -> str:
+    """What difference between two methods this number of candidates, and half of it, can show; simulated."""
+    assumed = dict(ASSUMED_ERRORS)
+    errors = error_correlations({name: track.scores(name, metric="loss") for name in track.runs}, track.mean_truth)
+    if np.isfinite(errors).all():
+        assumed["measured, by loss"] = errors
+    rows, count = [], len(track.archs)
+    for name, (within, between) in assumed.items():
+        deviations = [difference_deviation(TYPICAL_TAU, within, between, n, track.study.seeds) for n in (count // 2, count)]
+        shown = (text for sd in deviations for text in (f"{1.96 * sd:.3f}", f"{2.8 * sd:.3f}"))
+        rows.append([name, f"{within:.2f}", f"{between:.2f}", *shown])
+    head = ["correlation of errors", "two runs of a method", "two methods"]
+    sizes = (f"{n} subnets: {what}" for n in (count // 2, count) for what in ("95 % interval, +-", "shown in 80 % of studies"))
+    return _markdown([*head, *sizes], rows)
+
+
 def _differences_table(track: Track) -> str:
     rows = []
-    for method, other in PAIRS:
-        if method in track.runs and other in track.runs:
-            differences = [track.tau(method, metric=metric) - track.tau(other, metric=metric) for metric in ("top1", "loss")]
-            rows.append([METHODS[method], METHODS[other], *(_interval(estimate(taus), signed=True) for taus in differences)])
+    for method, other in (pair for comparison in track.study.comparisons for pair in track.resolved(comparison)):
+        differences = [track.tau(method, metric=metric) - track.tau(other, metric=metric) for metric in ("top1", "loss")]
+        intervals = (_interval(estimate(taus), signed=True) for taus in differences)
+        rows.append([track.label(method), track.label(other), *intervals])
     return _markdown(["method", "against", "difference in tau, by top-1 [95 %]", "by loss [95 %]"], rows)
 
 
 def _pairs_table(track: Track) -> str:
     """Share of pairs that a prior orders correctly, by the ratio of their costs."""
     rng = random.Random(0)
-    drawn = np.array([cost.macs(MINI.sample(rng), num_classes=CLASSES) for _ in range(1000)])
+    space, side, classes = track.config.search_space, track.config.data.image_size, track.config.model.num_classes
+    drawn = np.array([cost.macs(space.sample(rng), side, classes) for _ in range(1000)])
     ratios, drawn_ratios = cost_ratios(track.macs), cost_ratios(drawn)[np.triu_indices(len(drawn), 1)]
     zen = track.prior("zen")
     rows, shares, right = [], [], []
@@ -198,9 +256,9 @@ def _errors_table(track: Track) -> str:
     width = [arch.out_width for arch in track.archs]
     rows = []
     for method in track.runs:
-        ranks = np.mean([rankdata(run) for run in track.scores(method, "calibrated", "loss")], axis=0)
+        ranks = np.mean([rankdata(run) for run in track.scores(method, metric="loss")], axis=0)
         error = ranks - rankdata(track.mean_truth)
-        rows.append([METHODS[method], *(f"{spearmanr(error, of).statistic:+.2f}" for of in (depth, width, track.macs))])
+        rows.append([track.label(method), *(f"{spearmanr(error, of).statistic:+.2f}" for of in (depth, width, track.macs))])
     return _markdown(["rank by loss minus rank by truth, correlated with", "blocks", "width of the last stage", "cost"], rows)
 
 
@@ -219,6 +277,10 @@ TABLES = {
     "methods": _methods_table,
     "rules": _rules_table,
     "differences": _differences_table,
+    "readings": _readings_table,
+    "training": _training_table,
+    "rates": _rates_table,
+    "power": _power_table,
     "pairs": _pairs_table,
     "errors": _errors_table,
 }

@@ -1,9 +1,10 @@
-"""The mini track's pictures."""
+"""A study's pictures."""
 
 from __future__ import annotations
 
 import math
 import textwrap
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +14,16 @@ from scipy.stats import rankdata
 
 from paddle_pgonas.correlation import kendall
 from paddle_pgonas.files import write_text
-from paddle_pgonas.mini_track.results import METHODS, Track
+from paddle_pgonas.mini_track.results import Track
 from paddle_pgonas.mini_track.statistics import attainable_tau, estimate
 from paddle_pgonas.report.plots import ACCENT, COLORS, INK, STYLE, svg
 
 
-def write_pictures(track: Track, folder: Path) -> None:
-    """``ranks.svg``: ranks per method. ``tau.svg``: tau with intervals. ``curves.svg``: lambda, pairs out of order."""
+def write_picture(track: Track, name: str, path: Path) -> None:
+    """Write a picture of FIGURES as an SVG file."""
     with rc_context(STYLE):
-        figures = {"ranks": _ranks_figure(track), "tau": _tau_figure(track), "curves": _curves_figure(track)}
-    for name, figure in figures.items():
-        write_text(folder / f"{name}.svg", svg(figure))
+        figure = FIGURES[name](track)
+    write_text(path, svg(figure))
 
 
 def _ranks_figure(track: Track) -> Figure:
@@ -33,10 +33,10 @@ def _ranks_figure(track: Track) -> Figure:
     figure = Figure(figsize=(2.6 * columns, 2.8 * rows), layout="constrained")
     for number, method in enumerate(track.runs):
         axes = figure.add_subplot(rows, columns, number + 1)
-        ranks = np.mean([rankdata(row) for row in track.scores(method, "calibrated")], axis=0)
+        ranks = np.mean([rankdata(row) for row in track.scores(method)], axis=0)
         axes.plot([1, len(truth)], [1, len(truth)], color="grey", linewidth=0.8)
         axes.scatter(truth, ranks, s=12, color=INK, linewidths=0)
-        axes.set_title(textwrap.fill(METHODS[method], 30), fontsize=8)
+        axes.set_title(textwrap.fill(track.label(method), 30), fontsize=8)
         axes.set_aspect("equal")
     figure.supxlabel("rank by stand-alone accuracy", fontsize=10)
     figure.supylabel("rank by supernet (mean over seeds)", fontsize=10)
@@ -49,7 +49,7 @@ def _tau_figure(track: Track) -> Figure:
     figure = Figure(figsize=(7.5, 0.8 + 0.4 * len(track.runs)), layout="constrained")
     axes = figure.subplots()
     for place, method in enumerate(reversed(track.runs)):
-        tau, seeds = estimate(track.tau(method)), [kendall(row, truth) for row in track.scores(method, "calibrated")]
+        tau, seeds = estimate(track.tau(method)), [kendall(row, truth) for row in track.scores(method)]
         axes.plot([tau.low, tau.high], [place, place], color=INK, linewidth=1.5)
         axes.scatter([tau.value], [place], s=40, color=INK, zorder=2)
         axes.scatter(seeds, [place] * len(seeds), s=14, color=ACCENT, zorder=3, linewidths=0)
@@ -59,7 +59,7 @@ def _tau_figure(track: Track) -> Figure:
     ):
         axes.axvline(value, color="grey", linestyle=line, label=name)
     figure.legend(loc="outside upper right", ncols=2, fontsize=8)
-    axes.set_yticks(range(len(track.runs)), [METHODS[method] for method in reversed(track.runs)])
+    axes.set_yticks(range(len(track.runs)), [track.label(method) for method in reversed(track.runs)])
     figure.supxlabel("Kendall tau with stand-alone accuracy: mean, 95 % interval over subnets, and each seed", fontsize=10)
     return figure
 
@@ -71,7 +71,7 @@ def _curves_figure(track: Track) -> Figure:
     ranked = [method for method in track.runs if "pgonas" in method]
     for method, color in zip(ranked, COLORS, strict=False):
         for axes, name in ((left, "rank_lambda"), (right, "pairs_out_of_order")):
-            axes.plot(*_mean_curve([run["curve"] for run in track.runs[method]], name), color=color, label=METHODS[method])
+            axes.plot(*_mean_curve([run["curve"] for run in track.runs[method]], name), color=color, label=track.label(method))
     left.set(xlabel="share of the training", ylabel="weight of the rank loss")
     right.set(xlabel="share of the training", ylabel="share of pairs out of order", ylim=(0, 1))
     if ranked:
@@ -85,3 +85,22 @@ def _mean_curve(curves: list[list[dict[str, float]]], name: str) -> tuple[list[f
     for point in (point for curve in curves for point in curve if name in point):
         tenths.setdefault(int(point["progress"] * 10), []).append(point[name])
     return [(part + 0.5) / 10 for part in sorted(tenths)], [float(np.mean(tenths[part])) for part in sorted(tenths)]
+
+
+def _training_figure(track: Track) -> Figure:
+    """A line per method: Kendall tau over the training, mean over the seeds."""
+    shares, truth = track.study.watch_at, track.mean_truth
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    watched = [method for method, runs in track.runs.items() if all(run.get("watched") for run in runs)]
+    for method, color in zip(watched, cycle(COLORS)):
+        taus = [np.mean([kendall(row, truth) for row in track.scores(method, watched=at)]) for at in range(len(shares))]
+        axes.plot(range(len(shares)), taus, color=color, label=track.label(method))
+    axes.set_xticks(range(len(shares)), [f"{share:g}" for share in shares])
+    axes.set(xlabel="share of the training", ylabel="Kendall tau")
+    figure.legend(loc="outside right upper", fontsize=8)
+    return figure
+
+
+FIGURES = {"ranks": _ranks_figure, "tau": _tau_figure, "curves": _curves_figure, "training": _training_figure}
+"""The pictures by their names in a study's file."""

@@ -1,63 +1,47 @@
-"""The mini track's results: condensed from its runs, stored, and read."""
+"""A study's results: condensed from its runs, stored, and read."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from paddle_pgonas.arch import MINI, Arch
+from paddle_pgonas.arch import Arch
+from paddle_pgonas.config import Config
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import read_json, read_json_lines, write_json
+from paddle_pgonas.files import read_json, read_json_lines, write_json, write_text
 from paddle_pgonas.mini_track.statistics import resampled_tau
+from paddle_pgonas.mini_track.study import Study, Variant
 from paddle_pgonas.priors import make_prior
 from paddle_pgonas.submission import Candidate, read_candidates, read_scores, write_scores
 
-METHODS = {
-    "baseline": "official baseline (uniform, teacher)",
-    "progressive": "progressive shrinking (teacher)",
-    "sandwich_relu": "sandwich, ReLU",
-    "sandwich_prelu": "sandwich, PReLU",
-    "sandwich_mish": "sandwich, Mish",
-    "pgonas_flops_constant": "PGONAS, FLOPs, constant weight, PReLU",
-    "pgonas_flops_warmup": "PGONAS, FLOPs, rising weight, PReLU",
-    "pgonas_zen": "PGONAS, Zen-score, constant weight, PReLU",
-    "pgonas_flops_better": "PGONAS, FLOPs, rising weight, better side, PReLU",
-    "pgonas_flops_ordered": "PGONAS, FLOPs, rising weight, better side, pairs twice apart, PReLU",
-    "random_baseline": "from random weights: baseline",
-    "random_sandwich": "from random weights: sandwich, PReLU",
-    "random_pgonas": "from random weights: PGONAS, FLOPs, rising weight, PReLU",
-}
-"""Configuration name (configs/mini_track1/<name>.yaml) to its name in the tables, in their order."""
-
-TAUGHT = ("baseline", "progressive", "random_baseline")
-"""Methods with the stand-alone largest network as fixed teacher."""
-RANDOM = ("random_baseline", "random_sandwich", "random_pgonas")
-"""Methods that start from random weights; the others start from the stand-alone largest network."""
-
 BN = ("running", "calibrated")
-TRUTH_SEEDS = 2
-CLASSES = 10
 CURVE_POINTS = 30
+DIGITS = 6
+"""Decimals of stored measurements."""
 
 
-def missing_truth(home: Path, seed: int) -> list[Candidate]:
+def missing_truth(study: Study, seed: int) -> list[Candidate]:
     """The candidates that a seed's truth file lacks; all of them if there is no file yet."""
-    path = home / "results" / f"truth-seed{seed}.json"
-    known = read_scores(path, MINI) if path.exists() else {}
-    return [entry for entry in read_candidates(home / "candidates.json", MINI) if entry.arch.code not in known]
+    path, space = study.results / f"truth-seed{seed}.json", study.config().search_space
+    known = read_scores(path, space) if path.exists() else {}
+    return [entry for entry in read_candidates(study.candidates, space) if entry.arch.code not in known]
 
 
-def collect_truth(home: Path, working: Path, seed: int) -> None:
+def collect_truth(study: Study, working: Path, seed: int) -> None:
     """Add the results of stand-alone training in its working folder to a seed's truth file and its record."""
-    path = home / "results" / f"truth-seed{seed}.json"
+    path, space = study.results / f"truth-seed{seed}.json", study.config().search_space
     record_path = path.with_suffix(".record.json")
-    acc = read_scores(path, MINI) if path.exists() else {}
+    acc = read_scores(path, space) if path.exists() else {}
     record = read_json(record_path, "record") if record_path.exists() else {"seconds": {}}
-    candidates = read_candidates(home / "candidates.json", MINI)
+    candidates = read_candidates(study.candidates, space)
     for entry in candidates:
         for result in working.glob(f"standalone/*/{entry.arch.code}.json"):
             one = read_json(result, "result")
@@ -70,22 +54,41 @@ def collect_truth(home: Path, working: Path, seed: int) -> None:
     write_json(record_path, record)
 
 
-def collect(folder: Path, method: str, seed: int, result: Path) -> None:
-    """Condense a run's folder into one result file: scores, curves, and their inputs."""
-    record = read_json(folder / f"{BN[0]}.record.json", "record")
+def collect(folder: Path, variant: Variant, seed: int, study: Study, commit: str | None) -> None:
+    """Condense a run's folder into one result file: scores, measurements during the training, and their inputs."""
+    scored = read_json(folder / f"{variant.regime.bn}.record.json", "record")
+    trained = folder / "config.yaml"
+    config = _portable(yaml.safe_load(trained.read_text(encoding="utf-8")) if trained.exists() else scored["config"])
     lines = read_json_lines(folder / "metrics.jsonl")
-    write_json(
-        result,
-        {
-            "method": method,
-            "seed": seed,
-            "scores": {bn: read_json(folder / f"{bn}.metrics.json", "metrics") for bn in BN},
-            "curve": _curve(lines),
-            "train_seconds": round(sum(line.get("seconds", 0) for line in lines)),
-            "versions": record["versions"],
-            "config": _portable(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))),
-        },
-    )
+    groups = [line for name in variant.method.groups or {} for line in read_json_lines(folder / name / "metrics.jsonl")]
+    result = {
+        "method": variant.name if variant.method.trained else variant.method_name,
+        "seed": seed,
+        "scores": {bn: _rounded(read_json(folder / f"{bn}.metrics.json", "metrics")) for bn in BN},
+        "watched": _watched(folder, study),
+        "curve": _curve(lines),
+        "train_seconds": round(sum(line.get("seconds", 0) for line in [*lines, *groups])),
+        "score_seconds": {bn: read_json(folder / f"{bn}.record.json", "record")["seconds"] for bn in BN},
+        "versions": scored["versions"],
+        "commit": commit,
+        "config_sha256": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
+        "config": config,
+    }
+    write_text(study.results / f"{variant.stem}-seed{seed}.json", json.dumps(result) + "\n")
+
+
+def _watched(folder: Path, study: Study) -> dict[str, Any]:
+    """Candidates' metrics after a number of training steps."""
+    names = {entry.arch.code: entry.name for entry in read_candidates(study.candidates, study.config().search_space)}
+    files = sorted((folder / "watched").glob("*.json"), key=lambda path: int(path.stem))
+    return {
+        path.stem: _rounded({names[code]: row for code, row in read_json(path, "measurement").items()}, ("top1", "loss"))
+        for path in files
+    }
+
+
+def _rounded(rows: dict[str, Any], metrics: tuple[str, ...] | None = None) -> dict[str, dict[str, float]]:
+    return {name: {metric: round(row[metric], DIGITS) for metric in metrics or row} for name, row in rows.items()}
 
 
 def _portable(config: dict[str, Any]) -> dict[str, Any]:
@@ -93,33 +96,42 @@ def _portable(config: dict[str, Any]) -> dict[str, Any]:
     sections = {name: dict(value) if isinstance(value, dict) else value for name, value in config.items() if name != "output_dir"}
     for place in ("root", "cache_dir"):
         del sections["data"][place]
-    for section, file in (("train", "teacher"), ("model", "pretrained")):
-        if sections[section][file]:
+    for section, file in (("train", "teacher"), ("train", "watch_truth"), ("model", "pretrained")):
+        if sections[section].get(file):
             sections[section][file] = Path(sections[section][file]).name
     return sections
 
 
 def _curve(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
     """Means of every logged scalar over each thirtieth of a run, with the share of the run at its middle."""
-    total = max(line["step"] for line in lines) + 1
+    total = max((line["step"] for line in lines), default=0) + 1
     parts: list[dict[str, list[float]]] = [{} for _ in range(CURVE_POINTS)]
     for line in lines:
         for name, value in line.items():
             if name not in ("step", "seconds", "images_per_second"):
                 parts[line["step"] * CURVE_POINTS // total].setdefault(name, []).append(value)
-    means = [{name: float(np.mean(values)) for name, values in part.items()} for part in parts]
+    means = [{name: round(float(np.mean(values)), DIGITS) for name, values in part.items()} for part in parts]
     return [{"progress": (number + 0.5) / CURVE_POINTS, **part} for number, part in enumerate(means)]
 
 
 @dataclass(frozen=True)
 class Track:
-    """All data of the document, arrays in the order of ``candidates.json``."""
+    """All data of a study's document, arrays in the order of ``candidates``."""
 
+    study: Study
+    config: Config
+    """The configuration of the stand-alone largest network: space, image size and number of classes."""
     candidates: list[Candidate]
     truth: np.ndarray
-    """Stand-alone accuracy, [seeds, candidates]."""
+    """Stand-alone accuracy, [seeds, candidates]; NaN for candidates that have none yet."""
     runs: dict[str, list[dict[str, Any]]]
-    """Result files by method, in the order of METHODS and of the seeds."""
+    """Result files by variant, in the order of the study and of the seeds."""
+
+    def part(self, regime: str | None, half: str) -> Track:
+        """The same of one regime (None: of all) and of one half of the candidates (empty: of all) as far as they have a truth."""
+        rows = [row for row in self.study.half(half, len(self.candidates)) if np.isfinite(self.truth[:, row]).all()]
+        runs = {name: runs for name, runs in self.runs.items() if regime in (None, self.study.variants[name].regime_name)}
+        return replace(self, candidates=[self.candidates[row] for row in rows], truth=self.truth[:, rows], runs=runs)
 
     @property
     def archs(self) -> list[Arch]:
@@ -131,45 +143,104 @@ class Track:
         """Stand-alone accuracy, the mean over its seeds, [candidates]."""
         return self.truth.mean(0)
 
-    @property
+    @cached_property
     def macs(self) -> np.ndarray:
         """Multiply-accumulates, [candidates]."""
         return self.prior("flops")
 
     def prior(self, name: str) -> np.ndarray:
-        """A prior's values for the track's image size and classes, [candidates]."""
-        return np.array(list(map(make_prior(name, MINI, num_classes=CLASSES), self.archs)))
+        """A control's values for the track's image size and classes, [candidates]."""
+        if name == "blocks":
+            return np.array([sum(arch.depths) for arch in self.archs])
+        prior = make_prior(name, self.config.search_space, self.config.data.image_size, self.config.model.num_classes)
+        return np.array(list(map(prior, self.archs)))
 
-    def scores(self, method: str, bn: str, metric: str = "top1") -> np.ndarray:
-        """Scores of a method's runs, [seeds, candidates]; the loss is negated, so that larger is better."""
-        sign = -1 if metric == "loss" else 1
-        return np.array([[sign * row[metric] for row in run["scores"][bn].values()] for run in self.runs[method]])
+    def label(self, name: str) -> str:
+        """The name of a variant or control in tables; with its regime if this part has several."""
+        if name not in self.study.variants:
+            return f"{name} alone"
+        variant = self.study.variants[name]
+        several = len({self.study.variants[run].regime_name for run in self.runs}) > 1
+        return f"{variant.method.label} ({variant.regime_name})" if several else variant.method.label
 
-    def tau(self, method: str, bn: str = "calibrated", metric: str = "top1", pairs: np.ndarray | None = None) -> np.ndarray:
-        """Kendall tau of a method's runs with the truth, see :func:`resampled_tau`."""
-        return resampled_tau(self.scores(method, bn, metric), self.mean_truth, list(METHODS).index(method), pairs)
+    def resolved(self, comparison: tuple[str, str]) -> list[tuple[str, str]]:
+        """A comparison's variants and controls that have results; two methods are compared in every regime of this part."""
+        regimes = dict.fromkeys(self.study.variants[name].regime_name for name in self.runs)
+        there = {*self.runs, *self.study.controls}
+
+        def named(name: str, regime: str) -> str:
+            return f"{name}-{regime}".rstrip("-") if name in self.study.methods else name
+
+        pairs = dict.fromkeys((named(comparison[0], regime), named(comparison[1], regime)) for regime in regimes)
+        return [pair for pair in pairs if there.issuperset(pair)]
+
+    def bn(self, name: str) -> str:
+        """The statistics with which a variant's regime scores."""
+        return self.study.variants[name].regime.bn
+
+    def scores(self, name: str, bn: str | None = None, metric: str = "top1", watched: int | None = None) -> np.ndarray:
+        """Scores of a variant's runs, [runs, candidates], those of the loss negated, so that larger is better.
+
+        Args:
+            bn: by default the regime's.
+            watched: those of this measurement during the training instead of those at its end.
+        """
+        sign, runs = -1 if metric == "loss" else 1, self.runs[name]
+        if watched is None:
+            rows = [run["scores"][bn or self.bn(name)] for run in runs]
+        else:
+            rows = [list(run["watched"].values())[watched] for run in runs]
+        return np.array([[sign * row[entry.name][metric] for entry in self.candidates] for row in rows])
+
+    def tau(self, name: str, bn: str | None = None, metric: str = "top1", pairs: np.ndarray | None = None) -> np.ndarray:
+        """Kendall tau of a variant's runs or of a control with the truth, see :func:`resampled_tau`.
+
+        Where the runs of a seed share a pretrained network, the seeds of all variants are resampled together.
+        """
+        if name in self.study.controls:
+            return resampled_tau(self.prior(name)[None], self.mean_truth, pairs=pairs)
+        stream = list(self.study.methods).index(name) if self.study.largest_seeds == 1 and name in self.study.methods else 0
+        return resampled_tau(self.scores(name, bn, metric), self.mean_truth, stream, pairs)
 
 
-def read_track(home: Path) -> Track:
+def read_track(study: Study) -> Track:
     """Read candidates and results.
 
     Raises:
-        UserError: the truth is incomplete, or a result has other candidates.
+        UserError: there is no truth, or a file of a seed lacks candidates; or a result has other candidates.
     """
-    candidates = read_candidates(home / "candidates.json", MINI)
-    names, truth = [entry.name for entry in candidates], []
-    for path in sorted(set((home / "results").glob("truth-seed*.json")) - set((home / "results").glob("*.record.json"))):
-        known = read_scores(path, MINI)
-        if lacking := sum(entry.arch.code not in known for entry in candidates):
-            raise UserError(f"{path}: lacks {lacking} subnets; continue with: mini_track1.py run --root DIR --only truth")
-        truth.append([known[entry.arch.code] for entry in candidates])
-    if not truth:
-        raise UserError(f"{home / 'results'}: no truth-seed*.json yet; make it with: mini_track1.py run --root DIR --only truth")
+    config = study.config()
+    candidates = read_candidates(study.candidates, config.search_space)
+    truth = np.array(_truth_files(study, config, candidates) if study.truth else _seeds(study, candidates))
+    names = [entry.name for entry in candidates]
     runs: dict[str, list[dict[str, Any]]] = {}
-    for method in METHODS:
-        for path in sorted((home / "results").glob(f"{method}-seed*.json")):
+    for name, variant in study.variants.items():
+        for path in sorted(study.results.glob(f"{variant.stem}-seed*.json")):
             run = read_json(path, "result")
             if any(list(scores) != names for scores in run["scores"].values()):
-                raise UserError(f"{path}: names other candidates than {home / 'candidates.json'}; remove it and run again")
-            runs.setdefault(method, []).append(run)
-    return Track(candidates, np.array(truth), runs)
+                raise UserError(f"{path}: names other candidates than {study.candidates}; remove it and run again")
+            runs.setdefault(name, []).append(run)
+    return Track(study, config, candidates, truth, runs)
+
+
+def _truth_files(study: Study, config: Config, candidates: list[Candidate]) -> list[list[float]]:
+    """Accuracies by seed and candidate, a file of ``results`` for each seed."""
+    truth, remedy = [], "continue with: mini_track1.py run --root DIR --only truth"
+    for seed in range(study.truth_seeds):
+        path = study.results / f"truth-seed{seed}.json"
+        known = read_scores(path, config.search_space) if path.exists() else {}
+        if lacking := sum(entry.arch.code not in known for entry in candidates):
+            raise UserError(f"{path}: lacks {lacking} subnets; {remedy}")
+        truth.append([known[entry.arch.code] for entry in candidates])
+    return truth
+
+
+def _seeds(study: Study, candidates: list[Candidate]) -> list[list[float]]:
+    """The same of ``accuracies.json``, NaN for the candidates that it lacks."""
+    path = study.path(study.home) / "accuracies.json"
+    known = read_json(path, "stand-alone accuracies")
+    rows = {entry["arch"]: entry["acc"] for entry in known["results"].values()}
+    if not rows:
+        raise UserError(f"{path}: holds no accuracies yet")
+    unknown = [math.nan] * len(known["seeds"])
+    return np.array([rows.get(entry.arch.code, unknown) for entry in candidates]).T.tolist()

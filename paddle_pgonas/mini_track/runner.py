@@ -1,105 +1,207 @@
-"""Trains and scores everything of the mini track that has no result yet, several trainings at a time, one core each."""
+"""Trains and scores everything of a study that has no result yet, several trainings at a time, one core each."""
 
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from threading import Lock
 
-from paddle_pgonas.arch import MINI
+import numpy as np
+
+from paddle_pgonas.arch import Arch
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.files import read_json, write_json
+from paddle_pgonas.locks import exclusive
 from paddle_pgonas.mini_track import results as track
-from paddle_pgonas.submission import write_scores
+from paddle_pgonas.mini_track.study import Study, Variant
+from paddle_pgonas.regions import Region
+from paddle_pgonas.submission import Candidate, read_candidates, write_scores
+
+PROBES, PROBE_IMAGES = 16, 2000
+"""Number of subnets, none a candidate, on whose mean loss over so many validation images learning rates are chosen."""
 
 
 @dataclass(frozen=True)
 class Runner:
-    """The mini track of a checkout. Each training is a process of its own, a command of ``tools/``.
+    """The runs of a study. Each training is a process of its own, a command of ``tools/``.
 
     Existing results are kept, and an interrupted run continues.
     """
 
+    study: Study
     repository: Path
-    """The checkout: results go into its ``benchmarks/mini_track1``."""
+    """The checkout with the tools."""
     root: str
-    """CIFAR-10 as ``root/train/<class>/*`` and ``root/val/<class>/*``."""
+    """The images as ``root/train/<class>/*`` and ``root/val/<class>/*``."""
     runs: Path
     """Working files: checkpoints, weights, logs, decoded images."""
-
-    @property
-    def home(self) -> Path:
-        """The folder of candidates and results."""
-        return self.repository / "benchmarks" / "mini_track1"
+    _locks: defaultdict[str, Lock] = field(default_factory=lambda: defaultdict(Lock))
+    """By the name of a result that several jobs may need."""
 
     def run(self, only: Sequence[str] | None, seeds: int, processes: int) -> Iterator[str]:
-        """Compute missing results of the truth and of every method (or ``only`` of these); yields each result's path.
+        """Compute missing results of the truth and of every variant (or ``only`` of these); yields each result's path.
+
+        What a run starts from is computed first: the stand-alone largest network, the learning rate, another method's supernet.
 
         Raises:
-            UserError: an unknown name, or a command that failed, with its log.
+            UserError: an unknown name, another runner in the folder of ``runs``, or a command that failed, with its log.
         """
-        known = ["truth", *track.METHODS]
+        variants, study = self.study.variants, self.study
+        known = [*["truth"] * (study.truth is not None), "largest", *study.methods, *(set(variants) - set(study.methods))]
         for name in only or []:
             if name not in known:
-                raise UserError(f"--only {name}: the mini track has {', '.join(known)}")
-        wanted = only or known
-        methods = [name for name in track.METHODS if name in wanted]
-        if any(name in track.TAUGHT or name not in track.RANDOM for name in methods):
-            self._train_largest()
-        jobs = [partial(self._train_truth, seed) for seed in range(track.TRUTH_SEEDS) if "truth" in wanted]
-        jobs += [partial(self._train_method, name, seed) for seed in range(seeds) for name in methods]
-        with ThreadPoolExecutor(processes) as pool:
+                raise UserError(f"--only {name}: the study has {', '.join(known)}")
+        wanted = set(only or known)
+        chosen = [variant for variant in variants.values() if wanted & {variant.name, variant.method_name}]
+        chosen.sort(key=lambda variant: variant.method.trained)  # no training first
+        jobs: list[Callable[[], str]] = []
+        if study.truth is not None and "truth" in wanted:
+            jobs += [partial(self._train_truth, seed, study.truth) for seed in range(study.truth_seeds)]
+        if "largest" in wanted:
+            jobs += [partial(self._largest, seed) for seed in range(study.largest_seeds)]
+        jobs += [partial(self._result, variant, seed) for seed in range(seeds) for variant in chosen if self._runs(variant, seed)]
+        with exclusive(self.runs, "study"), ThreadPoolExecutor(processes) as pool:
             yield from pool.map(lambda job: job(), jobs)
 
-    def _train_truth(self, seed: int) -> str:
+    def _runs(self, variant: Variant, seed: int) -> bool:
+        """Without training there are as many runs as largest networks, each in one regime only."""
+        first = variant.regime_name == next(iter(self.study.regimes))
+        return variant.method.trained or (first and seed < self.study.largest_seeds)
+
+    def _train_truth(self, seed: int, config: str) -> str:
         """Train the subnets that the committed truth of this seed lacks, and add them to it."""
-        result, working = self.home / "results" / f"truth-seed{seed}.json", self.runs / "truth"
-        missing = track.missing_truth(self.home, seed)
+        working = self.runs / "truth"
+        missing = track.missing_truth(self.study, seed)
         if missing:
             wanted, trained = working / f"missing-seed{seed}.json", working / f"trained-seed{seed}.json"
             write_scores(wanted, missing, [0.0] * len(missing))
-            config = self._config("truth", working, f"seed={seed}")
-            self._tool(f"truth-seed{seed}", "train_standalone", *config, "--candidates", wanted, "--output", trained)
-            track.collect_truth(self.home, working, seed)
-        return str(result)
+            options = self._options(self.study.path(config), working, f"seed={seed}")
+            self._tool(f"truth-seed{seed}", "train_standalone", *options, "--candidates", wanted, "--output", trained)
+            track.collect_truth(self.study, working, seed)
+        return str(self.study.results / f"truth-seed{seed}.json")
 
-    def _train_largest(self) -> None:
-        """The stand-alone largest network that supernets start from and the baseline distils from."""
-        if not self._largest.exists():
-            config = self._config("truth", self.runs / "truth")
-            self._tool("largest", "train_standalone", *config, "--arch", MINI.largest, "--weights", self._largest)
-
-    def _train_method(self, method: str, seed: int) -> str:
-        """Train one supernet, score the candidates with each choice of statistics, and store the result."""
-        result = self.home / "results" / f"{method}-seed{seed}.json"
-        if not result.exists():
-            name, folder = f"{method}-seed{seed}", self.runs / method / f"seed{seed}"
-            options = [f"seed={seed}"]
-            if method in track.TAUGHT:
-                options.append(f"train.teacher={self._largest}")
-            if method not in track.RANDOM:
-                options.append(f"model.pretrained={self._largest}")
-            config, weights = self._config(method, folder, *options), folder / "supernet.safetensors"
+    def _largest(self, seed: int) -> str:
+        """Weights of the stand-alone largest network that the supernets of a seed start from or distil from."""
+        number = seed % self.study.largest_seeds
+        weights = self.runs / f"largest{number or ''}.safetensors"
+        with self._locks[weights.name]:
             if not weights.exists():
-                self._tool(name, "train_supernet", *config, "--resume")
+                options = self._options(self.study.path(self.study.largest), self.runs / "truth", f"seed={number}")
+                arch = self.study.config().search_space.largest
+                self._tool(weights.stem, "train_standalone", *options, "--arch", arch, "--weights", weights)
+        return str(weights)
+
+    def _result(self, variant: Variant, seed: int) -> str:
+        """Train one supernet, score the candidates with each choice of statistics, and store the result."""
+        result = self.study.results / f"{variant.stem}-seed{seed}.json"
+        if not result.exists():
+            folder = self.runs / variant.name / f"seed{seed}"
+            commit = self._commit()
+            weights = self._supernet(variant, seed)
+            options = self._options_of(variant, seed, folder, *self._rate(variant))
             for bn in track.BN:
-                files = ["--candidates", self.home / "candidates.json", "--weights", weights, "--output", folder / f"{bn}.json"]
-                self._tool(name, "write_submission", *config, *files, "--bn", bn)
-            track.collect(folder, method, seed, result)
+                self._score(variant.name, options, weights, self.study.candidates, folder / f"{bn}.json", bn)
+            track.collect(folder, variant, seed, self.study, commit)
         return str(result)
 
-    @property
-    def _largest(self) -> Path:
-        return self.runs / "largest.safetensors"
+    def _supernet(self, variant: Variant, seed: int) -> list[Path]:
+        """The weights of a variant's supernet (of several groups: of each), trained if they do not exist."""
+        watched = self.study.watch_at and self.study.watch_images and not variant.method.groups
+        shares = f"train.watch_at={list(self.study.watch_at)}"
+        watch = [f"train.watch_images={self.study.watch_images}", shares, f"train.watch_truth={self.study.candidates}"]
+        name = f"{variant.name}-seed{seed}"
+        with self._locks[name]:
+            options = [*self._rate(variant), *(watch if watched else [])]
+            return self._train(name, variant, seed, self.runs / variant.name / f"seed{seed}", *options)
 
-    def _config(self, name: str, output: Path, *options: str) -> list[object]:
-        file = self.repository / "configs" / "mini_track1" / f"{name}.yaml"
+    def _train(self, log: str, variant: Variant, seed: int, folder: Path, *options: str) -> list[Path]:
+        groups = variant.method.groups or {"": ""}
+        files = [folder / group / "supernet.safetensors" for group in groups] if variant.method.trained else []
+        for file, ranges in zip(files, groups.values(), strict=False):
+            if not file.exists():
+                depths = [f"train.depth_ranges={ranges}"] if ranges else []
+                self._tool(log, "train_supernet", *self._options_of(variant, seed, file.parent, *options, *depths), "--resume")
+        return files
+
+    def _rate(self, variant: Variant) -> list[str]:
+        """The learning rate of a variant as an option, chosen by short trainings if it is not known yet."""
+        rates = variant.regime.rates if variant.method.trained else ()
+        path = self.study.results / "rates.json"
+        with self._locks[f"rate {variant.name}"]:
+            known = read_json(path, "learning rates") if path.exists() else {}
+            if rates and variant.name not in known:
+                losses = {str(rate): self._probe_loss(variant, rate) for rate in rates}
+                finite = {rate: loss for rate, loss in losses.items() if loss is not None}
+                if not finite:
+                    raise UserError(f"{variant.name} diverged with every rate; lower regimes.{variant.regime_name}.rates")
+                with self._locks["rates"]:
+                    known = read_json(path, "learning rates") if path.exists() else {}
+                    known[variant.name] = {"lr_per_256": float(min(finite, key=finite.__getitem__)), "losses": losses}
+                    write_json(path, dict(sorted(known.items())))
+        return [f"train.lr_per_256={known[variant.name]['lr_per_256']}"] if rates else []
+
+    def _probe_loss(self, variant: Variant, rate: float) -> float | None:
+        """Mean loss of the probes after a training of seed 0 with this rate; None if it diverged."""
+        name, folder = f"rate-{variant.name}-{rate:g}", self.runs / "rates" / variant.name / f"{rate:g}"
+        options = [*variant.regime.rate_options, f"train.lr_per_256={rate}"]
+        try:
+            weights = self._train(name, variant, 0, folder, *options)
+        except UserError as error:
+            if "lower train.lr_per_256" in str(error):
+                return None
+            raise
+        few = self._options_of(variant, 0, folder, *options, f"data.val_limit={PROBE_IMAGES}")
+        bn = variant.regime.bn
+        self._score(name, few, weights, self._probes(), folder / f"{bn}.json", bn)
+        rows = read_json(folder / f"{bn}.metrics.json", "metrics").values()
+        return round(float(np.mean([row["loss"] for row in rows])), track.DIGITS)
+
+    def _probes(self) -> Path:
+        """Random subnets of the candidates' widths, none of them a candidate, as a candidate file."""
+        path, space, rng = self.runs / "probes.json", self.study.config().search_space, random.Random("probes")
+        taken = {entry.arch for entry in read_candidates(self.study.candidates, space)}
+        region, probes = Region(space, self.study.highest_codes), dict[Arch, None]()
+        while len(probes) < PROBES:
+            probes |= dict.fromkeys({region.sample(rng)} - taken)
+        write_scores(path, [Candidate(f"probe{n}", arch, arch.code, None) for n, arch in enumerate(probes)], [0.0] * PROBES)
+        return path
+
+    def _score(self, log: str, options: list[object], weights: list[Path], candidates: Path, output: Path, bn: str) -> None:
+        networks = ["--weights", *weights] if weights else ["--untrained"]
+        self._tool(log, "write_submission", *options, *networks, "--candidates", candidates, "--output", output, "--bn", bn)
+
+    def _options_of(self, variant: Variant, seed: int, folder: Path, *options: str) -> list[object]:
+        """Configuration, start and overrides of a variant's run, the later ones stronger."""
+        method, regime = variant.method, variant.regime
+        start = []
+        if method.after is not None:
+            base = self.study.variants[variant.name.replace(variant.method_name, method.after, 1)]
+            start = [f"model.pretrained={self._supernet(base, seed)[-1]}", "model.reorder=false"]
+        elif method.pretrained:
+            start = [f"model.pretrained={self._largest(seed)}"]
+        if method.teacher:
+            start.append(f"train.teacher={self._largest(seed)}")
+        own = method.options.get(variant.regime_name, ())
+        file = self.study.config_of(variant.method_name)
+        return self._options(file, folder, f"seed={seed}", *start, *regime.options, *options, *own)
+
+    def _options(self, file: Path, output: Path, *options: str) -> list[object]:
         cache = f"data.cache_dir={self.runs / 'cache'}"
-        return ["-c", file, "-o", f"data.root={self.root}", cache, f"output_dir={output}", *options]
+        return ["-c", file, "-o", f"data.root={self.root}", cache, f"output_dir={output}", *self.study.options, *options]
+
+    def _commit(self) -> str | None:
+        """The checkout's commit, with ``-dirty`` if a tracked file differs from it; None outside of Git."""
+        command = ["git", "-C", str(self.repository), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+        described = subprocess.run(command, capture_output=True, text=True, check=False)
+        return described.stdout.strip() or None
 
     def _tool(self, log: str, name: str, *arguments: object) -> None:
         """Run one of the tools on one core, with its output in a log file."""
@@ -109,4 +211,5 @@ class Runner:
         with path.open("a", encoding="utf-8") as output:
             status = subprocess.run(command, stdout=output, stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
         if status:
-            raise UserError(f"{name} failed with status {status}; its log is {path}")
+            last = path.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
+            raise UserError(f"{name} failed with status {status}: {last[-300:]} (its log is {path})")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Mapping
+
 import numpy as np
+from scipy.stats import rankdata
 
 from paddle_pgonas.correlation import Estimate, attainable_kendall
 
 RESAMPLES = 2000
+SIMULATIONS = 400
 
 
 def draws(count: int) -> np.ndarray:
@@ -77,3 +83,53 @@ def attainable_tau(truth: np.ndarray) -> float:
     """
     noise = np.sqrt(truth.var(0, ddof=1).mean() / len(truth))
     return attainable_kendall(truth.mean(0), noise, RESAMPLES)
+
+
+def error_correlations(scores: Mapping[str, np.ndarray], truth: np.ndarray) -> tuple[float, float]:
+    """Mean correlation of the errors of two runs of one method, and of two methods; an error is what the truth does not explain.
+
+    Args:
+        scores: [runs, n] of each method.
+        truth: [n].
+
+    Returns:
+        NaN for either that has no pair of runs.
+    """
+
+    def normalised(values: np.ndarray) -> np.ndarray:
+        return (values - values.mean(-1, keepdims=True)) / values.std(-1, keepdims=True)
+
+    target = normalised(rankdata(truth))
+    ranks = {name: normalised(rankdata(runs, axis=-1)) for name, runs in scores.items()}
+    errors = [(name, normalised(row - (row @ target) / len(truth) * target)) for name, rows in ranks.items() for row in rows]
+    within: list[float] = []
+    between: list[float] = []
+    for (one, first), (two, second) in itertools.combinations(errors, 2):
+        (within if one == two else between).append(float(first @ second) / len(truth))
+    return (float(np.mean(within)) if within else math.nan), (float(np.mean(between)) if between else math.nan)
+
+
+def difference_deviation(tau: float, within: float, between: float, subnets: int, runs: int) -> float:
+    """Standard deviation of the difference of two equally good methods' Kendall tau, each the mean of its runs; simulated.
+
+    Scores are normal values: the truth, an error that both methods share, one of each method and one of each run.
+
+    Args:
+        tau: of both methods.
+        within: correlation of the errors of two runs of a method.
+        between: the same of two methods.
+        subnets: number of candidates.
+        runs: of each method.
+    """
+    rng, explained = np.random.default_rng(0), math.sin(math.pi * tau / 2)
+    between, (first, second) = min(between, within), np.triu_indices(subnets, 1)
+    differences = []
+    for _ in range(SIMULATIONS):
+        truth, common = rng.normal(size=(2, subnets))
+        own, each = rng.normal(size=(2, 1, subnets)), rng.normal(size=(2, runs, subnets))
+        error = math.sqrt(max(between, 0)) * common + math.sqrt(within - max(between, 0)) * own + math.sqrt(1 - within) * each
+        scores = explained * truth + math.sqrt(1 - explained**2) * error
+        alike = (scores[..., first] > scores[..., second]) == (truth[first] > truth[second])
+        one, two = 2 * alike.mean((1, 2)) - 1
+        differences.append(one - two)
+    return float(np.std(differences))

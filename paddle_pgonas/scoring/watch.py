@@ -11,8 +11,10 @@ from paddle_pgonas import distributed
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
 from paddle_pgonas.correlation import kendall
+from paddle_pgonas.files import write_json
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.priors import make_prior
+from paddle_pgonas.scoring.chunks import METRICS
 from paddle_pgonas.scoring.scorer import score, scoring_set
 from paddle_pgonas.submission import read_scores
 from paddle_pgonas.training.trainer import train_supernet
@@ -65,10 +67,17 @@ class Watcher:
             truth = read_scores(settings.watch_truth, space)
             self.references["truth"] = {space.parse(code): accuracy for code, accuracy in truth.items()}
 
-    def __call__(self, net: Supernet) -> dict[str, float]:
-        """``heldout/<subnet>``: accuracy; ``kendall/<prior or truth>``: tau."""
+    def __call__(self, net: Supernet, step: int) -> dict[str, float]:
+        """``heldout/<subnet>``: accuracy; ``kendall/<prior or truth>``: tau.
+
+        With ``train.watch_truth``, all metrics of its subnets are written to ``<output_dir>/watched/<step>.json``.
+        """
         archs = list(dict.fromkeys([*self.named.values(), *(arch for known in self.references.values() for arch in known)]))
-        accuracy = dict(zip(archs, score(net, archs, self.data, self.config)[:, 0], strict=True))
+        rows_of = dict(zip(archs, score(net, archs, self.data, self.config), strict=True))
+        if "truth" in self.references:
+            rows = {arch.code: dict(zip(METRICS, rows_of[arch].tolist(), strict=True)) for arch in self.references["truth"]}
+            write_json(Path(self.config.output_dir) / "watched" / f"{step}.json", rows)
+        accuracy = {arch: row[0] for arch, row in rows_of.items()}
         measured = {f"heldout/{name}": float(accuracy[arch]) for name, arch in self.named.items()}
         for name, known in self.references.items():
             scores = np.array([accuracy[arch] for arch in known])

@@ -35,15 +35,15 @@ from paddle_pgonas.training.schedules import learning_rate, rank_lambda
 from paddle_pgonas.training.signals import stop_requests
 from paddle_pgonas.training.strategies import Metrics, Step, Strategy, learn_labels, make_strategy, mean_metrics
 
-Watch = Callable[[Supernet], dict[str, float]]
-"""Measures a supernet while it is trained, without changing it."""
+Watch = Callable[[Supernet, int], dict[str, float]]
+"""Measures a supernet after a number of steps, without changing it."""
 
 
 def train_supernet(config: Config, resume: bool = False, watch: Watch | None = None, other_data: bool = False) -> Path:
     """Run the configured training in ``output_dir``; :func:`paddle_pgonas.scoring.watch.train` is its public form.
 
     Args:
-        watch: called with the supernet after each checkpoint; the scalars that it returns are logged.
+        watch: called with the supernet and the number of steps after each checkpoint; the scalars that it returns are logged.
         other_data: resume although the training images are not those of the checkpoint.
 
     Raises:
@@ -84,7 +84,7 @@ def fit(run: Run, step: int, folder: Path, again: str, watch: Watch | None = Non
 
     def observe(steps: int) -> None:
         if first and watch is not None:
-            log.log(max(steps - 1, 0), watch(run.net))
+            log.log(max(steps - 1, 0), watch(run.net, steps))
             run.net.train()
             log.restart_clock()
         distributed.barrier()  # the others would begin a step without the first

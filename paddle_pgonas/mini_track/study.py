@@ -1,0 +1,177 @@
+"""A study as its YAML file describes it: candidates, methods, regimes, seeds, and what its document shows."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import PrivateAttr
+
+from paddle_pgonas.config import Config, load_config
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.validation import Integer, ListAsTuple, Number, Section, Text, key, validate
+from paddle_pgonas.yaml_files import read_section
+
+Texts = Annotated[tuple[Text, ...], ListAsTuple]
+Numbers = Annotated[tuple[Number, ...], ListAsTuple]
+Pairs = Annotated[tuple[Annotated[tuple[Text, Text], ListAsTuple], ...], ListAsTuple]
+
+
+HALVES = ("choice", "confirmation")
+"""Decisions are made on the first half of the candidates and tested on the second."""
+
+
+class Regime(Section):
+    """A treatment of BatchNorm and of the learning rate in which every method is trained."""
+
+    label: Text = ""
+    bn: Literal["running", "calibrated"] = "calibrated"
+    """The statistics whose scores count in this regime."""
+    options: Texts = ()
+    """Overrides (``section.key=value``) of every method's configuration."""
+    rates: Numbers = ()
+    """Values of ``train.lr_per_256`` to choose from for each method; none takes the configuration's."""
+    rate_options: Texts = ()
+    """Overrides of the trainings that choose the rate."""
+
+
+class Method(Section):
+    """A way to train a supernet."""
+
+    label: Text
+    config: Text | None = None
+    """Configuration file beside the study's; null means ``<name>.yaml``."""
+    trained: bool = True
+    """False: the pretrained network is scored as it is."""
+    pretrained: bool = True
+    """Starts from the stand-alone largest network, otherwise from random weights."""
+    teacher: bool = False
+    """The stand-alone largest network is a fixed teacher."""
+    after: Text | None = None
+    """Starts from the supernet of this method, of the same regime and seed."""
+    groups: dict[str, Text] | None = None
+    """Few-shot supernets: ``train.depth_ranges`` of each."""
+    options: dict[str, Texts] = key({})
+    """Further overrides by regime."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method in a regime."""
+
+    name: str
+    """``<method>-<regime>``, in a study without regimes the method's name."""
+    method_name: str
+    regime_name: str
+    method: Method
+    regime: Regime
+
+    @property
+    def stem(self) -> str:
+        """The start of its result files' names. Without training both regimes have the same results."""
+        return self.name if self.method.trained else self.method_name
+
+
+class Study(Section):
+    """Everything that a study's runs and tables depend on. Paths are relative to its file."""
+
+    home: Text
+    """The folder of ``candidates.json`` and ``results/``."""
+    document: Text
+    """The Markdown file with the tables; pictures are beside it, in a folder of its name."""
+    tables: Texts
+    """Names of the document's tables, each with a regime and a half of the candidates where only these are shown."""
+    pictures: Texts
+    largest: Text = "truth.yaml"
+    """Configuration of the stand-alone training of the largest network. It also gives the space and the number of classes."""
+    largest_seeds: Integer = key(1, at_least=1)
+    """Number of largest networks; the runs of seed S start from that of seed S modulo this number."""
+    truth: Text | None = None
+    """Configuration of the truth's trainings. null: another program makes the truth, ``accuracies.json`` beside the candidates
+    (benchmarks/lane_truth), and tables show the candidates that it holds so far."""
+    truth_seeds: Integer = key(2, at_least=1)
+    """Used with ``truth`` only."""
+    seeds: Integer = key(3, at_least=1)
+    """Runs of each method."""
+    options: Texts = ()
+    """Overrides of every configuration."""
+    highest_codes: Annotated[tuple[Integer, ...], ListAsTuple] | None = None
+    """Highest width code per stage of the candidates; bounds the subnets on which learning rates are chosen."""
+    watch_images: Integer = key(0, at_least=0)
+    """Score the candidates on this number of images during the training."""
+    watch_at: Numbers = ()
+    """At these shares of the training."""
+    halves: Integer | None = None
+    """Seed of the division of the candidates into ``choice`` and ``confirmation``."""
+    controls: Texts = ("flops", "params", "zen")
+    """Priors in the tables of methods; ``blocks`` is the number of blocks."""
+    regimes: dict[str, Regime] = key({"": Regime()})
+    methods: dict[str, Method]
+    comparisons: Pairs = ()
+    """A method or variant, and its reference: a method, a variant or a control."""
+    _folder: Path = PrivateAttr(Path())
+
+    def path(self, name: str) -> Path:
+        """A file or folder that the study names."""
+        return self._folder / name
+
+    @property
+    def results(self) -> Path:
+        """The folder of results."""
+        return self.path(self.home) / "results"
+
+    @property
+    def candidates(self) -> Path:
+        """The candidate file."""
+        return self.path(self.home) / "candidates.json"
+
+    def config(self) -> Config:
+        """The configuration of the stand-alone largest network."""
+        return load_config(self.path(self.largest), self.options)
+
+    def config_of(self, method: str) -> Path:
+        """A method's configuration file."""
+        return self.path(self.methods[method].config or f"{method}.yaml")
+
+    @property
+    def variants(self) -> dict[str, Variant]:
+        """Every method in every regime, by name."""
+        pairs = ((method, regime) for regime in self.regimes for method in self.methods)
+        listed = (
+            Variant(f"{method}-{regime}".rstrip("-"), method, regime, self.methods[method], self.regimes[regime])
+            for method, regime in pairs
+        )
+        return {variant.name: variant for variant in listed}
+
+    def half(self, name: str, count: int) -> list[int]:
+        """Positions, in order, of the candidates of ``choice`` or ``confirmation``; of all for an empty name."""
+        order = list(range(count))
+        random.Random(f"halves {self.halves}").shuffle(order)
+        return sorted({"": order, "choice": order[: count // 2], "confirmation": order[count // 2 :]}[name])
+
+    def problems(self) -> Iterator[str]:
+        """Names that do not exist."""
+        known = {*self.methods, *self.variants, *self.controls}
+        for pair in self.comparisons:
+            yield from (f"comparisons: there is no method {name}" for name in pair if name not in known)
+        for name, method in self.methods.items():
+            if method.after is not None and (method.after not in self.methods or self.methods[method.after].after is not None):
+                yield f"methods.{name}.after must be a method that starts after no other one, not {method.after}"
+            yield from (f"methods.{name}.options: there is no regime {of}" for of in method.options if of not in self.regimes)
+
+
+def read_study(path: str | Path) -> Study:
+    """Read a study's file.
+
+    Raises:
+        UserError: it cannot be read, a key is unknown, missing or of a wrong type, or a name in it does not exist.
+    """
+    values: dict[str, Any] = read_section(Path(path), "the study")
+    study = validate(Study, values, str(path))
+    for problem in study.problems():
+        raise UserError(f"{path}: {problem}")
+    study._folder = Path(path).parent
+    return study

@@ -1,0 +1,259 @@
+"""A study from its file: all its runs on a few tiny images, its tables, and what it refuses."""
+
+from __future__ import annotations
+
+import io
+import json
+import runpy
+import subprocess
+import sys
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from conftest import REPOSITORY, assert_one_line, some_archs
+from PIL import Image
+
+from paddle_pgonas import config as configuration
+from paddle_pgonas.arch import MINI
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.files import write_json
+from paddle_pgonas.locks import exclusive
+from paddle_pgonas.mini_track import document, runner, statistics
+from paddle_pgonas.mini_track.results import read_track
+from paddle_pgonas.mini_track.runner import Runner
+from paddle_pgonas.mini_track.study import Study, read_study
+from paddle_pgonas.submission import Candidate, read_candidates, write_scores
+
+CANDIDATES = [Candidate(f"arch{number}", arch, arch.code, None) for number, arch in enumerate(some_archs(MINI, 6), start=1)]
+TABLES = [
+    "truth",
+    "power",
+    "rates",
+    "methods calibrated",
+    "methods published confirmation",
+    "differences",
+    "differences choice",
+    "readings calibrated choice",
+    "training calibrated",
+    "training published",
+]
+BASE = {
+    "space": "mini",
+    "data": {"image_size": 8, "resize": 8, "augment": "shift", "workers": 0},
+    "model": {"num_classes": 2},
+    "train": {"epochs": 1, "batch_size": 4, "warmup_epochs": 0},
+}
+STUDY: dict[str, Any] = {
+    "home": "home",
+    "document": "page.md",
+    "tables": TABLES,
+    "pictures": ["tau calibrated", "training published"],
+    "largest": "base.yaml",
+    "largest_seeds": 2,
+    "seeds": 2,
+    "halves": 0,
+    "highest_codes": [3, 5, 7],
+    "watch_images": 4,
+    "watch_at": [0, 1],
+    "controls": ["flops", "blocks"],
+    "regimes": {
+        "calibrated": {"rates": [0.01, 1e30], "rate_options": ["train.max_steps=2"]},
+        "published": {"bn": "running", "options": ["model.bn=frozen", "score.bn=running"]},
+    },
+    "methods": {
+        "no_training": {"label": "no training", "config": "base.yaml", "trained": False},
+        "sandwich": {"label": "sandwich"},
+        "few_shot": {
+            "label": "few-shot",
+            "teacher": True,
+            "after": "sandwich",
+            "groups": {"a": "[[1, 2], [1, 4], [1, 4]]", "b": "[[1, 4], [1, 4], [1, 4]]"},
+        },
+    },
+    "comparisons": [["sandwich", "no_training"], ["sandwich", "flops"], ["few_shot-published", "no_training-calibrated"]],
+}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A study of three methods in two regimes, with images, candidates and a made-up truth."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 8), ("val", 4)):
+        for name in ("cat", "dog"):
+            for number in range(count):
+                path = tmp_path / "images" / part / name / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(path)
+    own = {"sandwich": {"strategy": "sandwich"}, "few_shot": {"strategy": "uniform", "highest_codes": [3, 5, 7]}}
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE))
+    for name, train in own.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"base": "base.yaml", "train": train}))
+    write_scores(tmp_path / "home" / "candidates.json", CANDIDATES, [0.0] * len(CANDIDATES))
+    accs = {entry.name: {"arch": entry.arch.code, "acc": list(rng.random(2))} for entry in CANDIDATES}
+    write_json(tmp_path / "home" / "accuracies.json", {"seeds": [0, 1], "results": accs})
+    (tmp_path / "page.md").write_text("\n".join(f"<!-- begin {name} -->\n<!-- end {name} -->" for name in TABLES))
+    return written(tmp_path, STUDY)
+
+
+def written(folder: Path, values: dict[str, Any]) -> Path:
+    (folder / "study.yaml").write_text(yaml.safe_dump(values))
+    return folder / "study.yaml"
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The tools' command lines; they run in this process, which is faster."""
+    listed: list[list[str]] = []
+
+    def run(command: list[str], stdout: Any = None, **_: Any) -> subprocess.CompletedProcess[str]:
+        if command[0] == "git":
+            return subprocess.CompletedProcess(command, 0, "1234-dirty\n")
+        listed.append(command[1:])
+        output = io.StringIO()
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as left, redirect_stdout(output), redirect_stderr(output):
+            patch.setattr(sys, "argv", command[1:])
+            runpy.run_path(command[1], run_name="__main__")
+        stdout.write(output.getvalue())
+        stdout.flush()
+        return subprocess.CompletedProcess(command, int(left.value.code or 0))
+
+    monkeypatch.setattr(runner, "subprocess", SimpleNamespace(run=run))
+    serial = nullcontext(SimpleNamespace(map=map))  # signals, which trainings handle, need the main thread
+    monkeypatch.setattr(runner, "ThreadPoolExecutor", lambda processes: serial)
+    monkeypatch.setattr(runner, "PROBES", 2)
+    monkeypatch.setattr(statistics, "RESAMPLES", 20)
+    monkeypatch.setattr(statistics, "SIMULATIONS", 5)
+    return listed
+
+
+def runner_of(study: Study, folder: Path) -> Runner:
+    return Runner(study, REPOSITORY, str(folder / "images"), folder / "runs")
+
+
+def test_a_study_runs_to_its_end_goes_on_from_what_is_there_and_fills_its_document(
+    file: Path, tmp_path: Path, commands: list[list[str]]
+) -> None:
+    study = read_study(file)
+    results = [Path(path).name for path in runner_of(study, tmp_path).run(["no_training", "sandwich"], 1, 1)]
+    assert results == ["no_training-seed0.json", "sandwich-calibrated-seed0.json", "sandwich-published-seed0.json"]
+    assert [Path(command[0]).stem for command in commands[:3]] == ["train_standalone", "write_submission", "write_submission"]
+    list(runner_of(study, tmp_path).run(None, 1, 1))
+    list(runner_of(study, tmp_path).run(["sandwich", "no_training"], 2, 1))
+    done = len(commands)
+    names = sorted(path.stem for path in study.results.glob("*seed*.json"))
+    twice = [f"{name}-seed{seed}" for name in ("no_training", *map("sandwich-{}".format, study.regimes)) for seed in range(2)]
+    assert names == sorted([*twice, "few_shot-calibrated-seed0", "few_shot-published-seed0"])
+    list(runner_of(study, tmp_path).run(None, 1, 1))
+    assert len(commands) == done  # nothing is computed twice
+    folders = [word for command in commands if "train_" in command[0] for word in command if word.startswith("output_dir=")]
+    largest = [f"output_dir={tmp_path / 'runs' / 'truth'}"] * 2
+    assert folders.count(largest[0]) == 2
+    assert len(folders) - 2 == len(set(folders) - set(largest))  # each run trained once, also those that others start from
+    rates = json.loads((study.results / "rates.json").read_text())
+    assert list(rates) == ["few_shot-calibrated", "sandwich-calibrated"]
+    assert rates["sandwich-calibrated"]["lr_per_256"] == 0.01 and rates["sandwich-calibrated"]["losses"]["1e+30"] is None
+    probes = read_candidates(tmp_path / "runs" / "probes.json", MINI)
+    assert not {entry.arch for entry in probes} & {entry.arch for entry in CANDIDATES}
+
+    one = json.loads((study.results / "sandwich-calibrated-seed1.json").read_text())
+    assert set(one["scores"]) == {"running", "calibrated"} and list(one["watched"]) == ["0", "4"]
+    assert all(list(rows) == [entry.name for entry in CANDIDATES] for rows in [*one["scores"].values(), *one["watched"].values()])
+    assert one["seed"] == 1 and one["commit"] == "1234-dirty" and one["config"]["train"]["lr_per_256"] == 0.01
+    assert one["config"]["model"]["pretrained"] == "largest1.safetensors"
+    assert str(tmp_path) not in json.dumps(one)
+    document.write_report(study)
+    page = (tmp_path / "page.md").read_text()
+    assert all(f"<!-- begin {name} -->\n|" in page for name in TABLES)
+    assert {path.name for path in (tmp_path / "page").iterdir()} == {"tau-calibrated.svg", "training-published.svg"}
+    differences = page.partition("<!-- begin differences -->")[2].partition("<!-- end")[0].splitlines()[3:]
+    assert len(differences) == 5 and "(published)" in differences[-1]
+
+
+def test_tables_of_a_regime_and_a_half_use_its_statistics_and_its_candidates(file: Path, commands: list[list[str]]) -> None:
+    study = read_study(file)
+    rng = np.random.default_rng(1)
+    for name in ("sandwich-calibrated", "sandwich-published"):
+        rows = {bn: {e.name: {"top1": float(rng.random()), "loss": 1.0} for e in CANDIDATES} for bn in ("running", "calibrated")}
+        write_json(study.results / f"{name}-seed0.json", {"scores": rows, "train_seconds": 1})
+    track = read_track(study)
+    halves = [track.part("published", half) for half in ("choice", "confirmation")]
+    assert all(list(half.runs) == ["sandwich-published"] and len(half.archs) == 3 for half in halves)
+    assert {arch for half in halves for arch in half.archs} == {entry.arch for entry in CANDIDATES}
+    for half in halves:
+        rows = track.runs["sandwich-published"][0]["scores"]["running"]
+        assert half.scores("sandwich-published")[0].tolist() == [rows[entry.name]["top1"] for entry in half.candidates]
+        assert half.truth.shape == (2, 3)
+        assert half.mean_truth.tolist() == [track.mean_truth[track.candidates.index(entry)] for entry in half.candidates]
+
+
+def test_tables_of_an_unfinished_truth_show_the_subnets_that_it_holds(file: Path, tmp_path: Path) -> None:
+    truth = json.loads((tmp_path / "home" / "accuracies.json").read_text())
+    del truth["results"]["arch2"], truth["results"]["arch5"]
+    write_json(tmp_path / "home" / "accuracies.json", truth)
+    track = read_track(read_study(file))
+    assert [entry.name for entry in track.part(None, "").candidates] == ["arch1", "arch3", "arch4", "arch6"]
+    assert sum(len(track.part(None, half).candidates) for half in ("choice", "confirmation")) == 4
+    write_json(tmp_path / "home" / "accuracies.json", truth | {"results": {}})
+    with pytest.raises(UserError, match="no accuracies yet"):
+        read_track(read_study(file))
+
+
+def test_a_failed_run_is_one_line_with_the_last_line_of_its_log(file: Path, tmp_path: Path) -> None:
+    study = read_study(file)
+    with pytest.raises(UserError, match=r"train_standalone failed with status 2: .*nowhere.*largest\.log"):
+        list(Runner(study, REPOSITORY, str(tmp_path / "nowhere"), tmp_path / "runs").run(["no_training"], 1, 1))
+    with exclusive(tmp_path / "runs", "study"):
+        command = [
+            sys.executable,
+            "tools/mini_track1.py",
+            "run",
+            "--study",
+            str(file),
+            "--root",
+            "x",
+            "--runs",
+            str(tmp_path / "runs"),
+        ]
+        second = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert_one_line(second.returncode, second.stderr, "in use by another study")
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"tables": None}, "tables"),
+        ({"metods": {}}, "did you mean methods"),
+        ({"methods": {"sandwich": {"label": "x", "teached": True}}}, r"methods\.sandwich\.teacher"),
+        ({"methods": {"sandwich": {}}}, r"methods\.sandwich\.label is missing"),
+        ({"comparisons": [["sandwich", "sandwhich"]]}, "no method sandwhich"),
+        ({"methods": {"sandwich": {"label": "x", "after": "y"}}, "comparisons": []}, r"sandwich\.after .*not y"),
+        ({"methods": {"sandwich": {"label": "x", "options": {"z": []}}}, "comparisons": []}, "no regime z"),
+    ],
+)
+def test_a_wrong_study_is_refused_in_one_line(file: Path, tmp_path: Path, change: dict[str, Any], names: str) -> None:
+    with pytest.raises(UserError, match=names) as refused:
+        read_study(written(tmp_path, STUDY | change))
+    assert str(file) in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("path", sorted(REPOSITORY.glob("configs/*/study*.yaml")), ids=lambda path: path.parent.name)
+def test_every_variant_of_the_committed_studies_has_a_valid_configuration(path: Path) -> None:
+    study = read_study(path)
+    assert study.candidates.exists() and study.config().search_space.parse(
+        read_candidates(study.candidates, study.config().search_space)[0].arch.code
+    )
+    for variant in study.variants.values():
+        method, regime = variant.method, variant.regime
+        for extra in ((), regime.rate_options):
+            for ranges in (method.groups or {"": ""}).values():
+                options = [*study.options, *regime.options, *extra, *method.options.get(variant.regime_name, ())]
+                options += ["model.pretrained=x"] * method.pretrained + ["train.teacher=x"] * method.teacher
+                options += ["model.reorder=false"] * (method.after is not None) + [f"train.depth_ranges={ranges}"] * bool(ranges)
+                loaded = configuration.load_config(study.config_of(variant.method_name), options)
+                assert loaded.search_space == study.config().search_space
+                assert regime.bn == loaded.score.bn
