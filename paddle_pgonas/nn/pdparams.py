@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.nn.pickle_machine import Call, Machine, Refused, Role, Span, decode, short_text
+from paddle_pgonas.nn.pickle_machine import Call, Machine, Refused, Role, short_text
 
 Tree = dict[str, Any]
 """Contents of a file by name: arrays and nested trees. Numbers and texts are left out."""
@@ -39,10 +40,10 @@ def read_pdparams(path: str | Path) -> Tree:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     try:
-        value = Machine(data).run()
+        value = Machine().run(data)
         if not isinstance(value, dict):
             raise Refused("it holds no dictionary of arrays")
-        return _Builder(data).tree(value, 0)
+        return _Builder(len(data)).tree(value, 0)
     except Refused as error:
         raise UserError(f"{path}: not a safe .pdparams file: {error}") from None
 
@@ -50,9 +51,9 @@ def read_pdparams(path: str | Path) -> Tree:
 class _Builder:
     """Builds arrays from the machine's records, each record once."""
 
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.left = self.left_joined = len(data)
+    def __init__(self, size: int) -> None:
+        """Build at most ``size`` bytes, those of the file, and join as many."""
+        self.left = self.left_joined = size
         self.made: dict[int, Any] = {}  # by the record's identity; the records outlive this
 
     def tree(self, items: dict[str | int, Any], depth: int) -> Tree:
@@ -93,32 +94,28 @@ class _Builder:
         """A dtype: float, integer or bool, with a byte order."""
         if not isinstance(call, Call) or call.role != "dtype" or not call.state or len(call.state) < 2:
             raise Refused("an array lacks its dtype")
-        code, order = short_text(self.data, call.arguments[0]), short_text(self.data, call.state[1])
+        code, order = short_text(call.arguments[0]), short_text(call.state[1])
         if not re.fullmatch("f[248]|[iu][1248]|b1", code) or order not in ("<", ">", "|", "="):
             raise Refused(f"an array has the dtype {order + code!a}")
         return np.dtype(code if order == "|" else order + code)
 
-    def content(self, value: Any, size: int) -> bytes | memoryview:
-        """The bytes of an array: a span of the file, or (protocol 2) a text in which each character is a byte."""
-        if isinstance(value, Span) and not value.is_text and value.stop - value.start == size:
-            return memoryview(self.data)[value.start : value.stop]
-        if isinstance(value, Call) and value.role == "encode" and short_text(self.data, value.arguments[1]) == "latin1":
+    def content(self, value: Any, size: int) -> bytes:
+        """The bytes of an array: as they are, or (protocol 2) a text in which each character is a byte."""
+        if isinstance(value, Call) and value.role == "encode" and short_text(value.arguments[1]) == "latin1":
             text = value.arguments[0]
-            if isinstance(text, Span) and text.is_text and size <= text.stop - text.start <= 2 * size:
-                # A lead byte above 0xC3 encodes no byte, and a text of such characters takes 4 bytes for each in memory.
-                raw = self.data[text.start : text.stop]
-                if size == 0 or np.frombuffer(raw, np.uint8).max() <= 0xC3:
-                    content = decode(raw).encode("latin-1")
-                    if len(content) == size:
-                        return content
-        raise Refused("the number of bytes of an array does not match its shape")
+            if isinstance(text, str) and len(text) == size:
+                with suppress(UnicodeEncodeError):
+                    value = text.encode("latin-1")
+        if not isinstance(value, bytes) or len(value) != size:
+            raise Refused("the number of bytes of an array does not match its shape")
+        return value
 
     def join(self, tree: Tree, parts: dict[str | int, Any]) -> None:
         """Concatenate the slices of large arrays, as ``paddle.load`` does."""
         for key, record in parts.items():
             if not isinstance(record, dict) or not isinstance(names := record.get("slices"), list):
                 raise Refused("the record of a sliced array is damaged")
-            slices = [tree.pop(short_text(self.data, name), None) for name in names]
+            slices = [tree.pop(short_text(name), None) for name in names]
             shape = _shape(record.get("OriginShape"))
             flat = [piece for piece in slices if isinstance(piece, np.ndarray) and piece.ndim == 1]
             self.left_joined -= sum(piece.nbytes for piece in flat)

@@ -1,66 +1,59 @@
 """A pickle interpreter that cannot run code: it imports nothing, calls nothing and creates no objects.
 
-It knows only the opcodes that ``paddle.save`` (2.1 to 3.3, pickle protocols 2 to 4) writes for arrays in dictionaries.
-The functions and classes that they name are never looked up: a name becomes a role (``_ROLES``), a call an inert record, and
-text and bytes are represented by spans of the file. Time and memory are bounded by the file's own size: at most ``MAX_STEPS``
-instructions, and no length beyond the file's end.
+``pickletools`` of the standard library splits a file into opcodes and their arguments. This module knows only the opcodes that
+``paddle.save`` (2.1 to 3.3, pickle protocols 2 to 4) writes for arrays in dictionaries. The functions and classes that they name
+are never looked up: a name becomes a role (``_ROLES``), a call an inert record. Time and memory are bounded by the file's own
+size: at most ``MAX_STEPS`` instructions, no length beyond the end of the file, and at most four bytes for a character of a text.
 """
 
 from __future__ import annotations
 
 import pickle
+import pickletools
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 MAX_STEPS = 100_000
 """Largest number of opcodes in a file: an array takes about 30, so 3,000 arrays are possible; the supernet has 300."""
 MAX_NAME = 256
-"""Largest number of bytes of an array's name."""
+"""Largest number of characters of an array's name."""
 
 _ROLES = {
-    ("numpy.core.multiarray", "_reconstruct"): "array",
-    ("numpy._core.multiarray", "_reconstruct"): "array",
-    ("numpy.core.multiarray", "scalar"): "scalar",
-    ("numpy._core.multiarray", "scalar"): "scalar",
-    ("numpy", "ndarray"): "ndarray",
-    ("numpy", "dtype"): "dtype",
-    ("_codecs", "encode"): "encode",
-    ("collections", "OrderedDict"): "dictionary",
-    ("builtins", "tuple"): "tuple",
-    ("__builtin__", "tuple"): "tuple",
-    ("__builtin__", "bytes"): "bytes",
+    "numpy.core.multiarray _reconstruct": "array",
+    "numpy._core.multiarray _reconstruct": "array",
+    "numpy.core.multiarray scalar": "scalar",
+    "numpy._core.multiarray scalar": "scalar",
+    "numpy ndarray": "ndarray",
+    "numpy dtype": "dtype",
+    "_codecs encode": "encode",
+    "collections OrderedDict": "dictionary",
+    "builtins tuple": "tuple",
+    "__builtin__ tuple": "tuple",
+    "__builtin__ bytes": "bytes",
 }
+"""Roles by module and name."""
 
 
 class Refused(Exception):
     """The file differs from what ``paddle.save`` writes; the message says where."""
 
 
+@dataclass(frozen=True)
 class Role:
     """A global named by the file, represented by its entry of ``_ROLES``."""
 
-    def __init__(self, role: str) -> None:
-        self.role = role
+    role: str
 
 
+@dataclass(eq=False, slots=True)
 class Call:
     """A call requested by the file: recorded, never executed."""
 
-    __slots__ = ("arguments", "role", "state")
-
-    def __init__(self, role: str, arguments: tuple[Any, ...]) -> None:
-        self.role, self.arguments = role, arguments
-        self.state: tuple[Any, ...] | None = None
-
-
-class Span:
-    """Text (UTF-8) or bytes, as a position in the file."""
-
-    __slots__ = ("is_text", "name", "start", "stop")
-
-    def __init__(self, start: int, stop: int, is_text: bool) -> None:
-        self.start, self.stop, self.is_text = start, stop, is_text
-        self.name: str | None = None
+    role: str
+    arguments: tuple[Any, ...]
+    state: tuple[Any, ...] | None = None
 
 
 _MARK = object()
@@ -69,46 +62,35 @@ _MARK = object()
 class Machine:
     """The interpreter: :meth:`run` executes the file's opcodes and returns the final value."""
 
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.place = 0
+    def __init__(self) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
-    def run(self) -> Any:
+    def run(self, data: bytes) -> Any:
         """Execute the opcodes to the end of the file."""
-        if self.data[:1] != pickle.PROTO or self.data[1:2] not in (b"\2", b"\3", b"\4"):
+        if data[:1] != pickle.PROTO or data[1:2] not in (b"\2", b"\3", b"\4"):
             raise Refused("it does not begin as paddle.save's files do")
-        self.place = 2
-        for _ in range(MAX_STEPS):
-            code = self.data[self.take(1)]
-            if code == pickle.STOP[0]:
-                if len(self.stack) != 1 or self.place != len(self.data):
-                    raise Refused("it has data after its end, or is truncated")
-                return self.stack[0]
-            instruction = _INSTRUCTIONS.get(code)
-            if instruction is None:
-                raise Refused(f"instruction 0x{code:02x} at byte {self.place - 1} is not one that paddle.save writes")
-            instruction(self)
+        opcodes = pickletools.genops(data)
+        try:
+            next(opcodes)
+            for _, (opcode, argument, place) in zip(range(MAX_STEPS), opcodes, strict=False):
+                if opcode.name == "STOP":
+                    if len(self.stack) != 1 or place != len(data) - 1:
+                        raise Refused("it has data after its end, or is truncated")
+                    return self.stack[0]
+                instruction = _INSTRUCTIONS.get(opcode.name)
+                if instruction is None:
+                    raise Refused(f"instruction {opcode.name} at byte {place} is not one that paddle.save writes")
+                instruction(self, argument)
+        except ValueError as error:
+            raise Refused(f"it is cut short or damaged: {str(error)[:200]}") from None
         raise Refused(f"it has more than {MAX_STEPS:,} instructions")
 
-    def take(self, count: int) -> int:
-        """Start of the next ``count`` bytes; moves past them."""
-        start, self.place = self.place, self.place + count
-        if self.place > len(self.data):
-            raise Refused("it is cut short")
-        return start
-
-    def skip(self, count: int, value: float | None = None) -> None:
-        """Skip ``count`` bytes and push the value, if any, that represents them."""
-        self.take(count)
-        if value is not None:
-            self.stack.append(value)
-
-    def number(self, size: int, signed: bool = False) -> int:
-        """A little-endian integer of ``size`` bytes."""
-        start = self.take(size)
-        return int.from_bytes(self.data[start : start + size], "little", signed=signed)
+    def push(self, value: Any) -> None:
+        """Push a number, a text or bytes."""
+        if type(value) is int and value.bit_length() > 63:  # no step, epoch or seed is longer
+            raise Refused(f"it holds an integer of {value.bit_length()} bits")
+        self.stack.append(value)
 
     def pop(self) -> Any:
         """The topmost value."""
@@ -126,69 +108,41 @@ class Machine:
             values.append(self.pop())
         return values[::-1]
 
-    def span(self, size: int, is_text: bool) -> None:
-        """Push text or bytes preceded by their length in ``size`` bytes."""
-        length = self.number(size)
-        start = self.take(length)
-        self.stack.append(Span(start, start + length, is_text))
+    def push_role(self, name: str) -> None:
+        """Push the role of a global, named by its module and its name."""
+        if name not in _ROLES:
+            raise Refused(f"it asks for {ascii(name.replace(' ', '.'))[1:-1]:.200}, which weights do not need")
+        self.stack.append(Role(_ROLES[name]))
 
-    def long(self) -> None:
-        """Push an integer of up to 8 bytes; no step, epoch or seed is longer."""
-        size = self.number(1)
-        if size > 8:
-            raise Refused(f"it holds an integer of {size} bytes")
-        self.stack.append(self.number(size, signed=True))
-
-    def line(self) -> str:
-        """A text up to the next line break, of at most ``MAX_NAME`` bytes."""
-        end = self.data.find(b"\n", self.place, self.place + MAX_NAME)
-        if end < 0:
-            raise Refused("the name of a function is cut short")
-        start = self.take(end + 1 - self.place)
-        return self.data[start:end].decode("latin-1")
-
-    def push_role(self, module: str, name: str) -> None:
-        """Push the role of a global."""
-        role = _ROLES.get((module, name))
-        if role is None:
-            raise Refused(f"it asks for {ascii(module + '.' + name)[1:-1]}, which weights do not need")
-        self.stack.append(Role(role))
-
-    def stack_global(self) -> None:
-        """Push the role of the global whose module and name are on top of the stack."""
-        module, name = self.pop_many(2)
-        self.push_role(short_text(self.data, module), short_text(self.data, name))
-
-    def get(self, size: int) -> None:
+    def get(self, number: int) -> None:
         """Push the memo's value under a number."""
-        number = self.number(size)
         if number not in self.memo:
             raise Refused("it refers to a value that it does not hold")
         self.stack.append(self.memo[number])
 
-    def put(self, size: int | None) -> None:
-        """Store the topmost value in the memo, without a size under the next free number."""
-        number = len(self.memo) if size is None else self.number(size)
-        self.memo[number] = self.pop()
-        self.stack.append(self.memo[number])
+    def put(self, number: int | None) -> None:
+        """Store the topmost value in the memo, without a number under the next free one."""
+        value = self.pop()
+        self.memo[len(self.memo) if number is None else number] = value
+        self.stack.append(value)
 
-    def append(self, marked: bool) -> None:
-        """Append one value, or all above the mark, to a list."""
-        values = self.pop_many(None if marked else 1)
+    def append(self, count: int | None) -> None:
+        """Append ``count`` values, or all above the mark, to a list."""
+        values = self.pop_many(count)
         target = self.pop()
         if not isinstance(target, list):
             raise Refused("it appends to something other than a list")
         target += values
         self.stack.append(target)
 
-    def set_items(self, marked: bool) -> None:
-        """Put one pair, or all above the mark, into a dictionary. Only names and integers are hashed."""
-        values = self.pop_many(None if marked else 2)
+    def set_items(self, count: int | None) -> None:
+        """Put ``count`` keys and values, or all above the mark, into a dictionary. Only names and integers are hashed."""
+        values = self.pop_many(count)
         target = self.pop()
         if not isinstance(target, dict) or len(values) % 2:
             raise Refused("it puts values into something other than a dictionary")
         for key, value in zip(values[::2], values[1::2], strict=True):
-            target[key if type(key) is int else short_text(self.data, key)] = value
+            target[key if type(key) is int else short_text(key)] = value
         self.stack.append(target)
 
     def reduce(self) -> None:
@@ -200,7 +154,7 @@ class Machine:
         if role == "dictionary" and count == 0:
             self.stack.append({})
         elif role == "bytes" and count == 0:
-            self.stack.append(Span(0, 0, False))
+            self.stack.append(b"")
         elif role == "tuple" and count == 1 and isinstance(arguments[0], tuple):
             self.stack.append(arguments[0])
         elif (role, count) in (("array", 3), ("dtype", 3), ("scalar", 2), ("encode", 2)):
@@ -217,69 +171,39 @@ class Machine:
         self.stack.append(call)
 
 
-def decode(raw: bytes) -> str:
-    """A text of the file, which is UTF-8."""
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        raise Refused("a text in it is not UTF-8") from None
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def short_text(data: bytes, span: Any) -> str:
-    """A short text of the file. Decoded once and cached, so a name used many times takes memory once."""
-    if not isinstance(span, Span) or not span.is_text or span.stop - span.start > MAX_NAME:
+def short_text(value: Any) -> str:
+    """A name: a short text that can be written as UTF-8."""
+    if not isinstance(value, str) or len(value) > MAX_NAME or _SURROGATE.search(value):
         raise Refused("a name in it is not a short text")
-    if span.name is None:
-        span.name = decode(data[span.start : span.stop])
-    return span.name
+    return value
 
 
-def _constant(value: Any) -> Callable[[Machine], None]:
-    return lambda machine: machine.stack.append(value)
-
-
-def _tuple(count: int | None) -> Callable[[Machine], None]:
-    return lambda machine: machine.stack.append(tuple(machine.pop_many(count)))
-
-
-_INSTRUCTIONS: dict[int, Callable[[Machine], None]] = {
-    code[0]: instruction
-    for code, instruction in {
-        pickle.FRAME: lambda m: m.skip(8),  # frame length: not needed here
-        pickle.MARK: _constant(_MARK),
-        pickle.NONE: _constant(None),
-        pickle.NEWTRUE: _constant(True),
-        pickle.NEWFALSE: _constant(False),
-        pickle.BININT: lambda m: m.stack.append(m.number(4, signed=True)),
-        pickle.BININT1: lambda m: m.stack.append(m.number(1)),
-        pickle.BININT2: lambda m: m.stack.append(m.number(2)),
-        pickle.LONG1: Machine.long,
-        pickle.BINFLOAT: lambda m: m.skip(8, 0.0),  # the value is not needed: no array is built from such floats
-        pickle.SHORT_BINUNICODE: lambda m: m.span(1, True),
-        pickle.BINUNICODE: lambda m: m.span(4, True),
-        pickle.BINUNICODE8: lambda m: m.span(8, True),
-        pickle.SHORT_BINBYTES: lambda m: m.span(1, False),
-        pickle.BINBYTES: lambda m: m.span(4, False),
-        pickle.BINBYTES8: lambda m: m.span(8, False),
-        pickle.EMPTY_TUPLE: _constant(()),
-        pickle.TUPLE1: _tuple(1),
-        pickle.TUPLE2: _tuple(2),
-        pickle.TUPLE3: _tuple(3),
-        pickle.TUPLE: _tuple(None),
-        pickle.EMPTY_LIST: lambda m: m.stack.append([]),
-        pickle.APPEND: lambda m: m.append(False),
-        pickle.APPENDS: lambda m: m.append(True),
-        pickle.EMPTY_DICT: lambda m: m.stack.append({}),
-        pickle.SETITEM: lambda m: m.set_items(False),
-        pickle.SETITEMS: lambda m: m.set_items(True),
-        pickle.BINGET: lambda m: m.get(1),
-        pickle.LONG_BINGET: lambda m: m.get(4),
-        pickle.BINPUT: lambda m: m.put(1),
-        pickle.LONG_BINPUT: lambda m: m.put(4),
-        pickle.MEMOIZE: lambda m: m.put(None),
-        pickle.GLOBAL: lambda m: m.push_role(m.line(), m.line()),
-        pickle.STACK_GLOBAL: Machine.stack_global,
-        pickle.REDUCE: Machine.reduce,
-        pickle.BUILD: Machine.build,
-    }.items()
+_VALUES = "BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINUNICODE BINUNICODE BINUNICODE8 SHORT_BINBYTES BINBYTES BINBYTES8"
+_INSTRUCTIONS: dict[str, Callable[[Machine, Any], None]] = {
+    **dict.fromkeys(_VALUES.split(), Machine.push),
+    "FRAME": lambda machine, length: None,  # not needed here
+    "MARK": lambda machine, _: machine.stack.append(_MARK),
+    "NONE": lambda machine, _: machine.stack.append(None),
+    "NEWTRUE": lambda machine, _: machine.stack.append(True),
+    "NEWFALSE": lambda machine, _: machine.stack.append(False),
+    "EMPTY_TUPLE": lambda machine, _: machine.stack.append(()),
+    "EMPTY_LIST": lambda machine, _: machine.stack.append([]),
+    "EMPTY_DICT": lambda machine, _: machine.stack.append({}),
+    "TUPLE1": lambda machine, _: machine.stack.append(tuple(machine.pop_many(1))),
+    "TUPLE2": lambda machine, _: machine.stack.append(tuple(machine.pop_many(2))),
+    "TUPLE3": lambda machine, _: machine.stack.append(tuple(machine.pop_many(3))),
+    "TUPLE": lambda machine, _: machine.stack.append(tuple(machine.pop_many())),
+    "APPEND": lambda machine, _: machine.append(1),
+    "APPENDS": lambda machine, _: machine.append(None),
+    "SETITEM": lambda machine, _: machine.set_items(2),
+    "SETITEMS": lambda machine, _: machine.set_items(None),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), Machine.get),
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE"), Machine.put),
+    "GLOBAL": Machine.push_role,
+    "STACK_GLOBAL": lambda machine, _: machine.push_role(" ".join(map(short_text, machine.pop_many(2)))),
+    "REDUCE": lambda machine, _: machine.reduce(),
+    "BUILD": lambda machine, _: machine.build(),
 }
