@@ -34,9 +34,9 @@ def test_digits_split_without_overlap() -> None:
     train, val = Digits("train"), Digits("val")
     assert len(train.labels) + len(val.labels) == 1797
     assert set(val.labels) == set(range(10))
-    everything = np.concatenate([train.images, val.images]).reshape(1797, -1)
+    everything = np.concatenate([train.items, val.items]).reshape(1797, -1)
     assert everything.max() == 255
-    same = {image.tobytes() for image in train.images} & {image.tobytes() for image in val.images}
+    same = {image.tobytes() for image in train.items} & {image.tobytes() for image in val.items}
     assert len(same) < 5  # the collection itself repeats hardly a digit
 
 

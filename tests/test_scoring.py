@@ -17,6 +17,7 @@ from paddle_pgonas import cost
 from paddle_pgonas.arch import MINI, TRACK1, Arch, SearchSpace
 from paddle_pgonas.config import CONFIGS, Config, load_config
 from paddle_pgonas.correlation import kendall
+from paddle_pgonas.data.cache import DecodedImages
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.elastic import calibrate
@@ -24,7 +25,7 @@ from paddle_pgonas.nn.supernet import Supernet, extract
 from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.runtime import select_device
 from paddle_pgonas.scoring import scorer
-from paddle_pgonas.scoring.chunks import METRICS, ScoringSet
+from paddle_pgonas.scoring.chunks import METRICS
 from paddle_pgonas.scoring.job import AGREEMENT, print_sizes, write_submission
 from paddle_pgonas.scoring.scorer import score
 from paddle_pgonas.scoring.session import Session
@@ -138,10 +139,10 @@ def config(**changes: object) -> Config:
     return base.changed(score=changes)
 
 
-def scoring_set(count: int = 20) -> ScoringSet:
+def scoring_set(count: int = 20) -> DecodedImages:
     rng = np.random.RandomState(0)
     pixels = rng.randint(0, 256, (count, 8, 8, 3)).astype(np.uint8)
-    return ScoringSet(pixels, rng.randint(0, 10, count), "x", pixels[:16])
+    return DecodedImages(pixels, rng.randint(0, 10, count), "x", np.arange(count), count, pixels[:16])
 
 
 def test_metrics_equal_those_of_subnets_scored_alone() -> None:

@@ -14,7 +14,7 @@ import paddle
 from paddle_pgonas.config import CONFIGS, Data, load_config
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.cache import DecodedImages, decoded
-from paddle_pgonas.data.sources import ImageSource, Split, Subset, UnreadableImage, evenly, open_source
+from paddle_pgonas.data.sources import ImageSource, Split, UnreadableImage, evenly, open_source
 from paddle_pgonas.data.transforms import center_crop
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.progress import progress
@@ -100,7 +100,7 @@ def _measure(data: Data, cache: Path, count: int, rounds: int) -> dict[str, Any]
 
 def _open(data: Data, split: Split, count: int) -> ImageSource:
     source = open_source(data, split, num_classes=2**31)
-    return Subset(source, evenly(len(source.labels), count))
+    return source.subset(evenly(len(source.labels), count))
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:

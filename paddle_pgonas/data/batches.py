@@ -11,7 +11,7 @@ import paddle
 
 from paddle_pgonas.config import Data
 from paddle_pgonas.data.cache import decoded
-from paddle_pgonas.data.sources import ImageSource, Subset, UnreadableImage, evenly
+from paddle_pgonas.data.sources import ImageSource, UnreadableImage, evenly
 from paddle_pgonas.data.transforms import center_crop, draw_shifts, random_resized_crop, shift
 from paddle_pgonas.data.unreadable import Unreadable
 from paddle_pgonas.errors import UserError
@@ -100,7 +100,7 @@ def calibration_images(source: ImageSource, data: Data, count: int) -> np.ndarra
         UserError: no image can be read, or more than ``data.max_unreadable`` of them cannot.
     """
     crops: list[np.ndarray] = []
-    chosen = Subset(source, evenly(len(source.labels), count))
+    chosen = source.subset(evenly(len(source.labels), count))
     unreadable = Unreadable(chosen, data.max_unreadable)
     for index in range(len(chosen.labels)):
         try:

@@ -38,6 +38,8 @@ class DecodedImages(NamedTuple):
     """Position of each image among the requested ones, ascending; missing ones could not be read."""
     asked: int
     """Number of requested images."""
+    calibration: np.ndarray | None = None
+    """Training images for the calibration of BatchNorm statistics: uint8 [n, S, S, 3]; None if the mode needs none."""
 
 
 def cache_folder(config: Config) -> Path:

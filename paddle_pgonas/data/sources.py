@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -30,29 +31,40 @@ class UnreadableImage(Exception):
     """A file that cannot be read as an image; the message names it."""
 
 
-class ImageSource(Protocol):
+class ImageSource(ABC):
     """Labelled images that can be read one by one."""
 
+    items: np.ndarray
+    """One per image, from which the image is read: the name of a file, or pixels."""
     labels: np.ndarray
     """int64, one per image."""
     classes: list[str]
     """Their names; a label is an index into this list."""
 
+    @abstractmethod
     def read(self, index: int) -> Image.Image:
         """The image as RGB, in its own size. Raises UnreadableImage."""
 
+    @abstractmethod
     def name(self, index: int) -> str:
         """The image's name for messages."""
 
-    def fingerprint(self, cache: Path, chosen: Sequence[int] | None = None) -> str:
-        """A digest of the images' contents and labels (of the ``chosen`` ones), the same wherever they lie.
+    @abstractmethod
+    def fingerprint(self, cache: Path) -> str:
+        """A digest of the images' contents and labels, the same wherever they lie.
 
         Args:
             cache: the folder in which digests of files are remembered.
         """
 
+    def subset(self, chosen: np.ndarray) -> ImageSource:
+        """The images at the ``chosen`` indices, in that order; the others are not read, not even for the fingerprint."""
+        part = copy.copy(self)
+        part.items, part.labels = self.items[chosen], self.labels[chosen]
+        return part
 
-class Folder:
+
+class Folder(ImageSource):
     """``root/<split>/<class>/<image>``; a class's label is the position of its name in sorted order."""
 
     def __init__(self, root: str | Path, split: Split) -> None:
@@ -63,13 +75,13 @@ class Folder:
         if not self.classes:
             raise UserError(f"data.root: {self.folder} holds no class folders; expected {self.folder}/<class>/<images>")
         files = [_images(self.folder, name) for name in self.classes]
-        self.files = np.concatenate(files)
+        self.items = np.concatenate(files)
         """Names below the folder, as bytes in one array, because 1,281,167 objects would be copied into every loader process."""
         self.labels = np.repeat(np.arange(len(files), dtype=np.int64), [len(names) for names in files])
 
     def path(self, index: int) -> Path:
         """Path of the image."""
-        return self.folder / os.fsdecode(self.files[index])
+        return self.folder / os.fsdecode(self.items[index])
 
     def name(self, index: int) -> str:
         """Its path."""
@@ -91,10 +103,9 @@ class Folder:
             what = str(error) if isinstance(error, (OSError, UnreadableImage)) else f"{type(error).__name__}: {error}"
             raise UnreadableImage(f"{path}: {' '.join(what.split())[:300]}") from None
 
-    def fingerprint(self, cache: Path, chosen: Sequence[int] | None = None) -> str:
+    def fingerprint(self, cache: Path) -> str:
         """From the files' contents, names below the folder, and labels."""
-        indices = slice(None) if chosen is None else list(chosen)
-        return fingerprint_files(self.folder, self.files[indices].tolist(), self.labels[indices].tolist(), cache)
+        return fingerprint_files(self.folder, self.items.tolist(), self.labels.tolist(), cache)
 
 
 def class_names(folder: Path) -> list[str]:
@@ -139,7 +150,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-class Digits:
+class Digits(ImageSource):
     """scikit-learn's 1,797 handwritten digits of 8x8 pixels: 1,297 for training, 500 for scoring."""
 
     VAL = 500
@@ -150,22 +161,21 @@ class Digits:
         digits = load_digits()
         order = np.random.default_rng(0).permutation(len(digits.target))  # the file is ordered by writer
         chosen = order[: self.VAL] if split == "val" else order[self.VAL :]
-        self.images = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)
+        self.items = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)
         self.labels = digits.target[chosen].astype(np.int64)
         self.classes = [str(digit) for digit in range(10)]
 
     def read(self, index: int) -> Image.Image:
         """The digit as a grey RGB image."""
-        return Image.fromarray(self.images[index]).convert("RGB")
+        return Image.fromarray(self.items[index]).convert("RGB")
 
     def name(self, index: int) -> str:
         """Its position among the split's digits."""
         return f"digit {index}"
 
-    def fingerprint(self, cache: Path, chosen: Sequence[int] | None = None) -> str:
+    def fingerprint(self, cache: Path) -> str:
         """From the pixels and labels themselves."""
-        indices = slice(None) if chosen is None else list(chosen)
-        return hashlib.sha256(self.images[indices].tobytes() + self.labels[indices].tobytes()).hexdigest()
+        return hashlib.sha256(self.items.tobytes() + self.labels.tobytes()).hexdigest()
 
 
 def evenly(total: int, count: int) -> np.ndarray:
@@ -184,28 +194,6 @@ def spread_order(total: int) -> np.ndarray:
     for bit in range(bits):
         places |= (numbers >> bit & 1) << (bits - 1 - bit)
     return places[places < total]
-
-
-class Subset:
-    """Some images of a source: those at the ``chosen`` indices, in that order."""
-
-    def __init__(self, source: ImageSource, chosen: np.ndarray) -> None:
-        self.source, self.chosen = source, chosen
-        self.labels = source.labels[chosen]
-        self.classes = source.classes
-
-    def read(self, index: int) -> Image.Image:
-        """The image as RGB."""
-        return self.source.read(int(self.chosen[index]))
-
-    def name(self, index: int) -> str:
-        """Its name in the source."""
-        return self.source.name(int(self.chosen[index]))
-
-    def fingerprint(self, cache: Path, chosen: Sequence[int] | None = None) -> str:
-        """Of the chosen images only; the others are not read."""
-        indices = self.chosen if chosen is None else self.chosen[list(chosen)]
-        return self.source.fingerprint(cache, indices.tolist())
 
 
 def open_source(data: Data, split: Split, num_classes: int) -> ImageSource:
@@ -232,5 +220,5 @@ def open_source(data: Data, split: Split, num_classes: int) -> ImageSource:
     if len(source.classes) > num_classes:
         raise UserError(f"data.root has {len(source.classes)} classes, model.num_classes only {num_classes}; raise the latter")
     if split == "val":
-        return Subset(source, spread_order(len(source.labels))[: data.val_limit])
-    return source if data.train_limit is None else Subset(source, evenly(len(source.labels), data.train_limit))
+        return source.subset(spread_order(len(source.labels))[: data.val_limit])
+    return source if data.train_limit is None else source.subset(evenly(len(source.labels), data.train_limit))

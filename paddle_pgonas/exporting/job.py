@@ -16,6 +16,7 @@ import paddle
 from paddle_pgonas import cost
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config, save_config
+from paddle_pgonas.data.cache import DecodedImages
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.exporting.inference import (
@@ -35,7 +36,6 @@ from paddle_pgonas.nn.supernet import Supernet, extract
 from paddle_pgonas.nn.weights import load_weights, read_arrays, save_weights
 from paddle_pgonas.progress import progress
 from paddle_pgonas.runtime import select_device, versions
-from paddle_pgonas.scoring.chunks import ScoringSet
 from paddle_pgonas.scoring.scorer import calibration_batches, scoring_set
 from paddle_pgonas.scoring.tree import build_tree
 from paddle_pgonas.scoring.walker import Walker
@@ -189,12 +189,12 @@ def _describe(config: Config, arch: Arch) -> dict[str, Any]:
     }
 
 
-def _open_images(config: Config, count: int) -> ScoringSet:
+def _open_images(config: Config, count: int) -> DecodedImages:
     """Validation images taken evenly (or noise if there are none), and calibration images if the BatchNorm mode needs them."""
     if config.data.source == "folder" and config.data.root is None and config.score.bn == "running":
         side = config.data.image_size
         noise = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
-        return ScoringSet(noise, np.zeros(0, np.int64), "noise")
+        return DecodedImages(noise, np.zeros(0, np.int64), "noise", np.arange(count), count)
     return scoring_set(config.changed(data={"val_limit": count}))
 
 
@@ -220,7 +220,7 @@ def _dygraph(subnet: ResNet) -> Network:
     return run
 
 
-def _compare(ways: dict[str, Network], data: ScoringSet, config: Config) -> dict[str, Any]:
+def _compare(ways: dict[str, Network], data: DecodedImages, config: Config) -> dict[str, Any]:
     """Logits of all ways on all images: how each agrees with the scorer, ``paddle.inference`` with dygraph too, and top-1.
 
     Raises:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,25 +12,11 @@ import numpy as np
 
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
-from paddle_pgonas.data.cache import validation_fingerprint
+from paddle_pgonas.data.cache import DecodedImages, validation_fingerprint
 from paddle_pgonas.store import Store
 
 METRICS = ("top1", "top5", "probability", "loss")
 """The metrics of a scoring pass: two accuracies, the mean probability of the true class, the mean cross-entropy."""
-
-
-@dataclass(frozen=True)
-class ScoringSet:
-    """The images for scoring: uint8 [N, S, S, 3] and labels int64 [N]; calibration images, if any, in the same form."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    fingerprint: str
-    calibration: np.ndarray | None = None
-    kept: np.ndarray | None = None
-    """Position of each image among the requested ones (some may be unreadable); None if none is missing."""
-    asked: int | None = None
-    """Number of requested images; None: as many as there are."""
 
 
 class ChunkStore:
@@ -48,10 +33,9 @@ class ChunkStore:
     """
 
     def __init__(
-        self, folder: Path, archs: Sequence[Arch], data: ScoringSet, config: Config, identity: Mapping[str, Any]
+        self, folder: Path, archs: Sequence[Arch], data: DecodedImages, config: Config, identity: Mapping[str, Any]
     ) -> None:
         self.data, self.config = data, config
-        self.asked = len(data.labels) if data.asked is None else data.asked
         others = {name: value for name, value in identity.items() if name != "images"}
         self.store = Store(folder, {"kept": "scores", "candidates": [arch.code for arch in archs], **others})
         self._prefix = cache(self._prefix_fingerprint)
@@ -59,23 +43,22 @@ class ChunkStore:
     def summary(self, chunks: int) -> str:
         """The number of existing chunks, as text."""
         counts = [count for _, count in self._entries()]
-        whole, others = counts.count(self.asked), sorted(set(counts) - {self.asked})
+        whole, others = counts.count(self.data.asked), sorted(set(counts) - {self.data.asked})
         more = f", and some over {', '.join(map(str, others))} images" if others else ""
         return f"{whole} of {chunks} chunks of these weights, images and options are already in {self.store.folder}{more}"
 
     def get(self, number: int, size: int) -> tuple[int, np.ndarray]:
         """The number of images in the stored sums of a chunk of ``size`` candidates, and the sums: float64 [size, 4]."""
         for count in sorted((count for chunk, count in self._entries() if chunk == number), reverse=True):
-            if count == self.asked or (count < self.asked and self.config.score.bn != "batch"):
+            if count == self.data.asked or (count < self.data.asked and self.config.score.bn != "batch"):
                 entry = self.store.get(_name(number, count))
                 if entry is not None and entry.record["images"] == self._prefix(count):
-                    images = count if self.data.kept is None else int(np.searchsorted(self.data.kept, count))
-                    return images, entry.arrays["sums"]
+                    return int(np.searchsorted(self.data.kept, count)), entry.arrays["sums"]
         return 0, np.zeros((size, len(METRICS)))
 
     def put(self, number: int, sums: np.ndarray) -> None:
         """Store a chunk's sums over all images."""
-        self.store.put(_name(number, self.asked), {"images": self.data.fingerprint}, {"sums": sums})
+        self.store.put(_name(number, self.data.asked), {"images": self.data.fingerprint}, {"sums": sums})
 
     def _entries(self) -> list[tuple[int, int]]:
         """Number of the chunk and of the images of every entry."""
@@ -83,7 +66,7 @@ class ChunkStore:
 
     def _prefix_fingerprint(self, count: int) -> str:
         """The fingerprint of the first ``count`` images."""
-        if count == self.asked:
+        if count == self.data.asked:
             return self.data.fingerprint
         return validation_fingerprint(self.config.changed(data={"val_limit": count}))
 

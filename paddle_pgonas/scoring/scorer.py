@@ -16,14 +16,14 @@ from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
 from paddle_pgonas.container import checksum
 from paddle_pgonas.data.batches import calibration_images
-from paddle_pgonas.data.cache import validation_images
+from paddle_pgonas.data.cache import DecodedImages, validation_images
 from paddle_pgonas.data.sources import open_source
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.progress import Progress
 from paddle_pgonas.runtime import compute_dtype, device_memory, out_of_memory
-from paddle_pgonas.scoring.chunks import METRICS, ChunkStore, ScoringSet
+from paddle_pgonas.scoring.chunks import METRICS, ChunkStore
 from paddle_pgonas.scoring.tree import Node, build_tree, scoring_order
 from paddle_pgonas.scoring.walker import Walker
 
@@ -33,17 +33,16 @@ CHUNK = 256
 """Most candidates per chunk: a kill loses at most one chunk, and chunking costs 0.4 % of the sharing for the 45,000."""
 
 
-def scoring_set(config: Config) -> ScoringSet:
-    """The configured validation images, and the calibration images if the BatchNorm mode needs them."""
-    images, labels, fingerprint, kept, asked = validation_images(config)
-    calibration = None
-    if config.score.bn == "calibrated":
-        source = open_source(config.data, "train", config.model.num_classes)
-        calibration = calibration_images(source, config.data, config.score.calibration_images)
-    return ScoringSet(images, labels, fingerprint, calibration, kept, asked)
+def scoring_set(config: Config) -> DecodedImages:
+    """The configured validation images, with the calibration images if the BatchNorm mode needs them."""
+    images = validation_images(config)
+    if config.score.bn != "calibrated":
+        return images
+    source = open_source(config.data, "train", config.model.num_classes)
+    return images._replace(calibration=calibration_images(source, config.data, config.score.calibration_images))
 
 
-def calibration_batches(data: ScoringSet, config: Config, micro_batch: int) -> Iterator[list[paddle.Tensor]]:
+def calibration_batches(data: DecodedImages, config: Config, micro_batch: int) -> Iterator[list[paddle.Tensor]]:
     """The calibration images, normalised, in batches of ``score.calibration_batch``, each in micro-batches of this size."""
     assert data.calibration is not None
     count = len(data.calibration)
@@ -54,7 +53,7 @@ def calibration_batches(data: ScoringSet, config: Config, micro_batch: int) -> I
         yield [to_network(paddle.to_tensor(part), config.data) for part in parts]
 
 
-def score(net: Supernet, archs: Sequence[Arch], data: ScoringSet, config: Config, folder: Path | None = None) -> np.ndarray:
+def score(net: Supernet, archs: Sequence[Arch], data: DecodedImages, config: Config, folder: Path | None = None) -> np.ndarray:
     """Measure :data:`METRICS` of every architecture with the supernet's weights: float64 [len(archs), 4], in their order.
 
     Args:
@@ -102,7 +101,7 @@ def _my_order(chunks: int) -> list[int]:
     return own
 
 
-def identity(net: Supernet, data: ScoringSet, config: Config) -> dict[str, object]:
+def identity(net: Supernet, data: DecodedImages, config: Config) -> dict[str, object]:
     """Everything that the scores depend on in addition to the candidates."""
     mode = config.score.bn
     return {
@@ -123,7 +122,7 @@ def identity(net: Supernet, data: ScoringSet, config: Config) -> dict[str, objec
 class _Scorer:
     """Scores chunks on the images. Memory depends on the batch and the depth of the network only."""
 
-    def __init__(self, net: Supernet, data: ScoringSet, config: Config) -> None:
+    def __init__(self, net: Supernet, data: DecodedImages, config: Config) -> None:
         net.eval()
         self.walker = Walker(net, config.score.bn, compute_dtype(config.score.amp, "score.amp"))
         self.data, self.config = data, config
