@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator
 
 from paddle_pgonas.priors import TRAINING_PRIORS
+from paddle_pgonas.samplers import STRATEGIES
 from paddle_pgonas.validation import Integer, ListAsTuple, Number, Section, Text, key, one_of
 
 Colour = Annotated[tuple[Number, Number, Number], ListAsTuple]
@@ -15,13 +16,13 @@ Range = Annotated[tuple[Integer, Integer], ListAsTuple]
 """The least and the greatest value."""
 _YAML_OFF = BeforeValidator(lambda value: "off" if value is False else value)  # YAML 1.1 reads off as false
 
-STRATEGIES = ("uniform", "progressive", "phases", "largest", "sandwich", "fair_sandwich", "pgonas")
-"""Built-in values of ``train.strategy``."""
+
+def _strategies(*passes: str) -> dict[str, tuple[str, ...]]:
+    return {"strategy": tuple(name for name, method in STRATEGIES.items() if method.passes in passes)}
+
 
 # Those that make use of a key.
-TAUGHT = {"strategy": ("uniform", "progressive", "phases", "largest")}
-SANDWICHES = {"strategy": ("sandwich", "fair_sandwich", "pgonas")}
-PGONAS = {"strategy": ("pgonas",)}
+TAUGHT, SANDWICHES, PGONAS = _strategies("taught"), _strategies("sandwich", "pgonas"), _strategies("pgonas")
 WATCHED = {"watch_images": True}
 
 

@@ -27,7 +27,7 @@ LAYERS = (
         "container",
         "store",
     ),
-    ("arch", "regions", "spaces", "geometry", "cost", "zen", "nn", "priors"),
+    ("arch", "regions", "spaces", "geometry", "cost", "zen", "nn", "priors", "samplers"),
     ("correlation", "submission", "validator", "report"),
     ("sections", "config", "data", "training", "scoring", "searching", "exporting"),
     ("published", "mini_track", "benchmark", "cli"),

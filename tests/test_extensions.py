@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Tool, assert_one_line
+from conftest import REPOSITORY, Tool, assert_one_line
 
 from paddle_pgonas.arch import MINI, SPACES
 from paddle_pgonas.config import CONFIGS, Config, Train, load_config, save_config
@@ -16,7 +19,7 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.exporting.job import export, load_subnet
 from paddle_pgonas.files import read_json_lines
 from paddle_pgonas.priors import make_prior
-from paddle_pgonas.sections import STRATEGIES
+from paddle_pgonas.samplers import STRATEGIES
 from paddle_pgonas.spaces import find_space
 
 DIGITS = str(CONFIGS / "mini" / "digits.yaml")
@@ -61,6 +64,18 @@ class LargestAlone:
             step.backward(loss)
             metrics.add("own", loss)
         return metrics
+
+
+def no_metrics(config, teacher):
+    return lambda net, x, y, step: cross_entropy(net(x), y).item()
+
+
+def no_losses(config, teacher):
+    return lambda net, x, y, step: Metrics()
+
+
+def no_strategy(config, teacher):
+    return {"subnets": 2}
 
 
 not_callable = 3
@@ -211,6 +226,20 @@ def test_a_strategy_that_cannot_be_imported_is_one_line_with_its_key(tool: Tool,
     assert "did you mean own_code:LargestAlone?" in err
 
 
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("no_metrics", "a step returned"),
+        ("no_losses", "it must return a training.strategies.Metrics with at least one loss"),
+        ("no_strategy", "made {'subnets': 2}; it must make an object that is called once per step"),
+    ],
+)
+def test_a_strategy_that_gives_something_else_is_one_line(tool: Tool, folder: Path, name: str, problem: str) -> None:
+    status, _, err = tool("train_supernet", "-c", "own.yaml", "-o", f"train.strategy=own_code:{name}")
+    assert_one_line(status, err, problem)
+    assert f"train.strategy own_code:{name}: " in err
+
+
 @pytest.mark.parametrize(("key", "path"), [("prior", "my module:x"), ("strategy", "pgona"), ("prior", "zen_mc")])
 def test_a_name_that_is_neither_built_in_nor_an_import_path_names_file_and_key(folder: Path, key: str, path: str) -> None:
     (folder / "bad.yaml").write_text(f"base: own.yaml\ntrain: {{{key}: '{path}'}}")
@@ -228,4 +257,26 @@ def test_every_built_in_strategy_can_be_made() -> None:
     from paddle_pgonas.training.strategies import make_strategy
 
     made = {name: make_strategy(Config(train=Train(strategy=name)), None) for name in STRATEGIES}
-    assert len({type(strategy) for strategy in made.values()}) == len(STRATEGIES)
+    assert len({(type(made[name]), STRATEGIES[name]) for name in STRATEGIES}) == len(STRATEGIES)
+
+
+NEW_STRATEGY = """
+from paddle_pgonas import samplers
+samplers.STRATEGIES["smallest"] = samplers.Method("taught", lambda step, count, largest_of: [step.region.smallest])
+import paddle_pgonas as pg
+config = pg.load_config("own.yaml", ["train.strategy=smallest", "train.distillation=soft_ce"])
+pg.train(config)
+try:
+    pg.load_config("own.yaml", ["train.strategy=smallest", "train.pairs=3"])
+except pg.UserError as error:
+    print(error)
+"""
+
+
+def test_a_new_built_in_strategy_is_one_entry_of_one_table(folder: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", NEW_STRATEGY], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    )
+    assert run.returncode == 0, run.stderr
+    assert "the smallest strategy makes no use of train.pairs=3" in run.stdout
+    assert {"loss/random", "accuracy"} <= read_json_lines(folder / "runs" / "metrics.jsonl")[0].keys()

@@ -19,10 +19,10 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.supernet import Supernet, extract
 from paddle_pgonas.priors import make_prior
 from paddle_pgonas.regions import Region
+from paddle_pgonas.samplers import Step, draw_fair, draw_ordered_pair, draw_pair, draw_progressive
 from paddle_pgonas.training.losses import adaptive_alpha_divergence, kl_divergence, soft_cross_entropy
-from paddle_pgonas.training.samplers import draw_fair, draw_ordered_pair, draw_pair, draw_progressive
 from paddle_pgonas.training.schedules import RANK_LAMBDAS, learning_rate, rank_lambda
-from paddle_pgonas.training.strategies import Metrics, Step, make_strategy
+from paddle_pgonas.training.strategies import Metrics, make_strategy
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights, read_arrays
+from paddle_pgonas.samplers import STRATEGIES
 from paddle_pgonas.scoring.scorer import score, scoring_set
 from paddle_pgonas.scoring.watch import train
-from paddle_pgonas.sections import STRATEGIES
 from paddle_pgonas.submission import sample_candidates, write_scores
 from paddle_pgonas.training.standalone import train_standalone
 
@@ -35,7 +35,7 @@ class Option(NamedTuple):
 
     name: str
     value: Any
-    users: tuple[str, ...] = STRATEGIES
+    users: tuple[str, ...] = tuple(STRATEGIES)
     alone: bool = False
     """Whether stand-alone training makes use of it too."""
     needs: Values = MappingProxyType({})
@@ -234,7 +234,7 @@ def test_a_run_leaves_the_same_twice(strategy: str | None, outcome: Any) -> None
     assert outcome(strategy, {}) == outcome(strategy, {"seed": 0})
 
 
-USED = [(option, user) for option in TRAINING for user in (("uniform",) if option.users == STRATEGIES else option.users)]
+USED = [(option, user) for option in TRAINING for user in (("uniform",) if option.users == tuple(STRATEGIES) else option.users)]
 
 
 @pytest.mark.parametrize(("option", "strategy"), USED, ids=lambda value: named(value) if isinstance(value, Option) else value)

@@ -27,7 +27,7 @@ from paddle_pgonas.published import LEARNING_RATES, STEPS
 from paddle_pgonas.published.compare import Outcome, compare
 from paddle_pgonas.published.reference import CONFIGURATIONS, Reference, configuration, read_reference
 from paddle_pgonas.published.replay import Signs, repeat, replay
-from paddle_pgonas.training.published_draws import draw_published_baseline, draw_published_pgonas, published_generator
+from paddle_pgonas.training.draws import draw_published_baseline, draw_published_pgonas, published_generator
 from paddle_pgonas.training.schedules import learning_rate
 
 RATES: list[dict[str, Any]] = json.loads(LEARNING_RATES.read_text())

@@ -16,9 +16,10 @@ from paddle_pgonas.arch import MINI, TRACK1, Arch
 from paddle_pgonas.config import Config, Train, load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.regions import Region
-from paddle_pgonas.training.samplers import Draws, draw_fair, draw_largest, draw_progressive, second_place_phase
+from paddle_pgonas.samplers import Step, draw_fair, draw_largest, draw_progressive, second_place_phase
+from paddle_pgonas.training.draws import Draws
 from paddle_pgonas.training.schedules import learning_rate
-from paddle_pgonas.training.strategies import Step, make_strategy
+from paddle_pgonas.training.strategies import make_strategy
 
 CODES = (3, 3, 5, 7)
 OFFICIAL = Region(TRACK1, CODES)

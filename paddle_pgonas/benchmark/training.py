@@ -17,9 +17,9 @@ from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract
 from paddle_pgonas.progress import progress
 from paddle_pgonas.regions import Region
+from paddle_pgonas.samplers import Step, draw_pair
 from paddle_pgonas.training.losses import cross_entropy, rank_hinge, soft_cross_entropy
-from paddle_pgonas.training.samplers import draw_pair
-from paddle_pgonas.training.strategies import Step, make_strategy
+from paddle_pgonas.training.strategies import make_strategy
 
 SETTINGS = Train(strategy="pgonas", prior="flops")
 WEIGHT = 1.0  # of the rank loss, so that the pairs run

@@ -1,4 +1,5 @@
-"""One callable per training method. Each runs the forward and backward passes of a step, which sum up the gradients.
+"""The passes of the training methods, one callable each: it runs the forward and backward passes of a step,
+which sum up the gradients.
 
 The trainer clears gradients before and steps the optimizer after. Subnets are drawn from the step's own generator, seeded with
 (seed, step), so they do not depend on earlier steps.
@@ -7,7 +8,6 @@ The trainer clears gradients before and steps the optimizer after. Subnets are d
 from __future__ import annotations
 
 import contextlib
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -17,31 +17,13 @@ from paddle import nn
 from paddle_pgonas import distributed
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
+from paddle_pgonas.errors import UserError
 from paddle_pgonas.extensions import import_callable, is_import_path
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.priors import Prior, make_prior
-from paddle_pgonas.regions import Region
-from paddle_pgonas.sections import TAUGHT
+from paddle_pgonas.samplers import STRATEGIES, Step, draw_ordered_pair
+from paddle_pgonas.sections import Train
 from paddle_pgonas.training.losses import Distillation, cross_entropy, make_distillation, rank_hinge
-from paddle_pgonas.training.samplers import draw_fair, draw_largest, draw_ordered_pair, draw_progressive, second_place_phase
-
-
-@dataclass(frozen=True)
-class Step:
-    """Arguments of a strategy in addition to the network and the batch."""
-
-    rng: random.Random
-    region: Region
-    """The region from which random subnets are drawn; the sandwich trains its largest and smallest subnet."""
-    index: int = 0
-    """Number of the step, from 0 over all epochs."""
-    rank_lambda: float = 0.0
-    progress: float = 0.0
-    """Finished share of the training, 0 to 1."""
-    distils: bool = True
-    """Whether the sandwich's smaller subnets learn from the largest; from the labels otherwise."""
-    backward: Callable[[paddle.Tensor], None] = lambda loss: loss.backward()
-    """Adds the gradients of a loss (the trainer's function scales the loss first, for fp16 and micro-batches)."""
 
 
 @dataclass
@@ -84,14 +66,18 @@ def _accuracy(logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
     return (logits.detach().argmax(-1) == labels).astype("float32").mean()
 
 
+Draw = Callable[[Step], list[Arch]]
+"""The random subnets of a step."""
+
+
 @dataclass
-class Uniform:
-    """The organisers' baseline (single-path one-shot): random subnets learn from the labels and from a fixed teacher.
+class Taught:
+    """Random subnets learn from the labels and from a fixed teacher (single-path one-shot, the organisers' baseline).
 
     The teacher runs once per batch, not once per subnet. Without a teacher only the labels are used.
     """
 
-    random_subnets: int
+    draw: Draw
     distil: Distillation
     teacher: nn.Layer | None = None
 
@@ -115,47 +101,13 @@ class Uniform:
                 metrics.accuracy = _accuracy(logits, y)
         return metrics
 
-    def draw(self, step: Step) -> list[Arch]:
-        """The step's subnets."""
-        return [step.region.sample(step.rng) for _ in range(self.random_subnets)]
-
-
-@dataclass
-class Progressive(Uniform):
-    """Progressive shrinking (once-for-all): the uniform step in a space that grows during the training."""
-
-    def draw(self, step: Step) -> list[Arch]:
-        """Subnets of the current part of the space."""
-        return [draw_progressive(step.region, step.rng, step.progress) for _ in range(self.random_subnets)]
-
-
-@dataclass
-class Phases(Uniform):
-    """The 2nd place's first training: the uniform step in a space that grows in phases, in depth first and in width later."""
-
-    def draw(self, step: Step) -> list[Arch]:
-        """Subnets of the phase's part of the space."""
-        phase = second_place_phase(step.region, step.progress)
-        return [phase.sample(step.rng) for _ in range(self.random_subnets)]
-
-
-@dataclass
-class Largest(Uniform):
-    """The 1st place's second stage: the largest of many random subnets, and every third step an unfiltered one."""
-
-    largest_of: int = 400
-
-    def draw(self, step: Step) -> list[Arch]:
-        """The step's subnets, the largest first."""
-        archs = draw_largest(step.region, step.rng, self.random_subnets, self.largest_of)
-        return archs if step.index % 3 else [*archs, step.region.sample(step.rng)]
-
 
 @dataclass
 class Sandwich:
     """Sandwich rule with in-place distillation (PGONAS Algorithm 1, lines for the largest, smallest and random subnets)."""
 
-    random_subnets: int
+    draw: Draw
+    """The subnets beside the largest and the smallest."""
     distil: Distillation
 
     def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> Metrics:
@@ -182,19 +134,6 @@ class Sandwich:
         step.backward(loss)
         return loss
 
-    def draw(self, step: Step) -> list[Arch]:
-        """The subnets between the largest and the smallest."""
-        return [step.region.sample(step.rng) for _ in range(self.random_subnets)]
-
-
-@dataclass
-class FairSandwich(Sandwich):
-    """The sandwich with middle subnets sampled without replacement (FairNAS)."""
-
-    def draw(self, step: Step) -> list[Arch]:
-        """The subnets between the largest and the smallest, without replacement per layer."""
-        return draw_fair(step.region, step.rng, self.random_subnets)
-
 
 @dataclass
 class Pgonas:
@@ -202,20 +141,16 @@ class Pgonas:
 
     sandwich: Sandwich
     prior: Prior
-    pairs: int
-    pair_distance: int = 0
-    pair_ratio: float = 1.0
-    gradient: str = "second"
-    equal_priors: str = "skip"
-    pair_losses: str = "all_processes"
+    settings: Train
 
     def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> Metrics:
         """The sandwich's passes, then the pairs'."""
         metrics = self.sandwich(net, x, y, step)
         if step.rank_lambda == 0:  # the pairs cannot change a weight
             return metrics
-        for _ in range(self.pairs):
-            pair = draw_ordered_pair(step.region, step.rng, self.pair_distance, self.prior, self.pair_ratio)
+        for _ in range(self.settings.pairs):
+            apart = self.settings.pair_distance, self.prior, self.settings.pair_ratio
+            pair = draw_ordered_pair(step.region, step.rng, *apart)
             self.rank(net, x, y, step, metrics, *pair)
         return metrics
 
@@ -229,14 +164,15 @@ class Pgonas:
         by each process on its own. Of equal priors the second counts as the worse, as published, or the pair is skipped.
         """
         prior_first, prior_second = self.prior(first), self.prior(second)
-        if prior_first == prior_second and self.equal_priors == "skip":
+        if prior_first == prior_second and self.settings.equal_priors == "skip":
             return
         second_is_better = prior_second > prior_first
-        loss_first = self._loss(net, first, x, y, self.gradient == "both" or (self.gradient == "better" and not second_is_better))
-        loss_second = self._loss(net, second, x, y, self.gradient != "better" or second_is_better)
+        side = self.settings.rank_gradient
+        loss_first = self._loss(net, first, x, y, side == "both" or (side == "better" and not second_is_better))
+        loss_second = self._loss(net, second, x, y, side != "better" or second_is_better)
         better, worse = (loss_second, loss_first) if second_is_better else (loss_first, loss_second)
         compared = paddle.stack([better.detach(), worse.detach()])
-        hinge = rank_hinge(*(distributed.mean(compared) if self.pair_losses == "all_processes" else compared))
+        hinge = rank_hinge(*(distributed.mean(compared) if self.settings.pair_losses == "all_processes" else compared))
         metrics.pairs += 1
         for kind, loss in (("first", loss_first), ("second", loss_second), ("rank", hinge)):
             metrics.add(kind, loss)
@@ -261,28 +197,42 @@ def learn_labels(net: nn.Layer, x: paddle.Tensor, y: paddle.Tensor, step: Step) 
     return metrics
 
 
+def _imported(path: str, config: Config, teacher: nn.Layer | None) -> Strategy:
+    """The strategy that the callable of an import path makes from the configuration and the teacher."""
+    strategy = import_callable(path, "train.strategy")(config, teacher)
+    if not callable(strategy):
+        raise UserError(f"train.strategy {path}: made {strategy!r:.60}; it must make an object that is called once per step")
+
+    def checked(net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> Metrics:
+        metrics = strategy(net, x, y, step)
+        if not isinstance(metrics, Metrics) or not metrics.losses:
+            raise UserError(
+                f"train.strategy {path}: a step returned {metrics!r:.60}; "
+                "it must return a training.strategies.Metrics with at least one loss"
+            )
+        return metrics
+
+    return checked
+
+
 def make_strategy(config: Config, teacher: nn.Layer | None) -> Strategy:
-    """The configured method: a built-in one, or the callable of an import path, called with the configuration and the teacher."""
+    """The configured method: a built-in one, or that of an import path.
+
+    Raises:
+        UserError: the import path gives no strategy; a strategy from there raises it too if it returns something else than Metrics.
+    """
     train = config.train
     if is_import_path(train.strategy):
-        own: Strategy = import_callable(train.strategy, "train.strategy")(config, teacher)
-        return own
-    distil = make_distillation(train.distillation, train.temperature)
-    if train.strategy == "largest":
-        return Largest(train.random_subnets, distil, teacher, train.largest_of)
-    if train.strategy in TAUGHT["strategy"]:
-        simple = {"uniform": Uniform, "progressive": Progressive, "phases": Phases}
-        return simple[train.strategy](train.random_subnets, distil, teacher)
-    sandwich = (FairSandwich if train.strategy == "fair_sandwich" else Sandwich)(train.random_subnets, distil)
-    if train.strategy != "pgonas":
+        return _imported(train.strategy, config, teacher)
+    method, distil = STRATEGIES[train.strategy], make_distillation(train.distillation, train.temperature)
+
+    def draw(step: Step) -> list[Arch]:
+        return method.draw(step, train.random_subnets, train.largest_of)
+
+    if method.passes == "taught":
+        return Taught(draw, distil, teacher)
+    sandwich = Sandwich(draw, distil)
+    if method.passes == "sandwich":
         return sandwich
-    return Pgonas(
-        sandwich,
-        make_prior(train.prior, config.search_space, config.data.image_size, config.model.num_classes),
-        train.pairs,
-        train.pair_distance,
-        train.pair_ratio,
-        train.rank_gradient,
-        train.equal_priors,
-        train.pair_losses,
-    )
+    prior = make_prior(train.prior, config.search_space, config.data.image_size, config.model.num_classes)
+    return Pgonas(sandwich, prior, train)

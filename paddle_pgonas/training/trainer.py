@@ -23,17 +23,18 @@ from paddle_pgonas.locks import exclusive
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.runtime import compute_dtype, out_of_memory, select_device
+from paddle_pgonas.samplers import Step
 from paddle_pgonas.sections import PGONAS
 from paddle_pgonas.training.builders import build_subnet, build_supernet, build_teacher, make_optimizer, open_shared_batches
 from paddle_pgonas.training.checkpoints import checkpoints, load_latest, refuse_overwriting, save_checkpoint, zero_gradients
+from paddle_pgonas.training.draws import Draws
 from paddle_pgonas.training.health import Collapse, Health, check_losses
 from paddle_pgonas.training.memory import check_memory
 from paddle_pgonas.training.resume import check_processes, check_same_run, describe_images, run_record
 from paddle_pgonas.training.runlog import RunLog
-from paddle_pgonas.training.samplers import Draws
 from paddle_pgonas.training.schedules import learning_rate, rank_lambda
 from paddle_pgonas.training.signals import stop_requests
-from paddle_pgonas.training.strategies import Metrics, Step, Strategy, learn_labels, make_strategy, mean_metrics
+from paddle_pgonas.training.strategies import Metrics, Strategy, learn_labels, make_strategy, mean_metrics
 
 Watch = Callable[[Supernet, int], dict[str, float]]
 """Measures a supernet after a number of steps, without changing it."""

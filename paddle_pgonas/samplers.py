@@ -1,25 +1,26 @@
-"""Sampling of the random subnets of a step: pure functions of the configuration, the step and the step's own generator.
+"""Built-in strategies, and how they sample the random subnets of a step.
 
-Samples do not depend on earlier calls, so a resumed run draws the same subnets as an uninterrupted one.
+A sampler is a pure function of the step and the step's own generator. Samples do not depend on earlier calls, so a resumed run
+draws the same subnets as an uninterrupted one.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from paddle_pgonas import cost
 from paddle_pgonas.arch import Arch, SearchSpace
-from paddle_pgonas.config import Config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.priors import Prior
 from paddle_pgonas.regions import Region
-from paddle_pgonas.submission import read_candidates
-from paddle_pgonas.training.published_draws import published_draws
+
+if TYPE_CHECKING:
+    import paddle
+
 
 DEPTH_PHASES, WIDTH_PHASES = 3, 6
 SECOND_PLACE_EPOCHS = 70
@@ -30,58 +31,22 @@ WIDTH_OPENS = ((0, 1), (30, 3), (35, 5), (45, 9))
 """(epoch, highest width code that is sampled from this epoch on); 9: all codes of the region."""
 
 
-class Draws:
-    """The source of the subnets of a run (``train.draws``, ``highest_codes``, ``depth_ranges`` and ``candidates``).
-
-    Raises:
-        UserError: the candidate file cannot be read, holds no subnet of the region, or bounds do not fit the space.
-    """
-
-    def __init__(self, config: Config) -> None:
-        self.config, train = config, config.train
-        self.region = Region(config.search_space, train.highest_codes, train.depth_ranges)
-        self.archs: list[Arch] = []
-        if train.draws == "candidates":
-            assert train.candidates is not None  # the configuration was checked
-            archs = dict.fromkeys(candidate.arch for candidate in read_candidates(train.candidates, config.search_space))
-            self.archs = [arch for arch in archs if self.region.within_depths(arch)]
-            if not self.archs:
-                raise UserError(f"{train.candidates}: no candidate has depths within train.depth_ranges")
-
-    def of_step(self, step: int, steps_per_epoch: int) -> tuple[random.Random, Region]:
-        """Generator and region of a step, counted from 0 over all epochs."""
-        train, seed = self.config.train, self.config.seed
-        if train.draws == "published":
-            epoch, step_in_epoch = divmod(step, steps_per_epoch)
-            return published_draws(self.region.space, train.strategy, step_in_epoch, epoch)
-        rng = random.Random(f"subnets {seed} {step}")
-        if train.draws == "seed":
-            return rng, self.region
-        subnets = train.random_subnets + (2 * train.pairs if train.strategy == "pgonas" else 0)
-        limits = self.region.highest_codes, self.region.depth_ranges
-        return rng, CandidateRegion(self.region.space, *limits, self.archs, seed, itertools.count(step * subnets))
-
-
 @dataclass(frozen=True)
-class CandidateRegion(Region):
-    """Given architectures, each once per round, shuffled in every round; largest and smallest are those of the bounds."""
+class Step:
+    """Arguments of a strategy in addition to the network and the batch."""
 
-    archs: Sequence[Arch] = ()
-    seed: int = 0
-    numbers: Iterator[int] = field(default_factory=itertools.count)
-    """The indices of the next samples, counted over the whole run."""
-
-    def sample(self, rng: random.Random) -> Arch:
-        """The next candidate; the generator is not used."""
-        turn, place = divmod(next(self.numbers), len(self.archs))
-        return self.archs[_order(len(self.archs), self.seed, turn)[place]]
-
-
-@lru_cache(maxsize=2)
-def _order(count: int, seed: int, turn: int) -> list[int]:
-    order = list(range(count))
-    random.Random(f"candidates {seed} {turn}").shuffle(order)
-    return order
+    rng: random.Random
+    region: Region
+    """The region from which random subnets are drawn; the sandwich trains its largest and smallest subnet."""
+    index: int = 0
+    """Number of the step, from 0 over all epochs."""
+    rank_lambda: float = 0.0
+    progress: float = 0.0
+    """Finished share of the training, 0 to 1."""
+    distils: bool = True
+    """Whether the sandwich's smaller subnets learn from the largest; from the labels otherwise."""
+    backward: Callable[[paddle.Tensor], None] = lambda loss: loss.backward()
+    """Adds the gradients of a loss (the trainer's function scales the loss first, for fp16 and micro-batches)."""
 
 
 def draw_fair(region: Region, rng: random.Random, count: int) -> list[Arch]:
@@ -180,3 +145,46 @@ def draw_ordered_pair(
         if high >= ratio * low:
             return first, second
     raise UserError(f"train.pair_ratio: the priors of random subnets rarely have a ratio of {ratio}")
+
+
+def _uniform(step: Step, count: int, largest_of: int) -> list[Arch]:
+    return [step.region.sample(step.rng) for _ in range(count)]
+
+
+def _progressive(step: Step, count: int, largest_of: int) -> list[Arch]:
+    return [draw_progressive(step.region, step.rng, step.progress) for _ in range(count)]
+
+
+def _phases(step: Step, count: int, largest_of: int) -> list[Arch]:
+    phase = second_place_phase(step.region, step.progress)
+    return [phase.sample(step.rng) for _ in range(count)]
+
+
+def _largest(step: Step, count: int, largest_of: int) -> list[Arch]:
+    archs = draw_largest(step.region, step.rng, count, largest_of)
+    return archs if step.index % 3 else [*archs, step.region.sample(step.rng)]
+
+
+def _fair(step: Step, count: int, largest_of: int) -> list[Arch]:
+    return draw_fair(step.region, step.rng, count)
+
+
+class Method(NamedTuple):
+    """A built-in strategy: the passes that it makes, and the random subnets that it trains."""
+
+    passes: Literal["taught", "sandwich", "pgonas"]
+    """The class of :mod:`paddle_pgonas.training.strategies`."""
+    draw: Callable[[Step, int, int], list[Arch]]
+    """The random subnets of a step, for ``train.random_subnets`` and ``train.largest_of``."""
+
+
+STRATEGIES = {
+    "uniform": Method("taught", _uniform),
+    "progressive": Method("taught", _progressive),
+    "phases": Method("taught", _phases),
+    "largest": Method("taught", _largest),
+    "sandwich": Method("sandwich", _uniform),
+    "fair_sandwich": Method("sandwich", _fair),
+    "pgonas": Method("pgonas", _uniform),
+}
+"""Built-in values of ``train.strategy``; the configuration takes from here which keys each of them uses."""
