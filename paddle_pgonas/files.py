@@ -32,25 +32,30 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         UserError: the folder cannot be made or written, or ``path`` is a device, a pipe or a folder.
     """
     target = _regular(path)
-    try:
+    with writing(path):
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_left_parts(target.parent, target.name)
         part, lock = _locked_part(target)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free some space or choose another place") from None
+        try:
+            yield part
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            mask = os.umask(0)
+            os.umask(mask)
+            part.chmod(0o666 & ~mask)  # mkstemp made it private; give it the mode that open() would have
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+            os.close(lock)
+
+
+@contextmanager
+def writing(path: str | Path, remedy: str = "free some space or choose another place") -> Iterator[None]:
+    """Turn an error of the system in the block into a UserError: ``path`` cannot be written."""
     try:
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        part.chmod(0o666 & ~mask)  # mkstemp made it private; give it the mode that open() would have
-        part.replace(target)
+        yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free some space or choose another place") from error
-    finally:
-        part.unlink(missing_ok=True)
-        os.close(lock)
+        raise UserError(f"{path}: cannot be written ({error.strerror}); {remedy}") from error
 
 
 def _locked_part(target: Path) -> tuple[Path, int]:
@@ -126,6 +131,29 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def read_text(path: str | Path, what: str, *, regular: bool = False, errors: str = "strict") -> str:
+    """The text of a UTF-8 file.
+
+    Args:
+        what: the file's contents, for messages.
+        regular: refuse a pipe or a device, on which reading could wait for ever.
+        errors: what to do about other bytes than UTF-8, as in :func:`open`.
+
+    Raises:
+        UserError: no such file, not readable, or not UTF-8.
+    """
+    try:
+        if regular and not stat.S_ISREG(os.stat(path).st_mode):
+            raise UserError(f"{path}: cannot read the {what} (it is not a regular file)")
+        return Path(path).read_text(encoding="utf-8", errors=errors)
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the {what} ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: the {what} is not a UTF-8 text file") from None
+    except ValueError as error:  # a name with a zero byte
+        raise UserError(f"{str(path)!a:.60}: cannot read the {what} ({error})") from None
+
+
 def read_json(path: str | Path, what: str, repeated: list[str] | None = None) -> Any:
     """Read a JSON file in which no object repeats a key.
 
@@ -135,14 +163,7 @@ def read_json(path: str | Path, what: str, repeated: list[str] | None = None) ->
     Raises:
         UserError: no such file, not readable, not JSON, or a key occurs twice.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the {what} ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: the {what} is not a UTF-8 text file") from None
-    except ValueError as error:  # a name with a zero byte
-        raise UserError(f"{path}: cannot read the {what} ({error})") from None
+    text = read_text(path, what)
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members = dict(pairs)

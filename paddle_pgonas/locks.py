@@ -14,6 +14,7 @@ from typing import TextIO
 
 from paddle_pgonas import distributed
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.files import writing
 
 
 @contextmanager
@@ -36,9 +37,8 @@ def exclusive(folder: str | Path, job: str) -> Iterator[None]:
     with file:
         with suppress(OSError):  # a full disk: the lock is effective without the text
             file.truncate(0)
-            os.write(
-                file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode()
-            )  # a buffered write would fail again later
+            owner = f"process {os.getpid()} on {socket.gethostname()}"
+            os.write(file.fileno(), owner.encode())  # a buffered write would fail again later
         try:
             yield
         finally:
@@ -46,11 +46,9 @@ def exclusive(folder: str | Path, job: str) -> Iterator[None]:
 
 
 def _locked(path: Path, folder: str | Path, job: str) -> TextIO:
-    try:
+    with writing(folder):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another place") from None
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -75,7 +75,7 @@ def resolve_space(value: Any) -> str | dict[str, Any]:
     if isinstance(value, dict):
         return validate(Space, value, "(a search space)").model_dump()
     if is_space_file(value):
-        return validate(Space, read_section(Path(value), "the search space"), value).model_dump()
+        return validate(Space, read_section(Path(value), "search space"), value).model_dump()
     if not isinstance(value, str) or value not in SPACES:
         raise UserError(f"must be one of {', '.join(SPACES)}, or a YAML file such as my_space.yaml, not {shown(value)}")
     return value

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.files import read_text
 
 MOST_ALIASES = 20
 """Largest number of aliases in a file; nested lists of aliases would grow without bound."""
@@ -66,19 +67,11 @@ def read_section(path: Path, what: str) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read, is not YAML, or holds something else than keys.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot read {what} ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: {what} is not valid YAML (not a UTF-8 text file)") from None
-    except ValueError as error:  # a name with a NUL
-        raise UserError(f"{cut(repr(str(path)))}: cannot read {what} ({error})") from None
-    values = parse_yaml(text, str(path), what)
+    values = parse_yaml(read_text(path, what, regular=True), str(path), f"the {what}")
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise UserError(f"{path}: {what} is a set of 'key: value' lines")
+        raise UserError(f"{path}: the {what} is a set of 'key: value' lines")
     return values
 
 
@@ -88,7 +81,7 @@ def read_with_bases(path: Path) -> list[tuple[str, dict[str, Any]]]:
     seen: set[str] = set()
     base: Path | None = path
     while base is not None:
-        values = read_section(base, "the configuration")
+        values = read_section(base, "configuration")
         real = os.path.realpath(base)
         if real in seen:
             raise UserError(f"{base}: the 'base:' entries form a circle")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,16 @@ def test_a_mistake_in_a_base_is_blamed_on_the_base(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent\.yaml: cannot read the configuration"):
         load_config(tmp_path / "absent.yaml")
+
+
+def test_a_pipe_or_a_device_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    configuration = file(tmp_path, "base: pipe.yaml")
+    for path in (tmp_path / "pipe.yaml", Path("/dev/zero"), configuration):
+        with pytest.raises(UserError, match=r"(pipe\.yaml|/dev/zero): cannot read the configuration .it is not a regular file"):
+            load_config(path)
+    with pytest.raises(UserError, match=r"pipe\.yaml: cannot read the search space"):
+        load_config(file(tmp_path, "space: pipe.yaml", "own.yaml"))
 
 
 @pytest.mark.parametrize(

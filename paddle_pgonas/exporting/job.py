@@ -28,7 +28,7 @@ from paddle_pgonas.exporting.inference import (
     require_onnx,
     save_inference_model,
 )
-from paddle_pgonas.files import refuse_overwriting, write_json, write_text
+from paddle_pgonas.files import refuse_overwriting, write_json, write_text, writing
 from paddle_pgonas.locks import exclusive
 from paddle_pgonas.nn.elastic import calibrate
 from paddle_pgonas.nn.resnet import ResNet
@@ -151,18 +151,12 @@ def _check_folder(folder: Path, weights: str | Path) -> None:
 @contextmanager
 def _folder_inside(folder: Path) -> Iterator[Path]:
     """A temporary folder inside ``folder``, on the same file system, so that files can be renamed into ``folder``."""
-    try:
+    with writing(folder):
         for left in folder.glob(f"{WORKING}*"):  # of a killed export; the lock guarantees that none is running
             if left.is_dir():
                 shutil.rmtree(left)
-        temporary = tempfile.TemporaryDirectory(prefix=WORKING, dir=folder)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another place") from None
-    try:
-        with temporary as part:
+        with tempfile.TemporaryDirectory(prefix=WORKING, dir=folder) as part:
             yield Path(part)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); free some space or choose another place") from error
 
 
 def _move(part: Path, folder: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import read_json, read_json_lines
+from paddle_pgonas.files import read_json, read_json_lines, read_text
 
 LARGEST = 1e300
 """Larger numbers in a log are treated as damage; they would also overflow in plots."""
@@ -42,7 +42,7 @@ def read_provenance(run: Path | None, files: Sequence[str], command: str) -> Pro
     if run is not None and not run.is_dir():
         raise UserError(f"{run}: no such folder; --run takes the output_dir of a training run")
     config_path = run / "config.yaml" if run else None
-    config = _text(config_path) if config_path and config_path.is_file() else ""
+    config = read_text(config_path, "configuration", errors="backslashreplace") if config_path and config_path.is_file() else ""
     facts: dict[str, dict[str, Any]] = {}
     commands = []
     if run is not None and (trained := _training_record(run / "supernet.safetensors")):
@@ -63,13 +63,6 @@ def read_provenance(run: Path | None, files: Sequence[str], command: str) -> Pro
                 commands.append(command_line)
     metrics = [numbers for line in read_json_lines(run / "metrics.jsonl") if "step" in (numbers := _numbers(line))] if run else []
     return Provenance(metrics, config, facts, [*commands, command])
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _object(value: Any) -> dict[str, Any]:

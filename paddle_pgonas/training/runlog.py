@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 from visualdl import LogWriter
 
-from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import read_json_lines, write_text
+from paddle_pgonas.files import read_json_lines, write_text, writing
 from paddle_pgonas.progress import Progress
+
+REMEDY = "free some space, then --resume"
 
 
 class RunLog:
@@ -31,7 +30,7 @@ class RunLog:
     def __init__(self, folder: Path, total_steps: int, first_step: int, name: str = "training", silent: bool = False) -> None:
         self.silent = silent
         self.path = Path(os.devnull) if silent else folder / "metrics.jsonl"
-        with self._writing():
+        with writing(self.path, REMEDY):
             if not silent:
                 _forget_from(self.path, first_step)
                 self.writer = LogWriter(logdir=str(folder / "visualdl"))
@@ -71,18 +70,11 @@ class RunLog:
         if self.silent:
             return
         line = json.dumps({"step": step, **scalars}).encode() + b"\n"
-        with self._writing():
+        with writing(self.path, REMEDY):
             while line := line[self.lines.write(line) :]:  # the rest of a line that a full disk has truncated
                 pass
             for name, value in scalars.items():
                 self.writer.add_scalar(name, value, step)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror}); free some space, then --resume") from error
 
 
 def _forget_from(path: Path, step: int) -> None:

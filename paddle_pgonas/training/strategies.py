@@ -219,7 +219,7 @@ def make_strategy(config: Config, teacher: nn.Layer | None) -> Strategy:
     """The configured method: a built-in one, or that of an import path.
 
     Raises:
-        UserError: the import path gives no strategy; a strategy from there raises it too if it returns something else than Metrics.
+        UserError: the import path gives no strategy; a strategy from there raises it too if a step returns no Metrics.
     """
     train = config.train
     if is_import_path(train.strategy):
