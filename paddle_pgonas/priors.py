@@ -20,14 +20,6 @@ Formula = Callable[[Arch, int, int], float]
 """A prior of an architecture for images of a size and a number of classes."""
 
 
-def _params(arch: Arch, image_size: int, num_classes: int) -> float:
-    return cost.params(arch, num_classes)
-
-
-def _zen(arch: Arch, image_size: int, num_classes: int) -> float:
-    return zen_score(arch, image_size)
-
-
 def _zen_monte_carlo(arch: Arch, image_size: int, num_classes: int) -> float:
     """Zen-score by Monte Carlo sampling at half the image size; checks the closed form, too slow for training."""
     from paddle_pgonas.nn.zen_monte_carlo import zen_score_monte_carlo
@@ -35,7 +27,11 @@ def _zen_monte_carlo(arch: Arch, image_size: int, num_classes: int) -> float:
     return zen_score_monte_carlo(arch, image_size // 2)
 
 
-TRAINING_PRIORS: dict[str, Formula] = {"flops": cost.macs, "params": _params, "zen": _zen}
+TRAINING_PRIORS: dict[str, Formula] = {
+    "flops": cost.macs,
+    "params": lambda arch, image_size, num_classes: cost.params(arch, num_classes),
+    "zen": lambda arch, image_size, num_classes: zen_score(arch, image_size),
+}
 """Closed formulas, fast enough to be computed in every training step."""
 PRIORS: dict[str, Formula] = TRAINING_PRIORS | {"zen_mc": _zen_monte_carlo}
 

@@ -72,7 +72,7 @@ def draw_fair(region: Region, rng: random.Random, count: int) -> list[Arch]:
     return archs
 
 
-def draw_progressive(region: Region, rng: random.Random, progress: float) -> Arch:
+def once_for_all_phase(region: Region, progress: float) -> Region:
     """Progressive shrinking (once-for-all): three phases with more and more shallow subnets, then six with narrow ones.
 
     Args:
@@ -82,8 +82,7 @@ def draw_progressive(region: Region, rng: random.Random, progress: float) -> Arc
     opened = min(phase + 1, DEPTH_PHASES) / DEPTH_PHASES
     shallowest = [most - math.ceil(opened * (most - least)) for least, most in region.depths]
     width = 0 if phase < DEPTH_PHASES else (phase - DEPTH_PHASES + 1) / WIDTH_PHASES
-    codes = [1 + math.ceil(width * (code - 1)) for code in region.codes]
-    return region.narrowed(codes, shallowest).sample(rng)
+    return region.narrowed([1 + math.ceil(width * (code - 1)) for code in region.codes], shallowest)
 
 
 def second_place_phase(region: Region, progress: float) -> Region:
@@ -147,17 +146,18 @@ def draw_ordered_pair(
     raise UserError(f"train.pair_ratio: the priors of random subnets rarely have a ratio of {ratio}")
 
 
-def _uniform(step: Step, count: int, largest_of: int) -> list[Arch]:
-    return [step.region.sample(step.rng) for _ in range(count)]
+Draw = Callable[[Step, int, int], list[Arch]]
+"""The random subnets of a step, for ``train.random_subnets`` and ``train.largest_of``."""
 
 
-def _progressive(step: Step, count: int, largest_of: int) -> list[Arch]:
-    return [draw_progressive(step.region, step.rng, step.progress) for _ in range(count)]
+def _uniform(phase: Callable[[Region, float], Region] = lambda region, progress: region) -> Draw:
+    """Uniform samples of the region, or of the part of it that is open at this share of the training."""
 
+    def draw(step: Step, count: int, largest_of: int) -> list[Arch]:
+        part = phase(step.region, step.progress)
+        return [part.sample(step.rng) for _ in range(count)]
 
-def _phases(step: Step, count: int, largest_of: int) -> list[Arch]:
-    phase = second_place_phase(step.region, step.progress)
-    return [phase.sample(step.rng) for _ in range(count)]
+    return draw
 
 
 def _largest(step: Step, count: int, largest_of: int) -> list[Arch]:
@@ -165,26 +165,21 @@ def _largest(step: Step, count: int, largest_of: int) -> list[Arch]:
     return archs if step.index % 3 else [*archs, step.region.sample(step.rng)]
 
 
-def _fair(step: Step, count: int, largest_of: int) -> list[Arch]:
-    return draw_fair(step.region, step.rng, count)
-
-
 class Method(NamedTuple):
     """A built-in strategy: the passes that it makes, and the random subnets that it trains."""
 
     passes: Literal["taught", "sandwich", "pgonas"]
     """The class of :mod:`paddle_pgonas.training.strategies`."""
-    draw: Callable[[Step, int, int], list[Arch]]
-    """The random subnets of a step, for ``train.random_subnets`` and ``train.largest_of``."""
+    draw: Draw
 
 
 STRATEGIES = {
-    "uniform": Method("taught", _uniform),
-    "progressive": Method("taught", _progressive),
-    "phases": Method("taught", _phases),
+    "uniform": Method("taught", _uniform()),
+    "progressive": Method("taught", _uniform(once_for_all_phase)),
+    "phases": Method("taught", _uniform(second_place_phase)),
     "largest": Method("taught", _largest),
-    "sandwich": Method("sandwich", _uniform),
-    "fair_sandwich": Method("sandwich", _fair),
-    "pgonas": Method("pgonas", _uniform),
+    "sandwich": Method("sandwich", _uniform()),
+    "fair_sandwich": Method("sandwich", lambda step, count, _: draw_fair(step.region, step.rng, count)),
+    "pgonas": Method("pgonas", _uniform()),
 }
 """Built-in values of ``train.strategy``; the configuration takes from here which keys each of them uses."""

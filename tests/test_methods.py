@@ -19,7 +19,7 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.supernet import Supernet, extract
 from paddle_pgonas.priors import make_prior
 from paddle_pgonas.regions import Region
-from paddle_pgonas.samplers import Step, draw_fair, draw_ordered_pair, draw_pair, draw_progressive
+from paddle_pgonas.samplers import Step, draw_fair, draw_ordered_pair, draw_pair, once_for_all_phase
 from paddle_pgonas.training.losses import adaptive_alpha_divergence, kl_divergence, soft_cross_entropy
 from paddle_pgonas.training.schedules import RANK_LAMBDAS, learning_rate, rank_lambda
 from paddle_pgonas.training.strategies import Metrics, make_strategy
@@ -106,7 +106,7 @@ def straightforward(net: Supernet, settings: Train, x: paddle.Tensor, y: paddle.
     if settings.strategy in ("uniform", "progressive"):
         for _ in range(settings.random_subnets):
             progressive = settings.strategy == "progressive"
-            out = logits(draw_progressive(step.region, step.rng, step.progress) if progressive else net.space.sample(step.rng))
+            out = logits((once_for_all_phase(step.region, step.progress) if progressive else net.space).sample(step.rng))
             (F.cross_entropy(out, y) + soft_cross_entropy(out, teacher(x).detach())).backward()
         return
     largest = logits(net.space.largest)
@@ -248,7 +248,7 @@ def test_fair_subnets_share_no_choice() -> None:
 
 def test_progressive_shrinking_opens_depth_then_width() -> None:
     def seen(progress: float) -> tuple[int, int]:
-        archs = [draw_progressive(Region(TRACK1), random.Random(seed), progress) for seed in range(300)]
+        archs = [once_for_all_phase(Region(TRACK1), progress).sample(random.Random(seed)) for seed in range(300)]
         return min(min(arch.depths) for arch in archs), max(max(arch.conv2) for arch in archs)
 
     assert [seen((phase + 0.5) / 9) for phase in range(9)] == [

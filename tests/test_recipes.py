@@ -16,7 +16,7 @@ from paddle_pgonas.arch import MINI, TRACK1, Arch
 from paddle_pgonas.config import Config, Train, load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.regions import Region
-from paddle_pgonas.samplers import Step, draw_fair, draw_largest, draw_progressive, second_place_phase
+from paddle_pgonas.samplers import Step, draw_fair, draw_largest, once_for_all_phase, second_place_phase
 from paddle_pgonas.training.draws import Draws
 from paddle_pgonas.training.schedules import learning_rate
 from paddle_pgonas.training.strategies import make_strategy
@@ -89,7 +89,7 @@ def test_every_way_of_drawing_keeps_to_the_bounds(seed: int, progress: float, da
     codes = tuple(data.draw(st.integers(1, 7)) for _ in MINI.bases)
     depths = tuple(tuple(sorted((data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))))) for _ in MINI.bases)
     region, rng = Region(MINI, codes, depths), random.Random(seed)  # type: ignore[arg-type]
-    drawn = [region.sample(rng), draw_progressive(region, rng, progress), *draw_fair(region, rng, 3)]
+    drawn = [region.sample(rng), once_for_all_phase(region, progress).sample(rng), *draw_fair(region, rng, 3)]
     drawn += [second_place_phase(region, progress).sample(rng), region.smallest, region.largest]
     assert all(inside(arch, region) for arch in drawn)
 
