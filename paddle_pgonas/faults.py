@@ -17,7 +17,8 @@ class Fault:
 
     rule: str
     count: int = 0
-    examples: list[tuple[str, str]] = field(default_factory=list)
+    examples: list[dict[str, str]] = field(default_factory=list)
+    """``name`` and ``problem`` of each."""
 
 
 class Faults(dict[str, Fault]):
@@ -28,7 +29,7 @@ class Faults(dict[str, Fault]):
         fault = self.setdefault(rule, Fault(rule))
         fault.count += 1
         if len(fault.examples) < EXAMPLES:
-            fault.examples.append((" ".join(name.split()), problem))
+            fault.examples.append({"name": " ".join(name.split()), "problem": problem})
 
     def stop(self, path: str | Path) -> None:
         """Do nothing if there is no fault.
@@ -39,10 +40,10 @@ class Faults(dict[str, Fault]):
         if not self:
             return
         fault, *others = self.values()
-        (name, problem), *next_ones = fault.examples
-        line = f"{path}: {name}: {problem}"
+        example, *next_ones = fault.examples
+        line = f"{path}: {example['name']}: {example['problem']}"
         if next_ones:
-            names = ", ".join(name for name, _ in next_ones) + (", ..." if fault.count > EXAMPLES else "")
+            names = ", ".join(other["name"] for other in next_ones) + (", ..." if fault.count > EXAMPLES else "")
             line += f" (and {fault.count - 1:,} more like it: {names})"
         if others:
             line += "; it has other faults too: tools/compare.py --validate lists them all"
@@ -53,7 +54,7 @@ class Faults(dict[str, Fault]):
         lines = []
         for fault in self.values():
             lines.append(f"{fault.rule}: {fault.count:,} {'place' if fault.count == 1 else 'places'}")
-            lines += [f"    {name}: {problem}" for name, problem in fault.examples]
+            lines += ["    {name}: {problem}".format(**example) for example in fault.examples]
             if fault.count > len(fault.examples):
                 lines.append(f"    and {fault.count - len(fault.examples):,} more")
         return lines

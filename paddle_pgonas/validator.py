@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +39,7 @@ class Verdict:
 
     def as_json(self) -> dict[str, Any]:
         """``file``, ``accepted``, ``faults`` (each ``rule``, ``count``, ``examples`` of ``name`` and ``problem``), ``notes``."""
-        faults = [
-            {
-                "rule": fault.rule,
-                "count": fault.count,
-                "examples": [{"name": name, "problem": problem} for name, problem in fault.examples],
-            }
-            for fault in self.faults.values()
-        ]
+        faults = [asdict(fault) for fault in self.faults.values()]
         return {"file": self.path, "accepted": self.accepted, "faults": faults, "notes": self.notes}
 
     def __str__(self) -> str:
