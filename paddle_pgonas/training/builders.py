@@ -45,20 +45,21 @@ def build_teacher(config: Config) -> nn.Layer | None:
     return extract(full, config.search_space.largest)
 
 
-def open_batches(config: Config, rank: int = 0, world: int = 1) -> EpochBatches:
-    """The configured training images in batches, or the part of each batch that this of ``world`` processes takes."""
-    source = open_source(config.data, "train", config.model.num_classes)
-    return EpochBatches(source, config.data, cache_folder(config), config.train.batch_size, config.seed, rank, world)
+def open_batches(config: Config) -> EpochBatches:
+    """The configured training images in batches, of connected processes each its part.
 
-
-def open_shared_batches(config: Config) -> EpochBatches:
-    """This process's part of the batches; the first process fills the caches while the others wait."""
-    rank, world = distributed.rank(), distributed.connected()
-    if rank == 0:
-        batches = open_batches(config, rank, world)
-        batches.source.fingerprint(cache_folder(config))
-    distributed.barrier()
-    return batches if rank == 0 else open_batches(config, rank, world)
+    The first process fills the caches while the others wait.
+    """
+    leads, world = distributed.leads(), distributed.connected()
+    if not leads:
+        distributed.barrier()
+    source, cache = open_source(config.data, "train", config.model.num_classes), cache_folder(config)
+    rank = distributed.rank() if world > 1 else 0
+    batches = EpochBatches(source, config.data, cache, config.train.batch_size, config.seed, rank, world)
+    source.fingerprint(cache)
+    if leads:
+        distributed.barrier()
+    return batches
 
 
 def make_optimizer(settings: Train, parameters: list[paddle.Tensor]) -> paddle.optimizer.Optimizer:

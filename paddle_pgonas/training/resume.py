@@ -2,43 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from paddle_pgonas import distributed
-from paddle_pgonas.config import Config, free_on_resume
+from paddle_pgonas.config import free_on_resume
 from paddle_pgonas.container import Record
-from paddle_pgonas.data.sources import ImageSource
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.runtime import versions
 
 PER_PROCESS = {"output_dir", "device", "data.root", "data.cache_dir", "data.workers"}
 """Keys that may differ between the processes of one training: paths, device and loader processes."""
-
-
-def describe_images(source: ImageSource, cache: Path) -> dict[str, Any]:
-    """Number, classes and contents of training images; ``cache`` as for :meth:`ImageSource.fingerprint`."""
-    return {"number": len(source.labels), "classes": source.classes, "contents": source.fingerprint(cache)}
-
-
-def run_record(config: Config, step: int, loss_scale: dict[str, Any], images: dict[str, Any]) -> Record:
-    """The record of a checkpoint after ``step`` steps.
-
-    Args:
-        images: the training images as :func:`describe_images` describes them.
-    """
-    model = config.model
-    return {
-        "space": config.space,
-        "activation": model.activation,
-        "num_classes": model.num_classes,
-        "step": step,
-        "processes": distributed.connected(),
-        "loss_scale": loss_scale,
-        "config": config.model_dump(mode="json"),
-        "training_images": images,
-        "versions": versions(),
-    }
 
 
 def check_same_run(now: Record, then: Record, other_data: bool = False) -> None:
@@ -52,7 +24,7 @@ def check_same_run(now: Record, then: Record, other_data: bool = False) -> None:
     """
     ours, theirs = _flat(now["config"]), _flat(then["config"])
     for key in sorted((set(ours) | set(theirs)) - free_on_resume()):
-        if _plain(ours.get(key)) != _plain(theirs.get(key)):
+        if ours.get(key) != theirs.get(key):
             raise UserError(f"--resume: the run was started with {key}={theirs.get(key)}, now it is {ours.get(key)}")
     if then["processes"] != now["processes"]:
         raise UserError(f"--resume: the run was started with {then['processes']} processes, now there are {now['processes']}")
@@ -98,7 +70,3 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
     return flat
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

@@ -22,15 +22,15 @@ from paddle_pgonas.extensions import is_import_path
 from paddle_pgonas.locks import exclusive
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import save_weights
-from paddle_pgonas.runtime import compute_dtype, out_of_memory, select_device
+from paddle_pgonas.runtime import compute_dtype, out_of_memory, select_device, versions
 from paddle_pgonas.samplers import Step
 from paddle_pgonas.sections import PGONAS
-from paddle_pgonas.training.builders import build_subnet, build_supernet, build_teacher, make_optimizer, open_shared_batches
+from paddle_pgonas.training.builders import build_subnet, build_supernet, build_teacher, make_optimizer, open_batches
 from paddle_pgonas.training.checkpoints import checkpoints, load_latest, refuse_overwriting, save_checkpoint, zero_gradients
 from paddle_pgonas.training.draws import Draws
 from paddle_pgonas.training.health import Collapse, Health, check_losses
 from paddle_pgonas.training.memory import check_memory
-from paddle_pgonas.training.resume import check_processes, check_same_run, describe_images, run_record
+from paddle_pgonas.training.resume import check_processes, check_same_run
 from paddle_pgonas.training.runlog import RunLog
 from paddle_pgonas.training.schedules import learning_rate, rank_lambda
 from paddle_pgonas.training.signals import stop_requests
@@ -59,10 +59,11 @@ def train_supernet(config: Config, resume: bool = False, watch: Watch | None = N
         resume = resume or other_data
         refuse_overwriting(folder, resume, config.train.checkpoint_every)
         distributed.barrier()
-        run = Run(config, open_shared_batches(config))
+        run = Run(config, open_batches(config))
         check_processes(run.record(0))
         step = run.restore(folder / "checkpoints", other_data) if resume else 0
-        check_processes({"the step to continue from": step, "the digest of the weights there": run.weights_digest()})
+        if distributed.connected() > 1:
+            check_processes({"the step to continue from": step, "the digest of the weights there": run.weights_digest()})
         if distributed.leads():
             save_config(config, folder / "config.yaml")
         fit(run, step, folder, "the same command with --resume", watch)
@@ -235,8 +236,10 @@ class Run:
 
     @cached_property
     def images(self) -> dict[str, Any]:
-        """The training images as records describe them."""
-        return describe_images(self.batches.source, cache_folder(self.config))
+        """Number, classes and contents of the training images."""
+        source = self.batches.source
+        contents = source.fingerprint(cache_folder(self.config))
+        return {"number": len(source.labels), "classes": source.classes, "contents": contents}
 
     def weights_digest(self) -> str:
         """SHA-256 of all weights and BatchNorm statistics."""
@@ -247,7 +250,18 @@ class Run:
 
     def record(self, step: int) -> Record:
         """The record of the checkpoint after ``step`` steps."""
-        return run_record(self.config, step, self.scaler.state_dict(), self.images)
+        config = self.config
+        return {
+            "space": config.space,
+            "activation": config.model.activation,
+            "num_classes": config.model.num_classes,
+            "step": step,
+            "processes": distributed.connected(),
+            "loss_scale": self.scaler.state_dict(),
+            "config": config.model_dump(mode="json"),
+            "training_images": self.images,
+            "versions": versions(),
+        }
 
     def restore(self, folder: Path, other_data: bool = False) -> int:
         """Load the newest intact checkpoint and return its step, 0 if there is none.
