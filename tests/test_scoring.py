@@ -65,7 +65,7 @@ def alone(net: Supernet, arch: Arch, bn: str, calibration: paddle.Tensor, x: pad
 def test_shared_prefixes_give_the_logits_of_extracted_subnets(bn: str) -> None:
     net, archs = golden_net(), some_archs(MINI, 40)
     calibration, x = images(16, 16, seed=1), images(8, 16)
-    walker, [root] = Walker(net, bn), build_tree(archs)
+    walker, root = Walker(net, bn), build_tree(archs)
     if bn == "calibrated":
         walker.calibrate(root, [[calibration]])
     before = {name: tensor.numpy().copy() for name, tensor in net.weights().items()}
@@ -82,7 +82,7 @@ def test_shared_prefixes_give_the_logits_of_extracted_subnets(bn: str) -> None:
 def test_calibration_in_batches_is_the_average_of_their_statistics_however_they_are_cut(micro_batch: int) -> None:
     net, archs = golden_net(), some_archs(MINI, 10)
     batches, x = [images(16, 16, seed=1), images(16, 16, seed=2), images(9, 16, seed=3)], images(8, 16)
-    walker, [root] = Walker(net, "calibrated"), build_tree(archs)
+    walker, root = Walker(net, "calibrated"), build_tree(archs)
     walker.calibrate(root, ([x[start : start + micro_batch] for start in range(0, len(x), micro_batch)] for x in batches))
     logits: dict[int, np.ndarray] = {}
     walker.walk(root, x, lambda node, values: logits.update({position: values.numpy() for position in node.candidates}))
@@ -99,7 +99,7 @@ def test_track1_prefixes_give_the_logits_of_extracted_subnets() -> None:
     # Neighbours that differ in one place each, so that every kind of sharing occurs.
     archs = [base, TRACK1.build((*base.conv1[:3], (1, 2)), base.conv2), TRACK1.build((*base.conv1[:3], (3, 2)), base.conv2)]
     archs.append(TRACK1.build((*base.conv1[:3], (1, 2)), (*base.conv2[:3], 7)))
-    [root] = build_tree(archs)
+    root = build_tree(archs)
     found: dict[int, np.ndarray] = {}
     walker, x = Walker(net, "running"), images(2, 32)
     walker.walk(root, x, lambda node, logits: found.update({position: logits.numpy() for position in node.candidates}))
@@ -110,7 +110,7 @@ def test_track1_prefixes_give_the_logits_of_extracted_subnets() -> None:
 
 def test_the_planned_cost_is_the_work_done() -> None:
     archs = some_archs(MINI, 30)
-    walker, [root] = Walker(golden_net(), "running"), build_tree(archs)
+    walker, root = Walker(golden_net(), "running"), build_tree(archs)
     walker.walk(root, images(2, 16), None)
     without_head = walk_cost(root, archs[0], 16, 0).macs
     assert walker.macs == 2 * without_head
@@ -121,16 +121,16 @@ def test_the_planned_cost_is_the_work_done() -> None:
 
 def test_an_unshared_walk_costs_what_the_subnets_cost() -> None:
     archs = some_archs(MINI, 10)
-    shared = sum(walk_cost(root, archs[0], 16, 10).macs for root in build_tree(archs, share=False))
+    shared = sum(walk_cost(build_tree([arch]), arch, 16, 10).macs for arch in archs)
     assert shared == sum(cost.macs(arch, 16, 10) for arch in archs)
-    assert walk_cost(build_tree(archs)[0], archs[0], 16, 10).macs < shared
+    assert walk_cost(build_tree(archs), archs[0], 16, 10).macs < shared
 
 
 @pytest.mark.skipif(not OFFICIAL.exists(), reason="the official candidate file is not beside the clone")
 def test_the_official_file_shares_half_its_work() -> None:
     archs = [candidate.arch for candidate in read_candidates(OFFICIAL, TRACK1)]
     archs = [archs[position] for position in scoring_order(archs)]
-    shared = walk_cost(build_tree(archs)[0], archs[0], 224, 1000).macs
+    shared = walk_cost(build_tree(archs), archs[0], 224, 1000).macs
     assert sum(map(cost.macs, archs)) / shared > 2.0
 
 
@@ -346,7 +346,7 @@ def test_a_walk_in_another_precision_gives_nearly_the_same_logits(activation: st
         walker, out = Walker(net, "running", dtype), {}
         if dtype == "float64":  # Paddle wants BatchNorm's parameters in the type of the maps here, unlike on a GPU
             walker._vector = lambda name, width: net.weights()[name].detach()[:width].astype("float64")  # type: ignore[method-assign]
-        walker.walk(build_tree(archs)[0], x, lambda node, values, out=out: out.update({node.candidates[0]: values.numpy()}))
+        walker.walk(build_tree(archs), x, lambda node, values, out=out: out.update({node.candidates[0]: values.numpy()}))
         logits[dtype] = np.stack([out[index] for index in sorted(out)])
     assert logits["float64"].dtype == np.float32
     np.testing.assert_allclose(logits["float32"], logits["float64"], rtol=1e-3, atol=1e-3)

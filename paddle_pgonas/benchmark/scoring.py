@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from paddle_pgonas import cost
 from paddle_pgonas.arch import TRACK1, Arch
 from paddle_pgonas.nn.supernet import Supernet, extract
 from paddle_pgonas.progress import progress
-from paddle_pgonas.scoring.tree import Node, build_tree, scoring_order
+from paddle_pgonas.scoring.tree import build_tree, scoring_order
 from paddle_pgonas.scoring.walker import Walker
 
 OFFICIAL_CODES = (3, 3, 5, 7)
@@ -50,8 +50,8 @@ def measure(subnets: int = 256, images: int = 64, side: int = 64, rounds: int = 
                 logits["extracted"].append(subnet(x).numpy())
             seconds["extracted"] += time.perf_counter() - started
         ways: dict[str, Callable[[], list[np.ndarray]]] = {
-            "alone": lambda part=part: _walk(walkers["alone"], build_tree(part, share=False), x, len(part)),
-            "shared": lambda part=part: _walk(walkers["shared"], build_tree(part), x, len(part)),
+            "alone": lambda part=part: [_walk(walkers["alone"], [arch], x)[0] for arch in part],
+            "shared": lambda part=part: _walk(walkers["shared"], part, x),
         }
         for name, way in ways.items():
             started = time.perf_counter()
@@ -91,11 +91,10 @@ def _random_supernet() -> Supernet:
     return net
 
 
-def _walk(walker: Walker, roots: list[Node], x: paddle.Tensor, count: int) -> list[np.ndarray]:
+def _walk(walker: Walker, archs: Sequence[Arch], x: paddle.Tensor) -> list[np.ndarray]:
     logits_of: dict[int, np.ndarray] = {}
-    for root in roots:
-        walker.walk(root, x, lambda node, logits: logits_of.update(dict.fromkeys(node.candidates, logits.numpy())))
-    return [logits_of[position] for position in range(count)]
+    walker.walk(build_tree(archs), x, lambda node, logits: logits_of.update(dict.fromkeys(node.candidates, logits.numpy())))
+    return [logits_of[position] for position in range(len(archs))]
 
 
 def _convolution_rate() -> float:

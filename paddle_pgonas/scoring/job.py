@@ -21,9 +21,8 @@ from paddle_pgonas.geometry import layers
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.runtime import command_line, select_device, versions
 from paddle_pgonas.scoring.chunks import METRICS
-from paddle_pgonas.scoring.routing import measure_with
 from paddle_pgonas.scoring.scorer import chunked
-from paddle_pgonas.scoring.session import metric_values
+from paddle_pgonas.scoring.session import measure_with, metric_values
 from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
 from paddle_pgonas.submission import Candidate, check_submission, read_candidates, write_scores
 
@@ -109,7 +108,7 @@ def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None) -> Non
     side, classes = config.data.image_size, config.model.num_classes
     order = [archs[position] for position in scoring_order(archs)]
     chunks = chunked(order)
-    costs = [walk_cost(build_tree(chunk)[0], chunk[0], side, classes) for chunk in chunks]
+    costs = [walk_cost(build_tree(chunk), chunk[0], side, classes) for chunk in chunks]
     shared = sum(cost_of.macs for cost_of in costs)
     alone = sum(cost.macs(arch, side, classes) for arch in archs)
     images = _count_images(config)
@@ -166,7 +165,7 @@ def _measured_rate(config: Config, archs: Sequence[Arch]) -> float:
     net = Supernet(config.search_space, config.model.num_classes, config.model.activation)
     net.eval()
     walker = Walker(net, "running")
-    [root] = build_tree(archs)
+    root = build_tree(archs)
     batch = 1
     while True:
         side = config.data.image_size

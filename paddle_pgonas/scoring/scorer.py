@@ -156,15 +156,12 @@ class _Scorer:
             return self.on_device[start:stop]
         return paddle.to_tensor(np.ascontiguousarray(self.data.images[start:stop]))
 
-    def _calibrate(self, root: Node) -> None:
-        """Each prefix's statistics over the calibration images. On out-of-memory the micro-batches are halved."""
-        self.walker.calibrate(root, calibration_batches(self.data, self.config, self.batch_size))
-
     def _walk_images(self, archs: Sequence[Arch], bar: Progress, first: int) -> np.ndarray:
-        [root] = build_tree(archs)
+        root = build_tree(archs)
         settings = self.config.data
         if self.config.score.bn == "calibrated":
-            self._calibrate(root)
+            # On out-of-memory the micro-batches are halved too.
+            self.walker.calibrate(root, calibration_batches(self.data, self.config, self.batch_size))
         sums = np.zeros((len(archs), len(METRICS)))
         for start in range(first, len(self.data.labels), self.batch_size):
             stop = start + self.batch_size

@@ -53,18 +53,15 @@ def scoring_order(archs: Sequence[Arch]) -> list[int]:
     return sorted(range(len(archs)), key=path)
 
 
-def build_tree(archs: Sequence[Arch], share: bool = True) -> list[Node]:
-    """The prefix tree of these architectures as a list with its root; without sharing, one path and root per architecture."""
-    roots = [Node(None)] if share else [Node(None) for _ in archs]
+def build_tree(archs: Sequence[Arch]) -> Node:
+    """The root of the prefix tree of these architectures."""
+    root = Node(None)
     for position, arch in enumerate(archs):
-        node = roots[0] if share else roots[position]
+        node = root
         for block in arch.blocks:
-            child = node.children.get(block)
-            if child is None:
-                child = node.children[block] = Node(block)
-            node = child
+            node = node.children.setdefault(block, Node(block))
         node.candidates.append(position)
-    return roots
+    return root
 
 
 def stem_width(root: Node) -> int:
