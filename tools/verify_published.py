@@ -22,8 +22,8 @@ def main() -> None:
     # CUDA reads this once. TF32, which NVIDIA GPUs use for convolutions by default, keeps 10 bits of a float32's 23.
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     from paddle_pgonas.published import STEPS
+    from paddle_pgonas.published.compare import print_differences
     from paddle_pgonas.published.replay import replay
-    from paddle_pgonas.published.report import print_differences
 
     within = [
         print_differences(path, replay(path, arguments.device, arguments.override)) for path in arguments.references or STEPS
