@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -20,7 +20,7 @@ DELAY = 2.0
 T = TypeVar("T")
 
 
-class Progress:
+class Progress(AbstractContextManager["Progress"]):
     """A context manager for a job of ``total`` units; shows the finished part, the rate and the time left.
 
     Args:
@@ -50,13 +50,7 @@ class Progress:
                 total=total, initial=first, desc=job, unit=f" {unit}", unit_scale=scale, delay=DELAY, dynamic_ncols=True
             )
 
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
+    def __exit__(self, *error: object) -> None:
         """The job has ended or was aborted."""
         if self.bar is not None:
             self.bar.close()

@@ -33,7 +33,7 @@ from paddle_pgonas.locks import exclusive
 from paddle_pgonas.nn.elastic import calibrate
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract
-from paddle_pgonas.nn.weights import load_weights, read_arrays, save_weights
+from paddle_pgonas.nn.weights import load_weights, put_plain_weights, read_arrays, save_weights
 from paddle_pgonas.progress import progress
 from paddle_pgonas.runtime import select_device, versions
 from paddle_pgonas.scoring.scorer import calibration_batches, scoring_set
@@ -131,11 +131,7 @@ def load_subnet(folder: str | Path) -> ResNet:
         raise UserError(f"{path}: not an exported subnet, its record lacks {error}") from None
     except UserError as error:
         raise UserError(f"{path}: not an exported subnet: {error}") from None
-    tensors = subnet.state_dict()
-    if {name: list(array.shape) for name, array in arrays.items()} != {name: tensor.shape for name, tensor in tensors.items()}:
-        raise UserError(f"{path}: the tensors are not those of {arch}")
-    for name, tensor in tensors.items():
-        tensor.set_value(arrays[name])
+    put_plain_weights(subnet, path, arrays)
     subnet.eval()
     return subnet
 
@@ -194,7 +190,7 @@ def _open_images(config: Config, count: int) -> DecodedImages:
 
 def _scorer(net: Supernet, arch: Arch, bn: str, calibration: list[list[paddle.Tensor]]) -> Network:
     """The logits that scoring computes for this subnet."""
-    walker, [root] = Walker(net, bn), build_tree([arch])
+    walker, root = Walker(net, bn), build_tree([arch])
     if calibration:
         walker.calibrate(root, calibration)
 

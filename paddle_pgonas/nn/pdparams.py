@@ -79,7 +79,7 @@ class _Builder:
 
     def array(self, call: Call) -> np.ndarray:
         """The array of a record of ``_reconstruct`` and its state (version, shape, dtype, column order, content)."""
-        if call.state is None or len(call.state) != 5 or not _is_role(call.arguments[0], "ndarray"):
+        if call.state is None or len(call.state) != 5 or call.arguments[0] != Role("ndarray"):
             raise Refused("an array lacks its state")
         _, shape, dtype, columns_first, content = call.state
         kind = self.dtype(dtype)
@@ -128,10 +128,6 @@ class _Builder:
                 raise Refused("the slices of an array do not fit together")
             tree[str(key)] = np.concatenate(flat).reshape(shape)
         tree.pop(_SLICED, None)
-
-
-def _is_role(value: Any, role: str) -> bool:
-    return isinstance(value, Role) and value.role == role
 
 
 def _is_array(value: Any) -> bool:

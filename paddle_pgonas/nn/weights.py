@@ -10,7 +10,7 @@ import paddle
 from paddle import nn
 
 from paddle_pgonas import container
-from paddle_pgonas.container import Arrays, Record
+from paddle_pgonas.container import Arrays, DamagedFile, Record
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import atomic_path
 from paddle_pgonas.nn.pdparams import read_pdparams
@@ -141,6 +141,19 @@ def _checked(path: str | Path, supernet: Supernet, arrays: Arrays, optional: set
         if not np.isfinite(array).all():  # a ReLU may turn NaN into 0, which would hide the error
             raise UserError(f"{path}: {name} holds values that are not numbers in float32; the training diverged")
     return converted
+
+
+def put_plain_weights(net: nn.Layer, path: str | Path, arrays: Arrays) -> None:
+    """Load arrays that were read from ``path`` into a plain network, all or none.
+
+    Raises:
+        DamagedFile: names or shapes are not those of the network.
+    """
+    tensors = net.state_dict()
+    if {name: list(array.shape) for name, array in arrays.items()} != {name: tensor.shape for name, tensor in tensors.items()}:
+        raise DamagedFile(f"{path}: holds the weights of another network")
+    for name, array in arrays.items():
+        tensors[name].set_value(array)
 
 
 def convert_weights(source: str | Path, target: str | Path) -> int:

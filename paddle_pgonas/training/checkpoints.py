@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import paddle
@@ -16,7 +15,7 @@ from paddle_pgonas.container import Arrays, DamagedFile, Record
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json_lines, remove_left_parts
 from paddle_pgonas.nn.supernet import Supernet, plain_name
-from paddle_pgonas.nn.weights import OPTIMIZER, named_weights, put_weights, save_weights
+from paddle_pgonas.nn.weights import OPTIMIZER, named_weights, put_plain_weights, put_weights, save_weights
 
 VELOCITY = "_velocity_0"  # Paddle's suffix for the momentum of a parameter
 
@@ -81,27 +80,22 @@ def load_latest(
             continue
         check(record)
         try:
-            _check_momentum(path, net, arrays)
-            _put_weights(path, net, arrays, record)
+            weights = named_weights(path, arrays)
+            momentum, used = _momentum_of(path, net, arrays)
+            if isinstance(net, Supernet):
+                put_weights(net, path, weights, record)
+            else:
+                put_plain_weights(net, path, weights)
         except UserError as error:  # the configuration is that of the run, so the file must be damaged
             print(f"skipped: {error}", file=sys.stderr)
             continue
-        _set_momentum(net, optimizer, arrays)
+        # Paddle accepts a state of all parameters or of none; that of an unused one is read at its first use.
+        optimizer.set_state_dict(momentum)
+        zero_gradients(used)
         return record
     if paths:
         raise UserError(f"{folder}: all checkpoints are damaged; choose another output_dir to start again")
     return None
-
-
-def _put_weights(path: Path, net: nn.Layer, arrays: Arrays, record: Record) -> None:
-    if isinstance(net, Supernet):
-        put_weights(net, path, named_weights(path, arrays), record)
-        return
-    weights, tensors = named_weights(path, arrays), net.state_dict()
-    if {name: list(array.shape) for name, array in weights.items()} != {name: tensor.shape for name, tensor in tensors.items()}:
-        raise DamagedFile(f"{path}: holds the weights of another network")
-    for name, array in weights.items():
-        tensors[name].set_value(array)
 
 
 def _parameters(net: nn.Layer) -> dict[str, paddle.Tensor]:
@@ -117,25 +111,20 @@ def _momentum(net: nn.Layer, optimizer: paddle.optimizer.Optimizer) -> Arrays:
     return {name: momentum.numpy() for name, momentum in named.items() if momentum is not None}
 
 
-def _check_momentum(path: Path, net: nn.Layer, arrays: Arrays) -> None:
-    for name, parameter in _parameters(net).items():
-        value = arrays.get(OPTIMIZER + name)
-        if value is not None and list(value.shape) != list(parameter.shape):
-            raise DamagedFile(f"{path}: the momentum of {name} has shape {list(value.shape)}, not {parameter.shape}")
+def _momentum_of(path: Path, net: nn.Layer, arrays: Arrays) -> tuple[dict[str, paddle.Tensor], list[paddle.Tensor]]:
+    """The optimizer's state, and the parameters that have a momentum.
 
-
-def _set_momentum(net: nn.Layer, optimizer: paddle.optimizer.Optimizer, arrays: Arrays) -> None:
-    """Set the momentum of each parameter that has one, and a gradient of zero, which marks it as used by a step."""
-    state: dict[str, Any] = {}
-    used = []
+    Those were used by a step, so the optimizer must find a gradient of zero at least.
+    """
+    state, used = {}, []
     for name, parameter in _parameters(net).items():
         value = arrays.get(OPTIMIZER + name)
         if value is not None:
             used.append(parameter)
-        # Paddle accepts a state of all parameters or of none; that of an unused one is read at its first use.
+            if list(value.shape) != list(parameter.shape):
+                raise DamagedFile(f"{path}: the momentum of {name} has shape {list(value.shape)}, not {parameter.shape}")
         state[parameter.name + VELOCITY] = paddle.zeros_like(parameter) if value is None else paddle.to_tensor(np.asarray(value))
-    optimizer.set_state_dict(state)
-    zero_gradients(used)
+    return state, used
 
 
 def zero_gradients(parameters: list[paddle.Tensor]) -> None:

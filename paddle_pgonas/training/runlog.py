@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 
 from visualdl import LogWriter
 
@@ -16,7 +16,7 @@ from paddle_pgonas.progress import Progress
 REMEDY = "free some space, then --resume"
 
 
-class RunLog:
+class RunLog(AbstractContextManager["RunLog"]):
     """A context manager; ``advance`` counts a step, ``log_step`` logs its scalars, ``log`` other measurements.
 
     Args:
@@ -38,11 +38,8 @@ class RunLog:
         self.bar = Progress(total_steps, name, "steps", first_step, silent)
         self.restart_clock()
 
-    def __enter__(self) -> RunLog:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.bar.close()
+    def __exit__(self, *error: object) -> None:
+        self.bar.__exit__()
         if not self.silent:
             self.writer.close()
         self.lines.close()
