@@ -130,20 +130,15 @@ def compare_passes(reference: Reference, outcome: Outcome, number: int) -> list[
 
 def compare_gradients(reference: Reference, outcome: Outcome, number: int) -> list[Difference]:
     """Gradients of a step."""
-    ours, theirs = outcome.steps[number].gradients, reference.gradients[number]
-    slopes = [name for name in sorted(ours.keys() | theirs.keys()) if name.endswith(SLOPE)]
-    others = [name for name in sorted(ours.keys() | theirs.keys()) if not name.endswith(SLOPE)]
-    parts = {"gradient norms": _norms, "gradient entries": _entries, "gradient sums": _sums}
-    differences = [_worst(number, quantity, values(others, ours, theirs)) for quantity, values in parts.items()]
-    if slopes:
-        differences.append(_worst(number, "gradients of PReLU slopes", _tensors(slopes, ours, theirs)))
-    return differences
+    values: dict[str, list[Value]] = {"gradient norms": [], "gradient entries": [], "gradient sums": []}
+    for name, kind, value in _tensors(outcome.steps[number].gradients, reference.gradients[number]):
+        values.setdefault("gradients of PReLU slopes" if name.endswith(SLOPE) else f"gradient {kind}", []).append(value)
+    return [_worst(number, quantity, entries) for quantity, entries in values.items()]
 
 
 def compare_weights(reference: Reference, outcome: Outcome) -> list[Difference]:
     """Weights and statistics after the last step."""
-    ours, theirs = outcome.final_weights, reference.final_weights
-    return [_worst(None, "weights", _tensors(sorted(ours.keys() | theirs.keys()), ours, theirs))]
+    return [_worst(None, "weights", [value for _, _, value in _tensors(outcome.final_weights, reference.final_weights)])]
 
 
 def _of_step(values: list, number: int, steps: int) -> list:
@@ -157,34 +152,19 @@ def _numbered(what: str, ours: list, theirs: list, least: float = 0.0) -> Iterat
         yield from (Value(f"{what} {place}", float(one), float(other), least) for one, other in pairs)
 
 
-_Theirs = Mapping[str, Sample]
-_Ours = Mapping[str, Tensor]
 _NONE = Tensor(0.0, 0.0, [0.0] * 5, 0)
 """A missing gradient, of a parameter that no step has used yet; published code may have zeros instead."""
 
 
-def _norms(names: Iterable[str], ours: _Ours, theirs: _Theirs) -> Iterator[Value]:
-    for name in names:
-        yield Value(name, ours.get(name, _NONE).norm, theirs[name].norm if name in theirs else 0.0)
-
-
-def _sums(names: Iterable[str], ours: _Ours, theirs: _Theirs) -> Iterator[Value]:
-    for name in names:
-        mine = ours.get(name, _NONE)
-        yield Value(name, mine.sum, theirs[name].sum if name in theirs else 0.0, mine.norm)
-
-
-def _entries(names: Iterable[str], ours: _Ours, theirs: _Theirs) -> Iterator[Value]:
-    for name in names:
-        mine = ours.get(name, _NONE)
+def _tensors(ours: Mapping[str, Tensor], theirs: Mapping[str, Sample]) -> Iterator[tuple[str, str, Value]]:
+    """Every tensor's name with each of its values and that value's kind: norm, sum and sampled entries."""
+    for name in sorted(ours.keys() | theirs.keys()):
+        mine, wanted = ours.get(name, _NONE), theirs.get(name, _NONE)
         typical = mine.norm / math.sqrt(mine.size) if mine.size else 0.0
-        for place, entry in enumerate(theirs[name].at if name in theirs else _NONE.at):
-            yield Value(f"{name}, entry {place}", mine.at[place], entry, typical)
-
-
-def _tensors(names: Sequence[str], ours: _Ours, theirs: _Theirs) -> Iterator[Value]:
-    for part in (_norms, _sums, _entries):
-        yield from part(names, ours, theirs)
+        yield name, "norms", Value(name, mine.norm, wanted.norm)
+        yield name, "sums", Value(name, mine.sum, wanted.sum, mine.norm)
+        for place, (entry, other) in enumerate(zip(mine.at, wanted.at, strict=True)):
+            yield name, "entries", Value(f"{name}, entry {place}", entry, other, typical)
 
 
 def _worst(step: int | None, quantity: str, values: Iterable[Value]) -> Difference:
