@@ -23,7 +23,7 @@ from paddle_pgonas.files import write_text
 from paddle_pgonas.regions import Region
 from paddle_pgonas.sections import TAUGHT, Data, Model, Score, Train
 from paddle_pgonas.spaces import SpaceKey, find_space, is_space_file
-from paddle_pgonas.validation import Integer, Section, Text, key, plain, shown, validate
+from paddle_pgonas.validation import Integer, Section, Text, key, plain, validate
 from paddle_pgonas.yaml_files import read_override, read_with_bases
 
 __all__ = ["CONFIGS", "Config", "Data", "Model", "Score", "Train", "free_on_resume", "load_config", "save_config"]
@@ -110,8 +110,6 @@ def _merged(values: Mapping[str, Any], changes: Mapping[Any, Any]) -> dict[str, 
 def _problems(config: Config) -> Iterator[str]:
     """Rules beyond type and range of single keys."""
     data, train = config.data, config.train
-    if min(data.std) <= 0:
-        yield f"data.std must be above 0 for red, green and blue, not {shown(data.std)}"
     if data.resize < data.image_size:
         yield f"data.resize ({data.resize}) must not be smaller than data.image_size ({data.image_size})"
     if train.strategy in TAUGHT["strategy"] and train.random_subnets < 1:
@@ -122,8 +120,6 @@ def _problems(config: Config) -> Iterator[str]:
         Region(config.search_space, train.highest_codes, train.depth_ranges)
     except UserError as error:
         yield str(error)
-    if train.watch_at is not None and not all(0 <= share <= 1 for share in train.watch_at):
-        yield f"train.watch_at must hold shares of the run from 0 to 1, not {shown(list(train.watch_at))}"
     if train.draws == "candidates" and train.candidates is None:
         yield "train.candidates: train.draws=candidates needs the path of a candidate file"
     for section in ("data", "model", "train"):

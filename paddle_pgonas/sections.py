@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from paddle_pgonas.priors import TRAINING_PRIORS
 from paddle_pgonas.samplers import STRATEGIES
@@ -12,6 +12,8 @@ from paddle_pgonas.validation import Integer, ListAsTuple, Number, Section, Text
 
 Colour = Annotated[tuple[Number, Number, Number], ListAsTuple]
 """One number each for red, green and blue."""
+Deviation = Annotated[Number, Field(gt=0)]
+Share = Annotated[Number, Field(ge=0, le=1)]
 Range = Annotated[tuple[Integer, Integer], ListAsTuple]
 """The least and the greatest value."""
 _YAML_OFF = BeforeValidator(lambda value: "off" if value is False else value)  # YAML 1.1 reads off as false
@@ -42,7 +44,7 @@ class Data(Section):
     augment: Literal["crop_flip", "shift_flip", "shift", "none"] = "crop_flip"
     """Training: random resized crop and flip (ImageNet); shift by an eighth at most, with or without flip (small images)."""
     mean: Colour = (0.485, 0.456, 0.406)
-    std: Colour = (0.229, 0.224, 0.225)
+    std: Annotated[tuple[Deviation, Deviation, Deviation], ListAsTuple] = (0.229, 0.224, 0.225)
     workers: Integer = key(4, at_least=0, free=True)
     """Loader processes for training images; 0 loads in the training process."""
     train_limit: Integer | None = key(None, at_least=1)
@@ -157,7 +159,7 @@ class Train(Section):
     keep_checkpoints: Integer = key(2, at_least=1, free=True)
     watch_images: Integer = key(0, at_least=0, free=True)
     """At every checkpoint, measure the smallest, middle and largest subnet on this number of validation images; 0: none."""
-    watch_at: Annotated[tuple[Number, ...], ListAsTuple] | None = key(None, free=True, only=WATCHED)
+    watch_at: Annotated[tuple[Share, ...], ListAsTuple] | None = key(None, free=True, only=WATCHED)
     """Measure at these shares of the run instead, 0 (before the first step) to 1, for example [0, 0.0625, 0.25, 1]."""
     watch_subnets: Integer = key(0, at_least=0, free=True, only=WATCHED)
     """Also measure this number of random subnets, for Kendall tau of their accuracies with the prior."""

@@ -60,10 +60,6 @@ class Store:
         """The names of all entries, intact or damaged, sorted."""
         return sorted(path.name.removesuffix(SUFFIX) for path in self.folder.glob(f"[!.]*{SUFFIX}"))
 
-    def count(self) -> int:
-        """Number of entries, intact or damaged."""
-        return len(self.names())
-
     def get(self, name: str) -> Entry | None:
         """An entry; None if there is none. A damaged entry is named on stderr and treated as missing."""
         path = self.path(name)

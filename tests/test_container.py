@@ -110,7 +110,7 @@ def test_a_store_is_named_after_its_identity_in_full(tmp_path: Path) -> None:
     store = Store(tmp_path, {"a": 1, "b": [2]})
     assert store.folder == tmp_path / digest({"b": [2], "a": 1})
     assert len(store.folder.name) == 64
-    assert store.get("x") is None and store.count() == 0
+    assert store.get("x") is None and store.names() == []
     store.put("x", {"acc": 1.0})
     store.put("x", {"acc": 2.0})
     assert [entry.record["acc"] for entry in store.entries()] == [2.0]

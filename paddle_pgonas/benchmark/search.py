@@ -10,15 +10,12 @@ import numpy as np
 from pymoo.indicators.hv import HV
 
 from paddle_pgonas.arch import MINI, TRACK1
-from paddle_pgonas.config import Config, Data, Model, Train
+from paddle_pgonas.config import CONFIGS, Config, load_config
 from paddle_pgonas.priors import make_prior
 from paddle_pgonas.searching.evolution import ScoredSubnet, Task, evolve, front, random_search
 from paddle_pgonas.searching.job import make_costs, supernet_scores
 
-DIGITS = Data(source="digits", image_size=8, resize=8, augment="shift", workers=0, mean=(0.3,) * 3, std=(0.37,) * 3)
-RECIPE = Train(
-    epochs=12, batch_size=64, lr_per_256=0.1, weight_decay=1e-4, warmup_epochs=2, stretch_lambda=True, rank_gradient="better"
-)
+RECIPE = ("train.epochs=12", "train.lr_per_256=0.1", "train.label_epochs=0", "train.watch_subnets=0", "train.watch_images=0")
 
 
 def measure(seeds: int = 5) -> dict[str, Any]:
@@ -31,9 +28,7 @@ def measure(seeds: int = 5) -> dict[str, Any]:
     zen = Task(TRACK1, make_costs(Config(), limits), limits, "macs", lambda archs: list(map(score, archs)))
     figures: dict[str, Any] = {"zen_track1": compare(zen, 64, 20, seeds)}
     with tempfile.TemporaryDirectory() as folder:
-        config = Config(
-            space="mini", output_dir=folder, data=DIGITS, model=Model(num_classes=10, activation="prelu"), train=RECIPE
-        )
+        config = load_config(CONFIGS / "mini" / "digits.yaml", RECIPE).changed(output_dir=folder)
         from paddle_pgonas.training.trainer import train_supernet
 
         weights = train_supernet(config)

@@ -37,13 +37,8 @@ class Supernet(OFA):
 
     def set_active_subnet(self, arch: Arch) -> None:
         """Select the architecture that calls compute."""
-        self._active = arch
+        self.active_subnet = arch
         self.set_net_config(_layer_config(arch))
-
-    @property
-    def active_subnet(self) -> Arch:
-        """The architecture that calls compute."""
-        return self._active
 
     def weights(self) -> dict[str, paddle.Tensor]:
         """All parameters and buffers under the challenge's names, not copied."""

@@ -56,14 +56,12 @@ def read_arrays(path: str | Path) -> tuple[Arrays, Record]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such weight file")
-    return container.read(path, checked=False) if path.suffix == ".safetensors" else (_read_pdparams(path), {})
-
-
-def _read_pdparams(path: Path) -> Arrays:
+    if path.suffix == ".safetensors":
+        return container.read(path, checked=False)
     arrays = {name: value for name, value in read_pdparams(path).items() if isinstance(value, np.ndarray)}
     if not arrays:
         raise UserError(f"{path}: holds no arrays by name, or only inside further dictionaries; save the state dict alone")
-    return arrays
+    return arrays, {}
 
 
 def challenge_name(name: str, array: np.ndarray) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from paddle_pgonas import cost, distributed
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
@@ -21,8 +23,6 @@ from paddle_pgonas.store import Store, digest
 from paddle_pgonas.submission import Candidate, write_scores
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from paddle_pgonas.scoring.session import Session
 
 COSTS = {"macs": "multiply-accumulates", "params": "parameters", "latency_ms": "milliseconds"}
@@ -167,8 +167,6 @@ def supernet_scores(config: Config, weights: str, metric: str) -> Scores:
     Subnets that are measured together are one entry: so a resumed search measures the same subnets together as an uninterrupted
     one, with the same rounding.
     """
-    import numpy as np
-
     from paddle_pgonas.scoring.chunks import METRICS
     from paddle_pgonas.scoring.session import Session, metric_values
 
@@ -197,8 +195,6 @@ def _measure_together(session: Session, archs: Sequence[Arch]) -> np.ndarray:
     Raises:
         UserError: as :meth:`Session.measure` does, in all processes if in one.
     """
-    import numpy as np
-
     from paddle_pgonas.scoring.chunks import METRICS
     from paddle_pgonas.scoring.tree import scoring_order
 
