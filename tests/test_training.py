@@ -70,9 +70,16 @@ def test_processes_that_read_other_weights_do_not_train_together(tmp_path: Path,
     monkeypatch.setattr(
         distributed, "gather", lambda facts: [facts, facts | {name: "another" for name in facts if "weights" in name}]
     )
+    monkeypatch.setattr(distributed, "connected", lambda: 2)
+    monkeypatch.setattr(distributed, "barrier", lambda: None)
     with pytest.raises(UserError, match=r"the digest of the weights there is .* and another in process 1"):
         train(config(tmp_path, max_steps=1))
     assert not checkpoints(tmp_path / "checkpoints")
+
+
+def test_a_single_process_computes_no_digest_of_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer.Run, "weights_digest", lambda run: pytest.fail("nobody compares it"))
+    train(config(tmp_path, max_steps=1))
 
 
 def test_other_processes_wait_while_the_first_one_watches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
