@@ -27,6 +27,9 @@ class Supernet(OFA):
     by the configured channels; :class:`ElasticBatchNorm2D` slices by the channels of its input.
     """
 
+    active_subnet: Arch
+    """The architecture that calls compute."""
+
     def __init__(self, space: SearchSpace, num_classes: int = 1000, activation: str = "relu", bn: str = "batch") -> None:
         network = ResNet(space.largest, num_classes, activation)
         converted = Convert(conversion(expand_ratio=list(space.ratios))).convert(network)
