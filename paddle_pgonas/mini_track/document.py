@@ -140,7 +140,7 @@ def _methods_table(track: Track) -> str:
             _interval(estimate(track.tau(method))),
             f"{track.tau(method, other)[0]:.3f}",
             f"{100 * np.mean([pearson(row, truth) for row in scores]):.1f}",
-            f"{100 * reached[0]:.1f} / {100 * reached[-1]:.1f}",
+            f"{100 * reached[track.macs.argmin()]:.1f} / {100 * reached[track.macs.argmax()]:.1f}",
             f"{np.mean([run['train_seconds'] for run in runs]) / 60:.0f}",
         ])  # fmt: skip
     for name in track.study.controls:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,8 @@ class Track:
     """Stand-alone accuracy, [seeds, candidates]; NaN for candidates that have none yet."""
     runs: dict[str, list[dict[str, Any]]]
     """Result files by variant, in the order of the study and of the seeds."""
+    memo: dict[tuple[object, ...], np.ndarray] = field(default_factory=dict)
+    """Values of :meth:`tau`, shared by all parts, because many tables need them."""
 
     def part(self, regime: str | None, half: str) -> Track:
         """The same of one regime (None: of all) and of one half of the candidates (empty: of all) as far as they have a truth."""
@@ -197,10 +199,13 @@ class Track:
 
         Where the runs of a seed share a pretrained network, the seeds of all variants are resampled together.
         """
-        if name in self.study.controls:
-            return resampled_tau(self.prior(name)[None], self.mean_truth, pairs=pairs)
+        wanted = (name, bn, metric, *(entry.name for entry in self.candidates))
+        if pairs is None and wanted in self.memo:
+            return self.memo[wanted]
         stream = list(self.study.methods).index(name) if self.study.largest_seeds == 1 and name in self.study.methods else 0
-        return resampled_tau(self.scores(name, bn, metric), self.mean_truth, stream, pairs)
+        scores = self.prior(name)[None] if name in self.study.controls else self.scores(name, bn, metric)
+        tau = resampled_tau(scores, self.mean_truth, stream, pairs)
+        return tau if pairs is not None else self.memo.setdefault(wanted, tau)
 
 
 def read_track(study: Study) -> Track:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 from scipy.stats import rankdata
@@ -12,13 +13,18 @@ from scipy.stats import rankdata
 from paddle_pgonas.correlation import Estimate, attainable_kendall
 
 RESAMPLES = 2000
-SIMULATIONS = 400
+SIMULATIONS = 200
 
 
 def draws(count: int) -> np.ndarray:
     """Multiplicity of each of ``count`` subnets, [1 + RESAMPLES, count]: once each in the first row, then with replacement."""
-    rng = np.random.default_rng(0)
-    return np.concatenate([np.ones((1, count), dtype=int), rng.multinomial(count, np.full(count, 1 / count), RESAMPLES)])
+    return np.concatenate([np.ones((1, count), dtype=int), _multiplicities((0,), count, RESAMPLES)])
+
+
+@lru_cache(maxsize=32)
+def _multiplicities(seed: tuple[int, ...], count: int, rows: int) -> np.ndarray:
+    """Draws with replacement of as many as there are, [rows, count]."""
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), rows)
 
 
 def resampled_tau(scores: np.ndarray, truth: np.ndarray, stream: int = 0, pairs: np.ndarray | None = None) -> np.ndarray:
@@ -40,13 +46,13 @@ def resampled_tau(scores: np.ndarray, truth: np.ndarray, stream: int = 0, pairs:
     def weigh(signs: np.ndarray) -> np.ndarray:
         return ((times @ signs) * times).sum(1)
 
-    taus = []
+    taus, untied = [], weigh(truth_signs**2)
     for run in scores:
         run_signs = _signs(run) if pairs is None else _signs(run) * pairs
         with np.errstate(invalid="ignore"):
-            taus.append(weigh(run_signs * truth_signs) / np.sqrt(weigh(run_signs**2) * weigh(truth_signs**2)))
+            taus.append(weigh(run_signs * truth_signs) / np.sqrt(weigh(run_signs**2) * untied))
     runs = len(scores)
-    drawn = np.random.default_rng([1, stream]).multinomial(runs, np.full(runs, 1 / runs), len(times))
+    drawn = _multiplicities((1, stream), runs, len(times)).copy()
     drawn[0] = 1
     return np.einsum("rd,dr->d", np.array(taus), drawn) / runs
 
