@@ -203,6 +203,12 @@ def test_tables_of_an_unfinished_truth_show_the_subnets_that_it_holds(file: Path
         read_track(read_study(file))
 
 
+@pytest.mark.parametrize("name", ["metods calibrated", "methods calibratd"])
+def test_a_table_that_does_not_exist_is_refused(file: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=f"there is no {name}"):
+        document.tables(read_track(read_study(written(tmp_path, STUDY | {"tables": [name]}))))
+
+
 def test_a_failed_run_is_one_line_with_the_last_line_of_its_log(file: Path, tmp_path: Path) -> None:
     study = read_study(file)
     with pytest.raises(UserError, match=r"train_standalone failed with status 2: .*nowhere.*largest\.log"):

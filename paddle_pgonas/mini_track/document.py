@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import random
+from collections.abc import Container
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from paddle_pgonas import cost
 from paddle_pgonas.correlation import Estimate, kendall, pearson
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json, write_text
-from paddle_pgonas.mini_track.pictures import write_picture
+from paddle_pgonas.mini_track.pictures import FIGURES, write_picture
 from paddle_pgonas.mini_track.results import BN, Track, read_track
 from paddle_pgonas.mini_track.statistics import (
     attainable_tau,
@@ -58,7 +59,7 @@ def write_report(study: Study) -> Path:
         text = _fill(document, text, name, table)
     write_text(document, text)
     for picture in study.pictures:
-        write_picture(*_shown(track, picture), document.with_suffix("") / f"{picture.replace(' ', '-')}.svg")
+        write_picture(*_shown(track, picture, FIGURES), document.with_suffix("") / f"{picture.replace(' ', '-')}.svg")
     return document
 
 
@@ -96,14 +97,20 @@ def tables(track: Track) -> dict[str, str]:
     """The document's tables as Markdown, by name."""
     made = {}
     for listed in track.study.tables:
-        part, name = _shown(track, listed)
+        part, name = _shown(track, listed, TABLES)
         made[listed] = TABLES[name](part)
     return made
 
 
-def _shown(track: Track, listed: str) -> tuple[Track, str]:
-    """The part of a study that a table or picture named ``<name> [<regime>] [<half>]`` shows, and the name."""
+def _shown(track: Track, listed: str, known: Container[str]) -> tuple[Track, str]:
+    """The part of a study that a table or picture named ``<name> [<regime>] [<half>]`` shows, and the name.
+
+    Raises:
+        UserError: the name is not one of ``known``, or the rest is neither a regime nor a half.
+    """
     name, *words = listed.split()
+    if name not in known or not {*track.study.regimes, *HALVES}.issuperset(words):
+        raise UserError(f"the study's tables and pictures: there is no {listed}")
     regime = next((word for word in words if word in track.study.regimes), None)
     half = next((word for word in words if word in HALVES), "")
     return track.part(regime, half), name

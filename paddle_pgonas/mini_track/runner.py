@@ -65,7 +65,7 @@ class Runner:
         jobs: list[Callable[[], str]] = []
         if study.truth is not None and "truth" in wanted:
             jobs += [partial(self._train_truth, seed, study.truth) for seed in range(study.truth_seeds)]
-        if "largest" in wanted:
+        if "largest" in (only or []):  # otherwise trained when a run needs it
             jobs += [partial(self._largest, seed) for seed in range(study.largest_seeds)]
         jobs += [partial(self._result, variant, seed) for seed in range(seeds) for variant in chosen if self._runs(variant, seed)]
         with exclusive(self.runs, "study"), ThreadPoolExecutor(processes) as pool:
