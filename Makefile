@@ -42,7 +42,7 @@ $(VENV)/ready: requirements.txt requirements-common.txt requirements-cpu.txt req
 demo: setup
 	rm -rf $(DEMO)
 	$(PY) benchmarks/demo/make_images.py $(DEMO)/images
-	$(PY) tools/sample_candidates.py --space mini --count 48 --seed 1 --output $(DEMO)/candidates.json
+	$(PY) tools/sample_candidates.py --space benchmarks/demo/space.yaml --count 48 --seed 1 --output $(DEMO)/candidates.json
 	$(PY) tools/train_standalone.py -c benchmarks/demo/largest.yaml -o data.root=$(DEMO)/images \
 		--arch 14441111111111111111111111111 --weights $(DEMO)/largest.safetensors
 	$(PY) tools/train_supernet.py $(DEMO_CONFIG)
@@ -53,7 +53,7 @@ demo: setup
 		|| exit; \
 	done
 	$(PY) tools/compare.py $(DEMO)/submission.json $(DEMO)/flops.json $(DEMO)/params.json $(DEMO)/zen.json \
-		--truth benchmarks/demo/truth.json --run $(DEMO) --output $(DEMO)/report.html
+		--space benchmarks/demo/space.yaml --truth benchmarks/demo/truth.json --run $(DEMO) --output $(DEMO)/report.html
 	@echo "submission: $(DEMO)/submission.json"
 
 smoke: setup

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import json
 import sys
@@ -14,17 +13,19 @@ import pytest
 from conftest import REPOSITORY
 from PIL import Image
 
-from paddle_pgonas.arch import MINI
 from paddle_pgonas.config import load_config
 from paddle_pgonas.data.sources import open_source
+from paddle_pgonas.spaces import find_space
 from paddle_pgonas.submission import read_scored, sample_candidates
 
 HOME = REPOSITORY / "benchmarks" / "demo"
+SPACE = find_space(str(HOME / "space.yaml"))
 
 
-def script(name: str) -> ModuleType:
-    """One of the folder's scripts as a module."""
-    specification = importlib.util.spec_from_file_location(f"demo_{name}", HOME / f"{name}.py")
+def script(path: str) -> ModuleType:
+    """A script of ``benchmarks`` as a module."""
+    name = path.replace("/", "_")
+    specification = importlib.util.spec_from_file_location(name, REPOSITORY / "benchmarks" / f"{path}.py")
     assert specification is not None and specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
@@ -32,20 +33,19 @@ def script(name: str) -> ModuleType:
 
 
 def test_the_demo_scores_the_subnets_of_its_truth() -> None:
-    truth = read_scored(HOME / "truth.json", MINI)
+    truth = read_scored(HOME / "truth.json", SPACE)
     assert len(truth) >= 48 and all(entry.std_error for entry in truth)
-    assert {entry.arch for entry in sample_candidates(MINI, len(truth), 1)} == {entry.arch for entry in truth}
+    assert {entry.arch for entry in sample_candidates(SPACE, len(truth), 1)} == {entry.arch for entry in truth}
 
 
 def test_the_truth_is_the_mean_of_its_seeds() -> None:
-    with (HOME / "accuracies.csv").open(encoding="utf-8") as file:
-        _, *rows = csv.reader(file)
-    table = np.array([[float(acc) for acc in row[2:]] for row in rows]).T
-    rounded = script("collect").truth([(row[1], row[0]) for row in rows], table)
+    results = json.loads((HOME / "accuracies.json").read_text(encoding="utf-8"))["results"]
     kept = json.loads((HOME / "truth.json").read_text(encoding="utf-8"))
+    assert list(kept) == list(results)
     for name, entry in kept.items():
-        assert rounded[name]["arch"] == entry["arch"]
-        assert [entry["acc"], entry["std_error"]] == pytest.approx([rounded[name]["acc"], rounded[name]["std_error"]], abs=2e-6)
+        accs = np.array(results[name]["acc"])
+        assert entry["arch"] == results[name]["arch"]
+        assert [entry["acc"], entry["std_error"]] == pytest.approx([accs.mean(), accs.std(ddof=1) / len(accs) ** 0.5], abs=2e-6)
 
 
 def documented() -> dict[str, list[str]]:
@@ -62,8 +62,8 @@ def holds(shown: str, value: float) -> bool:
 
 def test_the_document_holds_the_truths_figures() -> None:
     rows = documented()
-    for name, value in script("collect").summary().items():
-        assert holds(rows[name][0], value)
+    for name, value in script("lane_truth/summary").summary(HOME).items():
+        assert name not in rows or holds(rows[name][0], value)
 
 
 def test_the_document_holds_the_results_figures() -> None:
@@ -75,17 +75,17 @@ def test_the_document_holds_the_results_figures() -> None:
 
 
 def test_the_demos_images_are_the_same_wherever_they_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make = script("make_images")
+    make = script("demo/make_images")
     monkeypatch.setattr(sys, "argv", ["make_images.py", str(tmp_path)])
     make.main()
     config = load_config(HOME / "supernet.yaml", [f"data.root={tmp_path}", f"output_dir={tmp_path}/run"])
     train, val = (open_source(config.data, split, config.model.num_classes) for split in ("train", "val"))
-    assert (len(train.labels), len(val.labels)) == (make.TRAIN, 1797 - make.TRAIN)
-    pixels, digits = make.images()
-    assert int(pixels.astype(np.int64).sum()) == 10_781_875  # the sum when the truth was measured
+    made = list(make.images())
+    assert [len(train.labels), len(val.labels)] == [sum(one[0] == split for one in made) for split in ("train", "val")]
+    assert sum(int(pixels.astype(np.int64).sum()) for _, _, pixels, _ in made) == 74_237_445  # when the truth was measured
+    written = {(split, number): pixels for split, number, pixels, digit in made if digit == 7}
     for path in (tmp_path / "val" / "7").iterdir():
-        assert digits[int(path.stem)] == 7
-        assert (np.asarray(Image.open(path)) == pixels[int(path.stem)]).all()
+        assert (np.asarray(Image.open(path)) == written["val", int(path.stem)]).all()
 
 
 def test_the_readmes_figures_are_those_of_the_demo() -> None:

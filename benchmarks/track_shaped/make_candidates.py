@@ -1,4 +1,4 @@
-"""Writes candidates.json: subnets of mini_thin by the challenge's own rule, of similar cost.
+"""Writes candidates.json: subnets of mini_slim by the challenge's own rule, of similar cost.
 
 Every depth is drawn uniformly and every free width code uniformly from the first codes of its stage, as the challenge's 45,000
 are (there codes 1-3, 1-3, 1-5 and 1-7 in its four stages). Of the draws, those within a window of cost are kept.
@@ -15,32 +15,34 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from paddle_pgonas.arch import MINI_THIN, Arch
+from paddle_pgonas.arch import Arch
 from paddle_pgonas.cost import macs
+from paddle_pgonas.spaces import find_space
 from paddle_pgonas.submission import Candidate, write_scores
 
+SPACE = find_space(str(Path(__file__).resolve().parents[2] / "configs/track_shaped/space.yaml"))
 HIGHEST_CODES = (3, 5, 7)
 COUNT, SEED, CLASSES = 96, 0, 10
 COST_RATIO = 3.5
-"""The dearest candidate costs at most so many times the cheapest. The window's middle is the geometric mean of MIDDLE draws."""
+"""Of the most expensive candidate to the cheapest, at most. The window's middle is the geometric mean of MIDDLE draws."""
 MIDDLE = 1000
 
 
 def draw() -> list[Arch]:
     """The candidates in the order in which they are drawn, all distinct."""
     rng = random.Random(SEED)
-    logs = [math.log(_cost(MINI_THIN.sample(rng, HIGHEST_CODES))) for _ in range(MIDDLE)]
+    logs = [math.log(_cost(SPACE.sample(rng, HIGHEST_CODES))) for _ in range(MIDDLE)]
     middle, rng = sum(logs) / MIDDLE, random.Random(SEED)
-    found: dict[Arch, None] = {}
-    while len(found) < COUNT:
-        arch = MINI_THIN.sample(rng, HIGHEST_CODES)
+    chosen: dict[Arch, None] = {}
+    while len(chosen) < COUNT:
+        arch = SPACE.sample(rng, HIGHEST_CODES)
         if abs(math.log(_cost(arch)) - middle) <= math.log(COST_RATIO) / 2:
-            found[arch] = None
-    return list(found)
+            chosen[arch] = None
+    return list(chosen)
 
 
 def _cost(arch: Arch) -> int:
-    return macs(arch, MINI_THIN.image_size, CLASSES)
+    return macs(arch, SPACE.image_size, CLASSES)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,60 @@
+"""How exact a truth is: noise between seeds, spread between subnets, the noise ceiling, and Kendall tau of the priors.
+
+python benchmarks/lane_truth/summary.py benchmarks/demo
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np
+
+from paddle_pgonas.correlation import attainable_kendall, kendall, pearson
+from paddle_pgonas.files import read_json
+from paddle_pgonas.priors import make_prior
+from paddle_pgonas.spaces import find_space
+
+
+def summary(folder: Path) -> dict[str, float]:
+    """The figures of a folder's ``accuracies.json``: standard deviations in points of top-1, and correlations with the means."""
+    record = read_json(folder / "accuracies.json", "results")
+    recipe, results = record["recipe"], record["results"].values()
+    space = find_space(recipe["space"])
+    archs = [space.parse(one["arch"]) for one in results]
+    table = 100 * np.array([one["acc"] for one in results])  # [subnets, seeds]
+    means, variances, seeds = table.mean(1), table.var(1, ddof=1), table.shape[1]
+    figures = {
+        "subnets": len(archs),
+        "seeds": seeds,
+        "lowest": means.min(),
+        "highest": means.max(),
+        "seed noise": variances.mean() ** 0.5,
+        "standard error": (variances.mean() / seeds) ** 0.5,
+        "spread": max(0.0, means.var(ddof=1) - variances.mean() / seeds) ** 0.5,
+        "noise ceiling": attainable_kendall(means, (variances / seeds) ** 0.5),
+    }
+    known = {
+        name: np.array([prior(arch) for arch in archs])
+        for name in ("flops", "params", "zen")
+        for prior in [make_prior(name, space, recipe["data"]["image_size"], recipe["num_classes"])]
+    }
+    known["blocks"] = np.array([sum(arch.depths) for arch in archs])
+    for name, values in known.items():
+        figures |= {name: kendall(means, values), f"{name}, Pearson": pearson(means, values)}
+    return {name: float(value) for name, value in figures.items()}
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="holds accuracies.json, as train_truth.py writes it")
+    for name, value in summary(parser.parse_args().folder).items():
+        print(f"{name:16} {value:.3f}" if value % 1 else f"{name:16} {value:.0f}")
+
+
+if __name__ == "__main__":
+    main()

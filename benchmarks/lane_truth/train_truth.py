@@ -1,0 +1,158 @@
+"""Stand-alone accuracies of many subnets with 16 seeds each, which a processor trains side by side (lanes.cpp).
+
+Takes a configuration of the project and a candidate file. ``accuracies.json`` (every seed) and ``truth.json`` (means with
+standard errors, a truth file for the project's tools) are written anew after every subnet, so a killed run loses the subnet that
+it is training and goes on with the rest when it is started again. Several processes can work on the same files.
+
+    OMP_NUM_THREADS=1 python benchmarks/lane_truth/train_truth.py -c configs/track_shaped/truth.yaml -o data.root=IMAGES \\
+        --candidates benchmarks/track_shaped/candidates.json --results benchmarks/track_shaped
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import math
+import platform
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np
+from filelock import FileLock
+from lanes import LANES, Batches, LaneNet
+
+from paddle_pgonas.arch import Arch
+from paddle_pgonas.config import Config, load_config
+from paddle_pgonas.data.cache import cache_folder, decoded, validation_images
+from paddle_pgonas.data.sources import open_source
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.files import read_json, write_json
+from paddle_pgonas.spaces import find_space
+from paddle_pgonas.submission import Candidate, read_candidates
+
+ORDER_SEED = 0
+SEEDS = list(range(LANES))
+TRAIN_KEYS = ("epochs", "batch_size", "lr_per_256", "momentum", "weight_decay", "warmup_epochs")
+DATA_KEYS = ("source", "image_size", "resize", "augment", "mean", "std", "train_limit", "val_limit")
+
+
+def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
+    """The project's ``cosine`` schedule: a linear rise to the highest rate, then half a cosine to 0, both per step."""
+    train = config.train
+    highest = train.lr_per_256 * train.batch_size / 256
+    total = train.epochs * steps_per_epoch
+    warmup = min(round(train.warmup_epochs * steps_per_epoch), total)
+    if step < warmup:
+        return highest * (step + 1) / warmup
+    return highest * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+class Trainer:
+    """Trains one subnet after the other, each with 16 seeds; the images are decoded once, by the project."""
+
+    def __init__(self, config: Config) -> None:
+        train, model = config.train, config.model
+        plain = train.schedule == "cosine" and train.accumulate == 1 and train.amp == "off" and train.clip_grad_norm is None
+        if not plain or model.activation != "relu":
+            raise UserError("train: here schedule cosine, accumulate 1, amp off, no clip_grad_norm, and model.activation relu only")
+        self.config = config
+        source = open_source(config.data, "train", model.num_classes)
+        images = decoded(source, config.data, cache_folder(config))
+        self.batches = Batches(len(images.labels), config, SEEDS)
+        edge = (self.batches.pad, self.batches.pad)
+        self.images = np.pad(np.asarray(images.images), ((0, 0), edge, edge, (0, 0)))
+        self.labels = images.labels.astype(np.int64)
+        self.validation = validation_images(config)
+
+    def train(self, arch: Arch) -> dict[str, Any]:
+        """Train a subnet from random weights: top-1 and loss on the validation images by seed, and the seconds for all."""
+        started, train, data = time.time(), self.config.train, self.config.data
+        net = LaneNet(arch, data.image_size, self.config.model.num_classes, train.batch_size)
+        for lane, seed in enumerate(SEEDS):
+            net.draw(lane, np.random.default_rng(seed))
+        for step in range(train.epochs * self.batches.steps):
+            chosen, moves = self.batches.batch(*divmod(step, self.batches.steps))
+            net.put(self.images, self.batches.pad, data, chosen, moves)
+            rate = learning_rate(self.config, step, self.batches.steps)
+            loss, _ = net.step(self.labels[chosen], rate, train.momentum, train.weight_decay)
+        if not np.isfinite(loss).all():
+            raise UserError(f"{arch}: the last losses are {loss}: training diverged; lower train.lr_per_256")
+        images = np.ascontiguousarray(self.validation.images)
+        acc, loss = net.evaluate(images, self.validation.labels.astype(np.int64), data)
+        seconds = round(time.time() - started, 1)
+        return {"acc": acc.round(6).tolist(), "loss": loss.round(5).tolist(), "seconds": seconds}
+
+
+def recipe(config: Config) -> dict[str, Any]:
+    """What a result depends on beside subnet and seed, without the places of files."""
+    data, train = config.data.model_dump(mode="json"), config.train.model_dump(mode="json")
+    return {
+        "space": config.model_dump(mode="json")["space"],
+        "num_classes": config.model.num_classes,
+        "data": {"images": Path(str(config.data.root)).name} | {name: data[name] for name in DATA_KEYS},
+        "train": {name: train[name] for name in TRAIN_KEYS},
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions that a record names."""
+    return {"trainer": "lane_truth", "python": platform.python_version(), "numpy": importlib.metadata.version("numpy")}
+
+
+def add(folder: Path, candidates: list[Candidate], entry: Candidate, result: dict[str, Any], about: dict[str, Any]) -> None:
+    """Add one result to both files; entries stand in the order of the candidates."""
+    path = folder / "accuracies.json"
+    with FileLock(folder / ".accuracies.lock"):
+        record = read_json(path, "results") if path.exists() else about | {"results": {}}
+        if record["recipe"] != about["recipe"]:
+            raise UserError(f"{path}: made with another recipe; choose another folder or remove it")
+        results = record["results"] | {entry.name: {"arch": entry.arch.code, **result}}
+        record["results"] = {one.name: results[one.name] for one in candidates if one.name in results}
+        write_json(path, record)
+        write_json(folder / "truth.json", {name: mean(one) for name, one in record["results"].items()})
+
+
+def mean(result: dict[str, Any]) -> dict[str, Any]:
+    """An entry of a truth file: mean top-1 over the seeds and its standard error."""
+    accs = np.array(result["acc"])
+    error = float(accs.std(ddof=1)) / len(accs) ** 0.5
+    return {"acc": round(float(accs.mean()), 6), "arch": result["arch"], "std_error": round(error, 6)}
+
+
+def main() -> None:
+    """Train whatever has no result yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-c", "--config", type=Path, required=True, metavar="FILE")
+    parser.add_argument("-o", "--override", action="extend", nargs="+", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--candidates", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="gets accuracies.json and truth.json")
+    parser.add_argument("--part", default="0/1", metavar="I/N", help="of N processes this is the one of number I (from 0)")
+    arguments = parser.parse_args()
+    config = load_config(arguments.config, arguments.override)
+    candidates = read_candidates(arguments.candidates, find_space(config.space))
+    order = list(candidates)
+    random.Random(ORDER_SEED).shuffle(order)  # so that an unfinished truth is a fair sample
+    number, count = map(int, arguments.part.split("/"))
+    trainer = Trainer(config)
+    about = {"recipe": recipe(config), "versions": versions(), "seeds": SEEDS}
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    path = arguments.results / "accuracies.json"
+    for entry in order[number::count]:
+        if path.exists() and entry.name in read_json(path, "results")["results"]:
+            continue
+        result = trainer.train(entry.arch)
+        add(arguments.results, candidates, entry, result, about)
+        line = f"{entry.name} {entry.arch}: {100 * np.mean(result['acc']):.2f} +- {100 * np.std(result['acc'], ddof=1):.2f} %"
+        print(time.strftime("%H:%M:%S", time.gmtime()), line, f"{result['seconds']} s", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"train_truth: {error}")
