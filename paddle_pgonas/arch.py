@@ -288,7 +288,4 @@ TRACK1_THIN = replace(
 )
 """Track 1's codes at an eighth of the width for small images, for the official candidate file on a laptop."""
 
-MINI_THIN = replace(MINI, name="mini_thin", bases=(8, 16, 32))
-"""The mini space at two thirds of the width: a short training separates subnets of similar cost (benchmarks/track_shaped)."""
-
-SPACES = {space.name: space for space in (TRACK1, MINI, TRACK1_THIN, MINI_THIN)}
+SPACES = {space.name: space for space in (TRACK1, MINI, TRACK1_THIN)}

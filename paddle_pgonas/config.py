@@ -37,7 +37,7 @@ class Config(Section):
     """Everything a run depends on."""
 
     space: SpaceKey = "track1"
-    """``track1``, ``mini``, ``track1_thin``, ``mini_thin``, or a YAML file with a space's fields (docs/extending.md), relative to
+    """``track1``, ``mini``, ``track1_thin``, or a YAML file with a space's fields (docs/extending.md), relative to
     the file that names it; the resolved configuration holds the fields themselves."""
     seed: Integer = key(0, at_least=0)
     device: Literal["auto", "cpu", "gpu"] = key("auto", free=True)

@@ -17,9 +17,10 @@ import paddle
 import paddle.nn.functional as F
 from lanes import LANES, LaneNet
 
-from paddle_pgonas.arch import MINI, MINI_THIN, Arch
+from paddle_pgonas.arch import MINI, Arch
 from paddle_pgonas.config import Data
 from paddle_pgonas.nn.resnet import ResNet
+from paddle_pgonas.spaces import find_space
 
 CLASSES, BATCH, SIDE, RATE, MOMENTUM, DECAY = 10, 12, 16, 0.05, 0.9, 5e-4
 TOLERANCE = 1e-4
@@ -30,7 +31,8 @@ CHECKED = (0, 7, 15)
 
 def subnets() -> list[Arch]:
     """The largest, the smallest and two random subnets: shortcuts, odd widths, one to four blocks per stage."""
-    return [MINI_THIN.largest, MINI.smallest, MINI.sample(random.Random(0)), MINI_THIN.sample(random.Random(1))]
+    slim = find_space(str(Path(__file__).resolve().parents[1] / "track_shaped" / "space.yaml"))
+    return [slim.largest, MINI.smallest, MINI.sample(random.Random(0)), slim.sample(random.Random(1))]
 
 
 def tensors(lanes: LaneNet, source: np.ndarray, lane: int) -> dict[str, np.ndarray]:

@@ -62,9 +62,7 @@ class LaneNet:
     def __init__(self, arch: Arch, image_size: int, num_classes: int, batch_size: int) -> None:
         space = arch.space
         if (space.stem_kernel, space.stem_stride, space.stem_pool) != (3, 1, False) or num_classes > 64:
-            raise UserError(
-                f"space {space.name}: the stem must be 3x3, of stride 1, without a pool, and the classes 64 at most"
-            )
+            raise UserError(f"space {space.name}: the stem must be 3x3, of stride 1, without a pool, and the classes 64 at most")
         if image_size % 2 ** sum(block.stride > 1 for block in arch.blocks):
             raise UserError(f"data.image_size {image_size}: every stride of 2 must halve it without a rest")
         shapes = [number for block in arch.blocks for number in (block.c_in, block.c_mid, block.c_out, block.stride)]

@@ -59,7 +59,7 @@ class Trainer:
         train, model = config.train, config.model
         plain = train.schedule == "cosine" and train.accumulate == 1 and train.amp == "off" and train.clip_grad_norm is None
         if not plain or model.activation != "relu":
-            raise UserError("train: here schedule cosine, accumulate 1, amp off, no clip_grad_norm, and model.activation relu only")
+            raise UserError("train: needs schedule cosine, accumulate 1, amp off, no clip_grad_norm; model.activation: relu")
         self.config = config
         source = open_source(config.data, "train", model.num_classes)
         images = decoded(source, config.data, cache_folder(config))

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from paddle_pgonas.arch import MINI_THIN, Arch
+from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config, load_config
 from paddle_pgonas.correlation import kendall
 from paddle_pgonas.files import write_json
@@ -25,8 +25,11 @@ from paddle_pgonas.runtime import versions
 from paddle_pgonas.scoring import scorer
 from paddle_pgonas.scoring.session import metric_values
 from paddle_pgonas.scoring.walker import Maps, Walker
+from paddle_pgonas.spaces import find_space
 
 HOME = Path(__file__).resolve().parent
+SPACE_FILE = HOME / "space.yaml"
+SPACE = find_space(str(SPACE_FILE))
 SUBNETS, CODES = 500, (3, 5, 7)
 COUNTS = (100, 250, 500, 1000, 2500, 5000)
 LOW_PRECISION_IMAGES = 1000
@@ -59,7 +62,7 @@ def subnets() -> list[Arch]:
     """The subnets that are scored."""
     rng, archs = random.Random(0), dict[Arch, None]()
     while len(archs) < SUBNETS:
-        archs[Region(MINI_THIN, CODES).sample(rng)] = None
+        archs[Region(SPACE, CODES).sample(rng)] = None
     return list(archs)
 
 
@@ -76,9 +79,9 @@ def main() -> None:
     parser.add_argument("--weights", required=True, help="the supernet")
     parser.add_argument("--work", type=Path, required=True, help="working files")
     arguments = parser.parse_args()
-    options = ["space=mini_thin", f"data.root={arguments.root}", f"output_dir={arguments.work}"]
+    options = [f"space={SPACE_FILE}", f"data.root={arguments.root}", f"output_dir={arguments.work}"]
     config = load_config(HOME.parents[1] / "configs" / "mini_track1" / "random_sandwich.yaml", options)
-    net, archs = Supernet(MINI_THIN, config.model.num_classes, config.model.activation), subnets()
+    net, archs = Supernet(SPACE, config.model.num_classes, config.model.activation), subnets()
     record = load_weights(net, arguments.weights)
     started = time.process_time()
     scorer.Walker = RoundingWalker  # type: ignore[misc]

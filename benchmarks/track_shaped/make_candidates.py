@@ -20,7 +20,7 @@ from paddle_pgonas.cost import macs
 from paddle_pgonas.spaces import find_space
 from paddle_pgonas.submission import Candidate, write_scores
 
-SPACE = find_space(str(Path(__file__).resolve().parents[2] / "configs/track_shaped/space.yaml"))
+SPACE = find_space(str(Path(__file__).with_name("space.yaml")))
 HIGHEST_CODES = (3, 5, 7)
 COUNT, SEED, CLASSES = 96, 0, 10
 COST_RATIO = 3.5
