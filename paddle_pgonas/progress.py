@@ -50,11 +50,11 @@ class Progress(AbstractContextManager["Progress"]):
                 total=total, initial=first, desc=job, unit=f" {unit}", unit_scale=scale, delay=DELAY, dynamic_ncols=True
             )
 
-    def __exit__(self, *error: object) -> None:
-        """The job has ended or was aborted."""
+    def __exit__(self, error: type[BaseException] | None = None, *details: object) -> None:
+        """The job has ended or was aborted; an aborted one prints nothing more."""
         if self.bar is not None:
             self.bar.close()
-        elif self.clock() - self.started >= SHORT:
+        elif error is None and self.clock() - self.started >= SHORT:
             self._print(f"{tqdm.format_interval(self.clock() - self.started)} in all")
 
     def update(self, count: int = 1) -> None:

@@ -272,6 +272,10 @@ def main() -> int:
     parser.add_argument("--findings", type=Path, default=Path("runs/fuzz"), metavar="DIR", help="(default: runs/fuzz)")
     parser.add_argument("--replay", nargs="+", type=Path, metavar="FILE")
     arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        targets = make_targets(Path(folder)) if arguments.only else {}
+    if unknown := [name for name in arguments.only if name not in targets]:
+        parser.error(f"--only {unknown[0]}: the targets are {', '.join(targets)}")
     if arguments.replay:
         return replay(arguments.replay)
     first_seed = int(time.time()) if arguments.seed is None else arguments.seed

@@ -100,3 +100,11 @@ def test_a_terminal_gets_a_bar_with_the_time_left(monkeypatch: pytest.MonkeyPatc
     text = terminal.getvalue()
     assert "\r" in text and "training:  50%" in text and "2/4" in text and "loss 1.5" in text
     assert "3/4" in text
+
+
+def test_an_aborted_job_writes_no_last_line(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with pytest.raises(KeyError), Progress(3, "training", "steps", clock=clock):
+        clock.seconds += 2 * SHORT
+        raise KeyError
+    assert capsys.readouterr().err == ""

@@ -39,7 +39,7 @@ class RunLog(AbstractContextManager["RunLog"]):
         self.restart_clock()
 
     def __exit__(self, *error: object) -> None:
-        self.bar.__exit__()
+        self.bar.__exit__(*error)
         if not self.silent:
             self.writer.close()
         self.lines.close()
