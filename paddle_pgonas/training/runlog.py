@@ -38,8 +38,8 @@ class RunLog(AbstractContextManager["RunLog"]):
         self.bar = Progress(total_steps, name, "steps", first_step, silent)
         self.restart_clock()
 
-    def __exit__(self, *error: object) -> None:
-        self.bar.__exit__(*error)
+    def __exit__(self, error: type[BaseException] | None, *details: object) -> None:
+        self.bar.__exit__(error)
         if not self.silent:
             self.writer.close()
         self.lines.close()
