@@ -1,4 +1,4 @@
-"""The package's own structure: imports run downward only, in no circle, and every file can be read in one go."""
+"""The package's structure: imports point to lower layers only, without cycles, and no file is longer than 300 lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmarks compare ways that give the same numbers, and report what others read."""
+"""The benchmarks compare two ways that give the same numbers, and report both times and their ratio."""
 
 from __future__ import annotations
 

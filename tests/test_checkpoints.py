@@ -1,4 +1,4 @@
-"""A resumed run ends as an undisturbed one, and what is wrong with a checkpoint or a resume is named."""
+"""A resumed run equals an uninterrupted one; a damaged checkpoint or an impossible resume is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Comparison of score files: which architectures meet, which do not, and which file is better."""
+"""Comparison of score files: common and missing architectures, and which file agrees better."""
 
 from __future__ import annotations
 

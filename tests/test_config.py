@@ -1,4 +1,4 @@
-"""Configuration: who wins over whom, and one line that names the file (or override) and the key for every mistake."""
+"""Configuration: precedence of files and overrides, and one line with file (or override) and key for every mistake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A kept file comes back as it was written or is named as damaged; nothing in between."""
+"""A stored file is read as it was written or reported as damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images: any folder is read, batches depend on (seed, epoch, step) alone, nothing is decoded twice."""
+"""Images: image folders are read, batches depend on (seed, epoch, step) alone, and no image is decoded twice."""
 
 from __future__ import annotations
 

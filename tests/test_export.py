@@ -1,4 +1,4 @@
-"""An exported subnet computes what the scorer ranked it by, in every form that is written."""
+"""An exported subnet computes the same logits as the scorer, in every format."""
 
 from __future__ import annotations
 

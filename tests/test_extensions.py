@@ -1,4 +1,4 @@
-"""Spaces, priors and strategies of a user's own: files outside the package, and every mistake in them as one line."""
+"""A user's own spaces, priors and strategies from files outside the package; every mistake in them gives one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files are whole or absent, and what cannot be read or written is said in one line."""
+"""Atomic file I/O: a file is complete or missing, and errors of reading and writing are one line."""
 
 from __future__ import annotations
 

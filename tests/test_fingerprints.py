@@ -1,4 +1,4 @@
-"""A fingerprint follows the contents of the images: moving them changes nothing, changing one does, and nothing is read twice."""
+"""Data fingerprints depend on the contents of the images: moving a folder keeps them, changing an image changes them."""
 
 from __future__ import annotations
 

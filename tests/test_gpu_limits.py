@@ -1,4 +1,4 @@
-"""What a GPU cannot do is said before anything runs; shown with a pretended GPU."""
+"""A GPU that the installed Paddle or the configuration cannot use is refused before anything runs; with a simulated GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A collapse is told from chance, and never where there is too little to tell."""
+"""A collapsed training is recognized, and small samples raise no false alarm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The library: light to import, complete when installed, its example runs, its reference is up to date."""
+"""The library: light to import, complete when installed; its example runs and its API reference is up to date."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each strategy, loss, sampler and schedule is the paper's, and skipped work changes nothing."""
+"""Strategies, losses, samplers and schedules follow the paper, and omitted work does not change the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mini track's document is what its committed results say, and its runner goes on from what is there."""
+"""The mini track's document shows the committed results, and its runner continues from existing results."""
 
 from __future__ import annotations
 

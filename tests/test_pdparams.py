@@ -1,4 +1,4 @@
-"""A .pdparams file is read, never run: what Paddle saves comes back equal, what attacks the reader is refused within bounds."""
+"""A .pdparams file is read without running code: Paddle's files come back equal, hostile ones are refused within bounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real processes share a scoring job, one is killed, and nothing of the result shows it; two train together as one would."""
+"""Several processes: sharing a scoring job, one of them killed, and training together, with the result of one process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal only, otherwise whole lines at intervals; the clock is the tests' own."""
+"""Progress: a bar on a terminal only, otherwise whole lines at intervals; the tests use a clock of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""As published, proven: learning rates, architectures and training steps of the published code come out of this project's."""
+"""Learning rates, architectures and training steps equal those of the published code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report page and its pictures: self-contained, readable in a real browser, and right about where a ranking errs."""
+"""The report page and its pictures: self-contained, readable in a real browser, with correct figures and points."""
 
 from __future__ import annotations
 

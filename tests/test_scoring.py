@@ -1,4 +1,4 @@
-"""Sharing changes no score, a chunk is never taken half-written, and equal logits earn nothing."""
+"""Prefix sharing changes no score, an incomplete chunk is never used, and equal logits count as wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search proposes legal subnets, keeps limits, finds what is to be found, and does not notice that it was killed."""
+"""The search proposes legal subnets, respects limits, finds known optima, and resumes after a kill with the same result."""
 
 from __future__ import annotations
 

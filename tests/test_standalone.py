@@ -1,4 +1,4 @@
-"""Stand-alone training learns, repeats itself, and keeps what it has trained."""
+"""Stand-alone training learns, is deterministic, and keeps finished results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run is deterministic, logs and watches what it should, and stops with one clear line."""
+"""A run is deterministic, logs and watches what was requested, and stops with one line on an error."""
 
 from __future__ import annotations
 

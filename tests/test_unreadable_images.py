@@ -1,4 +1,4 @@
-"""Images that cannot be read, whatever is wrong with them: named, left out and counted; nothing waits, runs or takes seconds."""
+"""Unreadable images of every kind are named, left out and counted, without waiting or running code."""
 
 from __future__ import annotations
 

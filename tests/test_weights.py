@@ -1,4 +1,4 @@
-"""Weights come in under every published name, and nothing else comes in with them."""
+"""Weights are read under every published name, and unexpected entries are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The closed-form Zen-score against the same quantities worked out by other means."""
+"""The closed-form Zen-score against Monte Carlo sampling and direct computation."""
 
 from __future__ import annotations
 
