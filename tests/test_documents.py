@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import pytest
 import re
 import runpy
 import shlex
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
 import yaml
 from conftest import REPOSITORY
 
