@@ -50,7 +50,7 @@ class Progress(AbstractContextManager["Progress"]):
                 total=total, initial=first, desc=job, unit=f" {unit}", unit_scale=scale, delay=DELAY, dynamic_ncols=True
             )
 
-    def __exit__(self, error: type[BaseException] | None = None, *details: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *details: object) -> None:
         """The job has ended or was aborted; an aborted one prints nothing more."""
         if self.bar is not None:
             self.bar.close()

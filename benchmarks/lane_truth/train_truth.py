@@ -11,9 +11,7 @@ it is training and goes on with the rest when it is started again. Several proce
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import math
-import platform
+import fcntl
 import random
 import sys
 import time
@@ -23,7 +21,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
-from filelock import FileLock
 from lanes import LANES, Batches, LaneNet
 
 from paddle_pgonas.arch import Arch
@@ -32,24 +29,15 @@ from paddle_pgonas.data.cache import cache_folder, decoded, validation_images
 from paddle_pgonas.data.sources import open_source
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json, write_json
+from paddle_pgonas.runtime import versions
 from paddle_pgonas.spaces import find_space
 from paddle_pgonas.submission import Candidate, read_candidates
+from paddle_pgonas.training.schedules import learning_rate
 
 ORDER_SEED = 0
 SEEDS = list(range(LANES))
 TRAIN_KEYS = ("epochs", "batch_size", "lr_per_256", "momentum", "weight_decay", "warmup_epochs")
 DATA_KEYS = ("source", "image_size", "resize", "augment", "mean", "std", "train_limit", "val_limit")
-
-
-def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
-    """The project's ``cosine`` schedule: a linear rise to the highest rate, then half a cosine to 0, both per step."""
-    train = config.train
-    highest = train.lr_per_256 * train.batch_size / 256
-    total = train.epochs * steps_per_epoch
-    warmup = min(round(train.warmup_epochs * steps_per_epoch), total)
-    if step < warmup:
-        return highest * (step + 1) / warmup
-    return highest * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
 class Trainer:
@@ -78,7 +66,7 @@ class Trainer:
         for step in range(train.epochs * self.batches.steps):
             chosen, moves = self.batches.batch(*divmod(step, self.batches.steps))
             net.put(self.images, self.batches.pad, data, chosen, moves)
-            rate = learning_rate(self.config, step, self.batches.steps)
+            rate = learning_rate(train, step, self.batches.steps, train.batch_size)
             loss, _ = net.step(self.labels[chosen], rate, train.momentum, train.weight_decay)
         if not np.isfinite(loss).all():
             raise UserError(f"{arch}: the last losses are {loss}: training diverged; lower train.lr_per_256")
@@ -99,15 +87,11 @@ def recipe(config: Config) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Versions that a record names."""
-    return {"trainer": "lane_truth", "python": platform.python_version(), "numpy": importlib.metadata.version("numpy")}
-
-
 def add(folder: Path, candidates: list[Candidate], entry: Candidate, result: dict[str, Any], about: dict[str, Any]) -> None:
     """Add one result to both files; entries stand in the order of the candidates."""
     path = folder / "accuracies.json"
-    with FileLock(folder / ".accuracies.lock"):
+    with (folder / ".accuracies.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process waits
         record = read_json(path, "results") if path.exists() else about | {"results": {}}
         if record["recipe"] != about["recipe"]:
             raise UserError(f"{path}: made with another recipe; choose another folder or remove it")
@@ -124,6 +108,13 @@ def mean(result: dict[str, Any]) -> dict[str, Any]:
     return {"acc": round(float(accs.mean()), 6), "arch": result["arch"], "std_error": round(error, 6)}
 
 
+def _part(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise argparse.ArgumentTypeError(f"must be I/N with I from 0 to N - 1, such as 0/2, not {text}")
+    return int(number), int(count)
+
+
 def main() -> None:
     """Train whatever has no result yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -131,15 +122,17 @@ def main() -> None:
     parser.add_argument("-o", "--override", action="extend", nargs="+", default=[], metavar="KEY=VALUE")
     parser.add_argument("--candidates", type=Path, required=True, metavar="FILE")
     parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="gets accuracies.json and truth.json")
-    parser.add_argument("--part", default="0/1", metavar="I/N", help="of N processes this is the one of number I (from 0)")
+    parser.add_argument(
+        "--part", type=_part, default="0/1", metavar="I/N", help="of N processes this is the one of number I (from 0)"
+    )
     arguments = parser.parse_args()
     config = load_config(arguments.config, arguments.override)
     candidates = read_candidates(arguments.candidates, find_space(config.space))
     order = list(candidates)
     random.Random(ORDER_SEED).shuffle(order)  # so that an unfinished truth is a fair sample
-    number, count = map(int, arguments.part.split("/"))
+    number, count = arguments.part
     trainer = Trainer(config)
-    about = {"recipe": recipe(config), "versions": versions(), "seeds": SEEDS}
+    about = {"recipe": recipe(config), "versions": {"trainer": "lane_truth", **versions()}, "seeds": SEEDS}
     arguments.results.mkdir(parents=True, exist_ok=True)
     path = arguments.results / "accuracies.json"
     for entry in order[number::count]:
