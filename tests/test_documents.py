@@ -9,7 +9,6 @@ would take longer than a test may gets the changes of SHORTER, or is only parsed
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import runpy
 import shlex
@@ -281,30 +280,3 @@ def test_as_published_differs_in_the_keys_of_reproduce(name: str) -> None:
     text = (REPOSITORY / "docs" / "reproduce.md").read_text()
     rows = set(re.findall(r"^\| `([\w.]+)` \| `(\w+)` \| `(\w+)` \|", text, re.M))
     assert differing == {row for row in rows if row[0] != "train.pairs" or name == "pgonas_mish_zen"}
-
-
-def test_the_speeds_are_those_that_were_measured() -> None:
-    """``benchmarks/speed`` holds what ``tools/benchmark.py --json`` wrote."""
-    folder = REPOSITORY / "benchmarks" / "speed"
-    prior, score, train, digits, imagenette = (
-        json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("prior", "score", "train", "data_digits", "data_imagenette")
-    )
-    tools = (REPOSITORY / "docs" / "tools.md").read_text(encoding="utf-8")
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    rates = imagenette["images_per_second"]
-    scoring, step = f"{score['speedup']:.2f} times", f"{train['speedup']:.1f} times faster"
-    large_step = f"{train['batch_32']['speedup']:.1f}"
-    shown = [
-        f"{prior['microseconds']['zen']:.0f} microseconds, {prior['speedup_zen']:,.0f} times",
-        f"{scoring} less time, {score['speedup_over_extracted']:.1f} times less",
-        f"{step} at batch 4, {large_step} at batch 32",
-        f"{train['overhead']:.1f} times their time at batch 4, {train['batch_32']['overhead']:.1f} at batch 32",
-        f"{imagenette['speedup']['scoring']:.1f} times as many",
-        f"{rates['scoring cached']:,.0f} against {rates['scoring decoded again']:,.0f}",
-        f"{imagenette['speedup']['training']:.1f} times (Imagenette sample, 224 px)",
-        f"{digits['speedup']['training']:.1f} times (digits",
-        f"{rates['random resized crop']:,.0f} images per second and loader process",
-    ]
-    assert [text for text in shown if text not in tools] == []
-    assert [text for text in (scoring, step, large_step) if text not in readme] == []

@@ -87,14 +87,24 @@ def recipe(config: Config) -> dict[str, Any]:
     }
 
 
+def results_so_far(path: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """The file of every seed's accuracies.
+
+    Raises:
+        UserError: another recipe made it.
+    """
+    record: dict[str, Any] = read_json(path, "results") if path.exists() else about | {"results": {}}
+    if record["recipe"] != about["recipe"]:
+        raise UserError(f"{path}: made with another recipe; choose another folder or remove it")
+    return record
+
+
 def add(folder: Path, candidates: list[Candidate], entry: Candidate, result: dict[str, Any], about: dict[str, Any]) -> None:
     """Add one result to both files; entries stand in the order of the candidates."""
     path = folder / "accuracies.json"
     with (folder / ".accuracies.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another process waits
-        record = read_json(path, "results") if path.exists() else about | {"results": {}}
-        if record["recipe"] != about["recipe"]:
-            raise UserError(f"{path}: made with another recipe; choose another folder or remove it")
+        record = results_so_far(path, about)
         results = record["results"] | {entry.name: {"arch": entry.arch.code, **result}}
         record["results"] = {one.name: results[one.name] for one in candidates if one.name in results}
         write_json(path, record)
@@ -136,7 +146,7 @@ def main() -> None:
     arguments.results.mkdir(parents=True, exist_ok=True)
     path = arguments.results / "accuracies.json"
     for entry in order[number::count]:
-        if path.exists() and entry.name in read_json(path, "results")["results"]:
+        if entry.name in results_so_far(path, about)["results"]:
             continue
         result = trainer.train(entry.arch)
         add(arguments.results, candidates, entry, result, about)

@@ -1,0 +1,74 @@
+"""The trainer of ``benchmarks/lane_truth``: its networks are Paddle's, and its results are kept. It needs a C++ compiler."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import REPOSITORY, some_archs
+from PIL import Image
+
+from paddle_pgonas.arch import MINI
+from paddle_pgonas.files import read_json
+from paddle_pgonas.submission import Candidate, read_scores, write_scores
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+
+Script = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Script:
+    """Runs one of the folder's programs, with a cache of its own for the compiled library."""
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")), "OMP_NUM_THREADS": "1"}
+
+    def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(REPOSITORY / "benchmarks" / "lane_truth" / name), *map(str, arguments)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_a_training_step_and_an_evaluation_are_those_of_paddle(script: Script) -> None:
+    checked = script("check.py")
+    assert checked.returncode == 0, checked.stderr
+    assert len(checked.stdout.splitlines()) == 4
+
+
+def test_a_truth_grows_and_other_recipes_are_refused(script: Script, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for part, name, number in ((part, name, n) for part in ("train", "val") for name in ("cat", "dog") for n in range(8)):
+        path = tmp_path / "images" / part / name / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(path)
+    config = {
+        "space": "mini",
+        "data": {"root": str(tmp_path / "images"), "image_size": 8, "resize": 8, "augment": "shift", "workers": 0},
+        "model": {"num_classes": 2, "activation": "relu"},
+        "train": {"epochs": 1, "batch_size": 4, "warmup_epochs": 0, "lr_per_256": 1.0},
+    }
+    (tmp_path / "truth.yaml").write_text(yaml.safe_dump(config))
+    entries = [Candidate(f"arch{number}", arch, arch.code, None) for number, arch in enumerate(some_archs(MINI, 2))]
+    write_scores(tmp_path / "candidates.json", entries, [0.0] * 2)
+    shared = ["-c", tmp_path / "truth.yaml", "--candidates", tmp_path / "candidates.json", "--results", tmp_path / "home"]
+
+    for part in ("0/2", "1/2"):
+        assert script("train_truth.py", *shared, "--part", part).returncode == 0
+    results = read_json(tmp_path / "home" / "accuracies.json", "results")["results"]
+    assert list(results) == ["arch0", "arch1"]
+    assert all(len(set(result["loss"])) == 16 for result in results.values())  # 16 different trainings
+    means = read_scores(tmp_path / "home" / "truth.json", MINI)
+    assert means == pytest.approx({result["arch"]: np.mean(result["acc"]) for result in results.values()}, abs=1e-6)
+
+    again = script("train_truth.py", *shared)
+    assert (again.returncode, again.stdout) == (0, "")
+    other = script("train_truth.py", *shared, "-o", "train.epochs=2")
+    assert other.returncode == 1
+    assert other.stderr.startswith("train_truth: ") and "another recipe" in other.stderr
