@@ -109,6 +109,7 @@ def test_ratios_of_steps_and_scoring() -> None:
     scoring = [f"{score['speedup']:.2f}", f"{score['speedup_over_extracted']:.1f}"]
     priors = [f"{prior['speedup_zen']:,.0f}", *(f"{prior['microseconds'][name]:.0f}" for name in ("zen", "flops", "params"))]
     assert_shown("docs/tools.md", [*steps, *scoring, *priors])
+    assert_shown("docs/method.md", [f"{prior['spearman_zen']:.4f}"])
     assert_shown("README.md", [scoring[0], steps[0], steps[2]])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -247,7 +248,23 @@ def test_a_wrong_study_is_refused_in_one_line(file: Path, tmp_path: Path, change
     assert str(file) in str(refused.value) and "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("path", sorted(REPOSITORY.glob("configs/*/study*.yaml")), ids=lambda path: path.parent.name)
+COMMITTED = sorted(REPOSITORY.glob("configs/*/study*.yaml"))
+WITH_TRUTH = [path for path in COMMITTED if list(read_study(path).path(read_study(path).home).glob("*truth.json"))]
+
+
+@pytest.mark.parametrize("path", WITH_TRUTH, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_committed_document_says_what_its_results_say(path: Path) -> None:
+    """Its tables are those that ``report`` writes, and its text has no correlation that stands in no table."""
+    track = read_track(read_study(path))
+    text = track.study.path(track.study.document).read_text(encoding="utf-8")
+    for name, table in document.tables(track).items():
+        assert f"<!-- begin {name} -->\n{table}\n<!-- end {name} -->" in text
+    prose = re.sub(r"<!-- begin.*?<!-- end [^>]*>", "", text, flags=re.S)
+    in_tables = set(re.findall(r"(?<!\d)0(\.\d+)", "".join(re.findall(r"<!-- begin.*?<!-- end", text, re.S))))
+    assert set(re.findall(r"(?<![\d.])0?(\.\d{2,})", prose)) <= in_tables
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_variant_of_the_committed_studies_has_a_valid_configuration(path: Path) -> None:
     study = read_study(path)
     assert study.candidates.exists() and study.config().search_space.parse(

@@ -29,7 +29,7 @@ from paddle_pgonas.mini_track.statistics import (
     similar,
 )
 from paddle_pgonas.mini_track.study import HALVES, Study
-from paddle_pgonas.submission import write_scores
+from paddle_pgonas.submission import read_candidates, write_scores
 
 SIMILAR = 1.5
 """Two subnets are of similar cost if their multiply-accumulates are within this factor."""
@@ -212,12 +212,15 @@ def _rates_table(track: Track) -> str:
 
 
 def _power_table(track: Track) -> str:
-    """What difference between two methods this number of candidates, and half of it, can show; simulated."""
+    """What difference between two methods the candidates, and half of them, can show; simulated.
+
+    All candidates count, also those that have no truth yet, because the table is about the plan.
+    """
     assumed = dict(ASSUMED_ERRORS)
     errors = error_correlations({name: track.scores(name, metric="loss") for name in track.runs}, track.mean_truth)
     if np.isfinite(errors).all():
         assumed["measured, by loss"] = errors
-    rows, count = [], len(track.archs)
+    rows, count = [], len(read_candidates(track.study.candidates, track.config.search_space))
     for name, (within, between) in assumed.items():
         deviations = [difference_deviation(TYPICAL_TAU, within, between, n, track.study.seeds) for n in (count // 2, count)]
         shown = (text for sd in deviations for text in (f"{1.96 * sd:.3f}", f"{2.8 * sd:.3f}"))
