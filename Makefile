@@ -1,6 +1,7 @@
 # make setup   .venv with everything      make demo   the main job on built-in images, against a truth
 # make test    the tests                  make lint   style and types      make docs   docs/api.md from the docstrings
 # make smoke   imports every module and runs the first steps of a training
+# make study CIFAR10=DIR TINY=DIR   both studies of configs/track_shaped, about a day on two cores; existing results are kept
 # make fuzz    changed files for every reader      make torture   jobs killed, disks filled, kept files damaged
 # PYTHON chooses the interpreter, REQUIREMENTS the wheel of Paddle (a GPU wheel only where nvidia-smi finds a GPU).
 
@@ -18,7 +19,7 @@ WANTED := Python 3.10, 3.11 or 3.12 with its venv module
 # The demo's networks are too small for a second thread to help.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint docs smoke fuzz torture
+.PHONY: setup demo test lint docs smoke study fuzz torture
 
 setup: $(VENV)/ready
 	@test -z "$(PYTHON)" || test "$$($(PYTHON) --version)" = "$$($(PY) --version)" || \
@@ -68,6 +69,22 @@ smoke: setup
 
 test: setup
 	$(PY) -m pytest -n auto
+
+# The truth by two processes, then the runs and the report: $(call track,folder of benchmarks,suffix of the files,images)
+define track
+	pids=; for part in 0/2 1/2; do \
+		$(PY) benchmarks/lane_truth/train_truth.py -c configs/track_shaped/truth$(2).yaml -o data.root=$(3) \
+			--candidates benchmarks/$(1)/candidates.json --results benchmarks/$(1) --part $$part & pids="$$pids $$!"; \
+	done; for pid in $$pids; do wait $$pid || exit; done
+	$(PY) tools/mini_track1.py run --study configs/track_shaped/study$(2).yaml --root $(3)
+	$(PY) tools/mini_track1.py report --study configs/track_shaped/study$(2).yaml
+endef
+
+study: setup
+	@test -d "$(CIFAR10)/train" -a -d "$(TINY)/train" || \
+		{ echo "study: make study CIFAR10=DIR TINY=DIR, folders with train/<class>/* and val/<class>/*" >&2; exit 2; }
+	$(call track,track_shaped,,$(CIFAR10))
+	$(call track,track_shaped_tiny,_tiny,$(TINY))
 
 # Both print their seed and their counts; SECONDS bounds them.
 fuzz: setup

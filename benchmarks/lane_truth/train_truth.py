@@ -91,10 +91,11 @@ def results_so_far(path: Path, about: dict[str, Any]) -> dict[str, Any]:
     """The file of every seed's accuracies.
 
     Raises:
-        UserError: another recipe made it.
+        UserError: another recipe made it. The images' folder may have another name.
     """
     record: dict[str, Any] = read_json(path, "results") if path.exists() else about | {"results": {}}
-    if record["recipe"] != about["recipe"]:
+    there, here = ({**one["recipe"], "data": {**one["recipe"]["data"], "images": ""}} for one in (record, about))
+    if there != here:
         raise UserError(f"{path}: made with another recipe; choose another folder or remove it")
     return record
 
