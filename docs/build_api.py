@@ -14,6 +14,13 @@ import griffe
 ROOT = Path(__file__).resolve().parent.parent
 RETURNED = ("searching.job.Result", "searching.evolution.ScoredSubnet", "report.comparison.Comparison", "report.comparison.Row")
 
+KEYS = """The keys of a configuration file as `name: type = default`. In `key(default, ...)`
+
+* `at_least`, `at_most` and `below` bound the value;
+* `free=True` means that a resumed run may change it;
+* `only` names the settings that use the key; with others it must keep its default. `TAUGHT`, `SANDWICHES` and `PGONAS` are the
+  strategies with a teacher, those with the sandwich, and `pgonas`; `WATCHED` is `train.watch_images` above 0."""
+
 
 def reference() -> str:
     """The whole page as Markdown."""
@@ -26,7 +33,7 @@ def reference() -> str:
     ]
     parts += [_describe(package[home.removeprefix("paddle_pgonas.")]) for home in homes if home.startswith("paddle_pgonas.")]
     parts += ["# What they return", *(_describe(package[path]) for path in RETURNED)]
-    parts += ["# Configuration", "The keys of a configuration file, with their defaults."]
+    parts += ["# Configuration", KEYS]
     parts.append(_describe(package["config"]["Config"], name=""))
     parts += [_describe(package["sections"][section], name=section.lower()) for section in ("Data", "Model", "Train", "Score")]
     return "\n\n".join(part for part in parts if part) + "\n"

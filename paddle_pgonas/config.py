@@ -40,8 +40,11 @@ class Config(Section):
     """``track1``, ``mini``, ``track1_thin``, or a YAML file with a space's fields (docs/extending.md), relative to
     the file that names it; the resolved configuration holds the fields themselves."""
     seed: Integer = key(0, at_least=0)
+    """Seed of all random numbers."""
     device: Literal["auto", "cpu", "gpu"] = key("auto", free=True)
+    """``auto`` takes a GPU if there is one."""
     output_dir: Text = key("runs/default", free=True)
+    """The run's folder: checkpoints, logs, weights, stored scores."""
     data: Data = Data()
     model: Model = Model()
     train: Train = Train()

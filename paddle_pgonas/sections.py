@@ -44,7 +44,9 @@ class Data(Section):
     augment: Literal["crop_flip", "shift_flip", "shift", "none"] = "crop_flip"
     """Training: random resized crop and flip (ImageNet); shift by an eighth at most, with or without flip (small images)."""
     mean: Colour = (0.485, 0.456, 0.406)
+    """Subtracted from red, green and blue, which are scaled to 0..1."""
     std: Annotated[tuple[Deviation, Deviation, Deviation], ListAsTuple] = (0.229, 0.224, 0.225)
+    """Divides red, green and blue after that."""
     workers: Integer = key(4, at_least=0, free=True)
     """Loader processes for training images; 0 loads in the training process."""
     train_limit: Integer | None = key(None, at_least=1)
@@ -59,6 +61,7 @@ class Model(Section):
     """The supernet."""
 
     num_classes: Integer = key(1000, at_least=2, at_most=1_000_000)
+    """Number of classes; the images' folder must have as many."""
     activation: Literal["relu", "prelu", "swish", "mish", "selu"] = "relu"
     """Activation after each residual sum; the one inside a block stays ReLU."""
     pretrained: Text | None = None
@@ -80,6 +83,7 @@ class Train(Section):
     random ones are sampled without replacement (FairNAS). ``pgonas``: the sandwich and the rank loss. ``my_module:MyStrategy``:
     your own (docs/extending.md)."""
     epochs: Integer = key(70, at_least=1)
+    """Passes over the training images; an incomplete last batch is left out."""
     max_steps: Integer | None = key(None, at_least=1, free=True)
     """Stop after this number of steps; the schedules stay those of the whole run."""
     batch_size: Integer = key(256, at_least=1)
@@ -94,11 +98,14 @@ class Train(Section):
     lr_per_256: Number = key(0.001, at_least=0)
     """Highest learning rate per 256 images of the total batch of all processes: doubling the batch doubles the rate."""
     momentum: Number = key(0.9, at_least=0, below=1)
+    """Momentum of SGD."""
     weight_decay: Number = key(0.0, at_least=0)
+    """L2 penalty of SGD, on all parameters."""
     schedule: Literal["cosine", "published", "restarts"] = "cosine"
     """``cosine``: linear warm-up, then cosine to 0, both per step. ``published``: warm-up computed for ``warmup_images`` per
     epoch, then one cosine step per epoch. ``restarts``: the six cosines of the challenge's 2nd place, without a warm-up."""
     warmup_epochs: Number = key(5.0, at_least=0, only={"schedule": ("cosine", "published")})
+    """Epochs in which the learning rate rises linearly from 0."""
     warmup_images: Integer = key(1281024, at_least=1, only={"schedule": ("published",)})
     """``published`` only: the images per epoch for which the warm-up is computed (those of ImageNet, whatever the data)."""
     draws: Literal["seed", "candidates", "published"] = key("seed", only={"strategy": ("uniform", "sandwich", "pgonas")})
@@ -157,6 +164,7 @@ class Train(Section):
     checkpoint_every: Integer = key(1, at_least=1, free=True)
     """Epochs between checkpoints."""
     keep_checkpoints: Integer = key(2, at_least=1, free=True)
+    """Number of newest checkpoints that are kept."""
     watch_images: Integer = key(0, at_least=0, free=True)
     """At every checkpoint, measure the smallest, middle and largest subnet on this number of validation images; 0: none."""
     watch_at: Annotated[tuple[Share, ...], ListAsTuple] | None = key(None, free=True, only=WATCHED)
@@ -178,6 +186,7 @@ class Score(Section):
     amp: Annotated[Literal["off", "bf16", "fp16"], _YAML_OFF] = key("off", free=True)
     """Feature maps and convolutions in low precision (GPU only); statistics, logits and metrics stay float32."""
     batch_size: Integer = key(100, at_least=1, free=True)
+    """Images per forward pass; with ``batch`` statistics the scores depend on it."""
     calibration_images: Integer = key(256, at_least=1, free=True)
     """``calibrated``: number of training images, taken evenly from the list."""
     calibration_batch: Integer | None = key(None, at_least=1, free=True)

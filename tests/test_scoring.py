@@ -389,5 +389,7 @@ def test_a_dry_run_tells_the_time_of_fewer_images(capsys: pytest.CaptureFixture[
     lines = capsys.readouterr().out.splitlines()[2:]
     assert [line.split()[0] for line in lines] == ["500", "1,000"]
     assert "30 minutes" in lines[0] and "60 minutes" in lines[1]
+    print_sizes(2000, 3.6, 500)
+    assert "60 minutes" in capsys.readouterr().out.splitlines()[2]
     print_sizes(100, 1.0)
     assert not capsys.readouterr().out

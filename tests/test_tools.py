@@ -129,7 +129,8 @@ def test_dry_run_needs_no_weights_and_tells_the_plan(tool: Tool, tmp_path: Path)
     plan = json.loads((tmp_path / "p.json").read_text())
     assert status == 0
     assert plan["candidates"] == 50
-    assert plan["images"] == 500
+    assert (plan["images"], plan["calibration_images"]) == (500, 256)
+    assert plan["seconds"] == pytest.approx(plan["macs_per_image"] * 756 / plan["macs_per_second"])
     assert plan["macs_ratio"] > 1
     assert "times less" in out
 

@@ -25,7 +25,12 @@ def main() -> None:
     for command in (run, report):
         command.add_argument("--study", type=Path, default=default, metavar="FILE", help=described)
     run.add_argument("--root", required=True, metavar="DIR", help="the images as DIR/train/<class>/* and DIR/val/<class>/*")
-    run.add_argument("--only", nargs="+", metavar="NAME", help="truth, largest, methods, or <method>-<regime>")
+    run.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        help="truth (if the study has a recipe for it), largest, a method, or <method>-<regime>",
+    )
     run.add_argument("--seeds", type=int, metavar="N", help="runs per method (default: the study's)")
     run.add_argument("--runs", type=Path, metavar="DIR", help="working files (default: runs/<the study's folder>)")
     run.add_argument("--processes", type=int, default=2, metavar="N", help="trainings at a time, one core each (default: 2)")

@@ -38,7 +38,7 @@ def write_submission(
     metric: str = "top1",
     candidates: Sequence[Candidate] | None = None,
 ) -> None:
-    """Score the candidates, write ``output``, ``<output>.metrics.json`` and ``<output>.record.json``, and check the file.
+    """Score the candidates, write ``output`` (``NAME.json``), ``NAME.metrics.json`` and ``NAME.record.json``, and check the file.
 
     Args:
         weights: a supernet's weights; of several (few-shot supernets) each scores the candidates of its ``train.depth_ranges``.
@@ -112,6 +112,7 @@ def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None) -> Non
     shared = sum(cost_of.macs for cost_of in costs)
     alone = sum(cost.macs(arch, side, classes) for arch in archs)
     images = _count_images(config)
+    calibrating = config.score.calibration_images if config.score.bn == "calibrated" else 0
     rate = _measured_rate(config, chunks[0][:4])
     activations = _activation_bytes(config, archs)
     plan = {
@@ -122,10 +123,11 @@ def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None) -> Non
         "macs_per_image_alone": alone,
         "macs_ratio": alone / shared,
         "images": images,
+        "calibration_images": calibrating,
         "chunks": len(chunks),
         "activation_bytes": activations,
         "macs_per_second": rate,
-        "seconds": shared * images / rate if images else None,
+        "seconds": shared * (images + calibrating) / rate if images else None,
     }
     print(f"candidates       {plan['candidates']:,} in {plan['chunks']:,} chunks")
     print(f"blocks computed  {plan['prefixes']:,} instead of {plan['prefixes_alone']:,}")
@@ -133,23 +135,28 @@ def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None) -> Non
     print(f"activations      at most {activations / 2**20:,.0f} MiB at score.batch_size {config.score.batch_size}")
     print(f"measured here    {rate:.3e} multiply-accumulates per second, one process")
     if images:
-        print(f"images           {images:,}")
-        print(f"time             about {_duration(shared * images / rate)} in one process")
-        print_sizes(images, shared / rate)
+        print(f"images           {images:,}" + (f", after calibrating on {calibrating:,}" if calibrating else ""))
+        print(f"time             about {_duration(shared * (images + calibrating) / rate)} in one process")
+        print_sizes(images, shared / rate, calibrating)
     else:
         print("images           unknown: give data.root for an estimate of the time")
     if json_path:
         write_json(json_path, plan)
 
 
-def print_sizes(images: int, seconds_per_image: float) -> None:
-    """The time for fewer images, and how much of the ranking they keep; more images can be added to them later."""
+def print_sizes(images: int, seconds_per_image: float, calibrating: int = 0) -> None:
+    """The time for fewer images, and how much of the ranking they keep; more images can be added to them later.
+
+    Args:
+        images: of the whole set.
+        calibrating: number of calibration images, which take their time whatever the number of images is.
+    """
     fewer = {count: tau for count, tau in AGREEMENT.items() if count < images}
     if fewer:
         print("fewer images     data.val_limit, time, Kendall tau by top-1 and by likelihood with the ranking of 5,000 images")
         print("                 (measured on CIFAR-10, benchmarks/scoring_choices); raise data.val_limit later to add images")
     for count, (top1, likelihood) in fewer.items():
-        print(f"{count:>16,} {_duration(count * seconds_per_image):>14} {top1:10.3f} {likelihood:8.3f}")
+        print(f"{count:>16,} {_duration((count + calibrating) * seconds_per_image):>14} {top1:10.3f} {likelihood:8.3f}")
 
 
 def _count_images(config: Config) -> int | None:

@@ -62,7 +62,7 @@ class Result:
         )
 
     def write(self, output: str | Path) -> None:
-        """Write the front in the candidate file's format, ``<output>.record.json`` with all costs, and ``<output>.svg``."""
+        """Write the front in the candidate file's format, ``NAME.record.json`` with all costs, and ``NAME.svg``."""
         from paddle_pgonas.report.plots import pareto_scatter, svg
 
         chosen = self.front

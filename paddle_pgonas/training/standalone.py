@@ -31,8 +31,8 @@ from paddle_pgonas.validation import plain
 def train_standalone(config: Config, arch: Arch, weights: str | Path | None = None) -> float:
     """Train one subnet from random weights with the configuration's recipe; its top-1 on the validation images.
 
-    Recipe: cross-entropy on the labels, SGD with momentum, and of ``train`` the keys in :data:`RECIPE`; ``data``'s augmentation.
-    The seed determines initial weights, order of images and augmentation. Checkpoints are kept in ``<output_dir>/standalone/``
+    Recipe: cross-entropy on the labels, SGD with momentum, schedule, sizes and low precision of ``train``, augmentation of
+    ``data``; a key that has no use here must keep its default. The seed determines initial weights, order of images and augmentation. Checkpoints are kept in ``<output_dir>/standalone/``
     until the subnet is trained: after a kill, Ctrl-C or SIGTERM the same call continues from the last one, with the same result.
 
     Args:
