@@ -44,6 +44,8 @@ class Parser(argparse.ArgumentParser):
         for value in vars(arguments).values():
             given += value if isinstance(value, list) else [value]
         outputs = [value for value in given if isinstance(value, OutputFile)]
+        if "" in outputs:
+            self.error("an output file has an empty name")
         refuse_overwriting(outputs, [value for value in given if isinstance(value, InputFile)])
         return arguments, rest
 
@@ -101,7 +103,7 @@ def config_of(arguments: argparse.Namespace) -> Config:
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-    """Call ``main`` and exit: 0 if it returns, 2 with one line for a user's mistake or a full disk, 130 for Ctrl-C."""
+    """Call ``main`` and exit: 0 if it returns, 2 with one line for a user's mistake or an unusable file, 130 for Ctrl-C."""
     program = os.path.basename(sys.argv[0])
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold characters that the terminal cannot show
@@ -116,9 +118,11 @@ def run(main: Callable[[], None]) -> NoReturn:
     except BrokenPipeError:  # the reader of the output has ended, as with `| head`
         _leave(141)
     except OSError as error:
-        if error.errno not in NO_SPACE:
+        if error.errno in NO_SPACE:
+            _leave(2, f"{program}: error: {error.filename or 'output'}: cannot be written ({error.strerror}); free some space")
+        if error.filename is None:
             raise
-        _leave(2, f"{program}: error: {error.filename or 'output'}: cannot be written ({error.strerror}); free some space")
+        _leave(2, f"{program}: error: {error.filename}: {error.strerror}")
     _leave(0)
 
 

@@ -22,17 +22,23 @@ def params(arch: Arch, num_classes: int = 1000) -> int:
 def sample_spread(space: SearchSpace, count: int, rng: random.Random) -> list[Arch]:
     """Distinct architectures evenly spread over the logarithm of their multiply-accumulates, smallest and largest included.
 
+    A small space may yield fewer than ``count``.
+
     Uniformly sampled architectures have similar costs, because the widths of many layers average out. Here a pool is sampled in
     which each architecture stays near one depth and one width, and for each step of cost the nearest of the pool is taken.
     """
     pool = {space.smallest, space.largest}
-    while len(pool) < 100 * count:
+    for _ in range(1000 * count):  # a small space may not hold that many
+        if len(pool) >= 100 * count:
+            break
         pool.add(_draw_alike(space, rng))
     ranked = sorted(pool, key=lambda arch: (macs(arch), arch.code))
     low, high = math.log(macs(space.smallest)), math.log(macs(space.largest))
     chosen = [space.smallest, space.largest]
     left = [arch for arch in ranked if arch not in chosen]
     for step in range(1, count - 1):
+        if not left:
+            break
         target = low + (high - low) * step / (count - 1)
         nearest = min(left, key=lambda arch: abs(math.log(macs(arch)) - target))
         left.remove(nearest)

@@ -65,6 +65,11 @@ class Region:
         """Draw an architecture: every depth and every free width code uniformly, tied codes drawn once."""
         return self.space.sample(rng, self.codes, self.depths)
 
+    def contains(self, arch: Arch) -> bool:
+        """Whether the architecture's depths and width codes lie within the bounds."""
+        stages = zip(arch.conv1, arch.conv2, self.codes, strict=True)
+        return self.within_depths(arch) and all(max(*conv1, conv2) <= highest for conv1, conv2, highest in stages)
+
     def within_depths(self, arch: Arch) -> bool:
         """Whether the architecture's depths lie within the bounds."""
         return all(least <= depth <= most for depth, (least, most) in zip(arch.depths, self.depths, strict=True))

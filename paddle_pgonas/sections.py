@@ -113,7 +113,7 @@ class Train(Section):
     file, shuffled in every round. ``published``: a function of step and epoch, as in the published PGONAS code (``uniform``: in
     the organisers' baseline)."""
     candidates: Text | None = key(None, only={"draws": ("candidates",)})
-    """The candidate file to sample from; candidates outside ``depth_ranges`` are left out."""
+    """The candidate file to sample from; candidates outside ``depth_ranges`` and ``highest_codes`` are left out."""
     highest_codes: Annotated[tuple[Integer, ...], ListAsTuple] | None = key(None, only={"draws": ("seed", "candidates")})
     """Highest (narrowest) width code per stage that is sampled; the sandwich's smallest subnet has these. Track 1's candidates
     have at most [3, 3, 5, 7]; null allows all."""
@@ -128,7 +128,8 @@ class Train(Section):
     largest_of: Integer = key(400, at_least=1, only={"strategy": ("largest",)})
     """``largest``: number of subnets sampled per step, of which the ``random_subnets`` largest are trained."""
     teacher: Text | None = key(None, only=TAUGHT)
-    """Weights of a fixed full network as teacher; null trains with labels only."""
+    """Weights of a fixed full network as teacher, with the activation of their record (ReLU without one); null trains with labels
+    only."""
     distillation: Literal["soft_ce", "kl", "alpha"] = key("soft_ce", only=SANDWICHES | {"teacher": True})
     """Soft cross-entropy (as published), KL divergence at ``temperature``, or AlphaNet's adaptive alpha-divergence."""
     temperature: Number = key(1.0, at_least=0.01, only={"distillation": ("kl",)})

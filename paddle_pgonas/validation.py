@@ -34,7 +34,6 @@ def key(
     *,
     at_least: float | None = None,
     at_most: float | None = None,
-    above: float | None = None,
     below: float | None = None,
     free: bool = False,
     only: Mapping[str, Any] | None = None,
@@ -47,7 +46,7 @@ def key(
             none and 0); one of several is enough. Otherwise the key must keep its default.
     """
     extra: Any = {"free": free, "only": dict(only or {})}
-    return Field(default, ge=at_least, le=at_most, gt=above, lt=below, json_schema_extra=extra)
+    return Field(default, ge=at_least, le=at_most, lt=below, json_schema_extra=extra)
 
 
 def _number(value: Any) -> Any:
@@ -153,7 +152,7 @@ def _sentence(model: type[Section], fault: Any) -> str:
     if kind == "tuple_type":
         return f"{name} must be a list of numbers, not {shown(value)}"
     if kind in ("missing", "too_long", "too_short"):
-        return f"{name} must hold three numbers" if isinstance(value, tuple) else f"{name} is missing"
+        return f"{name} holds too few or too many values" if isinstance(value, list | tuple) else f"{name} is missing"
     return f"{name}: {fault['msg']}, not {shown(value)}"
 
 

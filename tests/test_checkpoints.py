@@ -21,6 +21,7 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import OPTIMIZER, read_weights
+from paddle_pgonas.submission import Candidate, write_scores
 from paddle_pgonas.training.builders import make_optimizer
 from paddle_pgonas.training.checkpoints import checkpoints, load_latest
 from paddle_pgonas.training.trainer import train_supernet as train
@@ -171,6 +172,52 @@ def test_resuming_another_configuration_names_the_key(tmp_path: Path) -> None:
     train(config(tmp_path, max_steps=1))
     with pytest.raises(UserError, match=r"train\.lr_per_256=0\.2, now it is 0\.3"):
         train(config(tmp_path, max_steps=2, lr_per_256=0.3), resume=True)
+
+
+def test_more_steps_trained_than_asked_for_are_refused(tmp_path: Path) -> None:
+    train(config(tmp_path, max_steps=2))
+    with pytest.raises(UserError, match=r"step 2 is trained, .* train\.max_steps=1"):
+        train(config(tmp_path, max_steps=1), resume=True)
+
+
+def test_a_measurement_that_was_interrupted_is_made_after_the_resume(tmp_path: Path) -> None:
+    settings = config(tmp_path, epochs=1, max_steps=2, watch_images=10, watch_at=[0, 0.5, 1])
+
+    def dies(net: Supernet, step: int) -> dict[str, float]:
+        if step == 2:
+            raise KeyboardInterrupt
+        return {"seen": step}
+
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, watch=dies)
+    train(settings, resume=True, watch=lambda net, step: {"seen": step})
+    lines = read_json_lines(tmp_path / "metrics.jsonl")
+    assert [line["seen"] for line in lines if "seen" in line] == [0, 1, 2]
+
+
+def test_another_candidate_file_or_teacher_at_the_same_path_is_refused(tmp_path: Path) -> None:
+    teacher = train(config(tmp_path / "teacher", max_steps=1))
+    settings = {"strategy": "uniform", "random_subnets": 1, "teacher": str(teacher), "draws": "candidates"}
+    settings |= {"candidates": str(tmp_path / "candidates.json")}
+    listed = [Candidate("arch1", MINI.smallest, MINI.smallest.code, None)]
+    write_scores(tmp_path / "candidates.json", listed, [0.0])
+    train(config(tmp_path / "run", max_steps=1, **settings))
+    for changed, write in (
+        ("candidates", lambda: write_scores(tmp_path / "candidates.json", listed, [1.0])),
+        ("teacher", lambda: train(config(tmp_path / "teacher", max_steps=2), resume=True)),
+    ):
+        kept = Path(settings[changed]).read_bytes()
+        write()
+        with pytest.raises(UserError, match=rf"contents of train\.{changed} have changed"):
+            train(config(tmp_path / "run", max_steps=2, **settings), resume=True)
+        Path(settings[changed]).write_bytes(kept)
+    train(config(tmp_path / "run", max_steps=2, **settings), resume=True)
+
+
+def test_a_teacher_has_the_activation_that_it_was_trained_with(tmp_path: Path) -> None:
+    base = config(tmp_path / "teacher", max_steps=1)
+    teacher = train(base.changed(model={"activation": "prelu"}))
+    train(config(tmp_path / "run", max_steps=1, strategy="uniform", random_subnets=1, teacher=str(teacher)))
 
 
 def images_config(folder: Path, images: Path, steps: int) -> Config:

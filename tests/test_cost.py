@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from paddle_pgonas import cost, geometry
 from paddle_pgonas.arch import MINI, SPACES, TRACK1, Arch, SearchSpace
 from paddle_pgonas.priors import PRIORS, make_prior
+from paddle_pgonas.submission import sample_candidates
 from paddle_pgonas.zen import zen_score
 
 TESTS = Path(__file__).resolve().parent
@@ -103,6 +104,13 @@ def test_a_prior_computes_each_value_once(monkeypatch: pytest.MonkeyPatch) -> No
     prior = make_prior("noted", MINI)
     assert [prior(MINI.smallest), prior(MINI.largest), prior(MINI.smallest)] == [1.0] * 3
     assert asked == [MINI.smallest, MINI.largest]
+
+
+def test_a_small_space_has_fewer_spread_architectures() -> None:
+    small = replace(MINI, max_depths=(1, 1, 2), ratios=(1.0, 0.5))
+    archs = cost.sample_spread(small, 20, random.Random(0))
+    assert 2 <= len(archs) <= 20 and len(set(archs)) == len(archs)
+    assert len(sample_candidates(small, 20, 0, spread=True)) == 20
 
 
 @pytest.mark.parametrize("space", [MINI, TRACK1])

@@ -21,6 +21,7 @@ from paddle_pgonas.files import write_json
 from paddle_pgonas.mini_track import document, statistics
 from paddle_pgonas.mini_track import results as track
 from paddle_pgonas.mini_track.study import Study, read_study
+from paddle_pgonas.store import Store
 from paddle_pgonas.submission import read_candidates, read_scores, write_scores
 
 HOME = REPOSITORY / "benchmarks" / "mini_track1"
@@ -145,7 +146,7 @@ def test_truth_grows_by_what_was_trained_and_keeps_no_place_of_the_machine(study
     config |= {"model": {"pretrained": None}, "train": {"teacher": None}}
     for number, entry in enumerate(CANDIDATES[:3]):
         one = {"acc": number / 10, "seconds": 1.5, "versions": {}, "config": config | {"seed": number % 2}}
-        write_json(tmp_path / "work" / "standalone" / "key" / f"{entry.arch}.json", one)
+        Store(tmp_path / "work" / "standalone", {}).put(entry.arch.code, one)
     track.collect_truth(study, tmp_path / "work", 0)
     assert [entry.name for entry in track.missing_truth(study, 0)] == [
         e.name for e in CANDIDATES if e.name not in ("arch1", "arch3")

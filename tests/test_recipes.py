@@ -148,6 +148,8 @@ def test_candidates_outside_the_depths_are_left_out_and_none_left_is_one_line(tm
     assert {*drawn(config, range(4))} == {MINI.middle, MINI.largest}
     with pytest.raises(UserError, match="depth_ranges"):
         Draws(candidates_config(tmp_path, [MINI.smallest], "train.depth_ranges=[[2, 4], [1, 4], [1, 4]]"))
+    narrow = Draws(candidates_config(tmp_path, [MINI.smallest, MINI.largest], "train.highest_codes=[3, 5, 6]"))
+    assert narrow.archs == [MINI.largest]
     with pytest.raises(UserError, match=r"train\.candidates"):
         load_config(REPOSITORY / "configs" / "demo.yaml", ["train.draws=candidates"])
 

@@ -152,7 +152,7 @@ def test_a_study_runs_to_its_end_goes_on_from_what_is_there_and_fills_its_docume
     list(runner_of(study, tmp_path).run(None, 1, 1))
     assert len(commands) == done  # nothing is computed twice
     folders = [word for command in commands if "train_" in command[0] for word in command if word.startswith("output_dir=")]
-    largest = [f"output_dir={tmp_path / 'runs' / 'truth'}"] * 2
+    largest = [f"output_dir={tmp_path / 'runs' / 'largest'}"] * 2
     assert folders.count(largest[0]) == 2
     assert len(folders) - 2 == len(set(folders) - set(largest))  # each run trained once, also those that others start from
     rates = json.loads((study.results / "rates.json").read_text())

@@ -121,6 +121,37 @@ def test_a_bad_search_or_export_is_one_line(tool: Tool, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["train_standalone", "-c", DEMO, "--arch", MINI.smallest.code, "--output", "x"], "--output needs --candidates"),
+        (["search", "-c", DEMO, "--prior", "zen", "--metric", "top5", "--output", "x"], "--metric"),
+        (["search", "-c", DEMO, "--prior", "zen", "--latency-batch", "8", "--output", "x"], "needs --max-latency-ms"),
+        (["search", "-c", DEMO, "--prior", "zen", "--output", ""], "empty name"),
+        (["mini_track1", "run", "--root", "x", "--processes", "0"], "at least 1"),
+        (["mini_track1", "run", "--root", "x", "--seeds", "0"], "at least 1"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(
+    tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_one_line(*tool(*command)[::2], words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_json_of_a_plan_needs_a_dry_run(tool: Tool, tmp_path: Path) -> None:
+    tool("sample_candidates", "--space", "mini", "--count", 4, "--output", tmp_path / "c.json")
+    files = ["--weights", tmp_path / "w", "--output", tmp_path / "s.json", "--json", tmp_path / "p.json"]
+    status, _, error = tool("write_submission", "-c", DEMO, "--candidates", tmp_path / "c.json", *files)
+    assert_one_line(status, error, "--json needs --dry-run")
+
+
+def test_a_file_that_cannot_be_reached_is_one_line(tool: Tool, tmp_path: Path) -> None:
+    status, _, error = tool("convert_weights", "x" * 300 + ".safetensors", tmp_path / "out.pdparams")
+    assert_one_line(status, error, "File name too long")
+
+
 def test_dry_run_needs_no_weights_and_tells_the_plan(tool: Tool, tmp_path: Path) -> None:
     tool("sample_candidates", "--space", "mini", "--count", 50, "--output", tmp_path / "c.json")
     status, out, _ = tool(

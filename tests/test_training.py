@@ -111,12 +111,6 @@ def test_the_baseline_learns_from_its_teacher(tmp_path: Path) -> None:
     assert not equal(weights(taught), weights(alone))
 
 
-def test_a_teacher_with_another_activation_is_refused(tmp_path: Path) -> None:
-    teacher = train(config(tmp_path / "prelu", strategy="sandwich", max_steps=1))
-    with pytest.raises(UserError, match=r"model\.activation"):
-        train(config(tmp_path / "student", strategy="uniform", teacher=str(teacher)))
-
-
 def momentum_after(folder: Path, bn: str = "frozen", **settings: Any) -> dict[str, np.ndarray]:
     """The gradients of the first step, which the momentum starts with."""
     base = config(folder, max_steps=1, **settings)

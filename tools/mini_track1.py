@@ -35,6 +35,8 @@ def main() -> None:
     run.add_argument("--runs", type=Path, metavar="DIR", help="working files (default: runs/<the study's folder>)")
     run.add_argument("--processes", type=int, default=2, metavar="N", help="trainings at a time, one core each (default: 2)")
     arguments = parser.parse_args()
+    if arguments.command == "run" and (arguments.processes < 1 or (arguments.seeds is not None and arguments.seeds < 1)):
+        parser.error("--processes and --seeds must be at least 1")
 
     from paddle_pgonas.mini_track.study import read_study
 

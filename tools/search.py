@@ -24,13 +24,12 @@ def main() -> None:
     parser.add_argument("--max-macs", type=float, metavar="N", help="multiply-accumulates for an image, at data.image_size")
     parser.add_argument("--max-params", type=float, metavar="N", help="parameters")
     parser.add_argument("--max-latency-ms", type=float, metavar="MS", help="milliseconds for a batch, measured here")
-    parser.add_argument("--latency-batch", type=int, default=1, metavar="N", help="images in that batch (default: 1)")
+    parser.add_argument("--latency-batch", type=int, metavar="N", help="images in that batch (default: 1)")
     parser.add_argument("--population", type=int, default=64, metavar="N", help="subnets in a generation (default: 64)")
     parser.add_argument("--generations", type=int, default=20, metavar="N", help="(default: 20)")
     parser.add_argument(
         "--metric",
         choices=["top1", "top5", "probability", "likelihood"],
-        default="top1",
         help="metric of the supernet that is the score (default: top1); likelihood is exp(-loss)",
     )
     parser.add_argument("--output", type=cli.OutputFile, required=True, metavar="FILE", help="file for the front (JSON)")
@@ -38,8 +37,10 @@ def main() -> None:
     config = cli.config_of(arguments)
     if (arguments.weights is None) == (arguments.prior is None):
         raise UserError("give either --weights FILE or --prior NAME")
-    if arguments.latency_batch < 1:
-        raise UserError(f"--latency-batch must be at least 1, not {arguments.latency_batch}")
+    if arguments.metric and arguments.prior:
+        raise UserError("--metric is of a supernet: it needs --weights FILE")
+    if arguments.latency_batch is not None and (arguments.latency_batch < 1 or arguments.max_latency_ms is None):
+        raise UserError("--latency-batch must be at least 1, and needs --max-latency-ms")
     limits = {"macs": arguments.max_macs, "params": arguments.max_params, "latency_ms": arguments.max_latency_ms}
 
     from paddle_pgonas import distributed
@@ -50,10 +51,10 @@ def main() -> None:
         weights=arguments.weights,
         prior=arguments.prior,
         limits={name: limit for name, limit in limits.items() if limit is not None},
-        metric=arguments.metric,
+        metric=arguments.metric or "top1",
         population=arguments.population,
         generations=arguments.generations,
-        latency_batch=arguments.latency_batch,
+        latency_batch=arguments.latency_batch or 1,
     )
     if distributed.leads():
         result.write(arguments.output)

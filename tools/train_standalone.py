@@ -28,6 +28,8 @@ def main() -> None:
         raise UserError("give either --arch CODE or --candidates FILE")
     if arguments.candidates and not arguments.output:
         raise UserError("--candidates needs --output FILE")
+    if arguments.output and not arguments.candidates:
+        raise UserError("--output needs --candidates FILE")
     if arguments.weights and not arguments.arch:
         raise UserError("--weights needs --arch CODE")
     arch = config.search_space.parse(arguments.arch) if arguments.arch else None

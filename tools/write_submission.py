@@ -43,6 +43,8 @@ def main() -> None:
 
     if not arguments.dry_run and (arguments.output is None or not (arguments.weights or arguments.untrained)):
         raise UserError("--output and --weights (or --untrained) are needed, or --dry-run")
+    if arguments.json and not arguments.dry_run:
+        raise UserError("--json needs --dry-run")
     # Read before Paddle is imported, so that errors appear immediately.
     candidates = read_candidates(arguments.candidates, config.search_space)
     candidates = select(arguments.candidates, candidates, arguments.first, arguments.only)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from paddle_pgonas import container
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
 from paddle_pgonas.errors import UserError
@@ -20,6 +21,7 @@ from paddle_pgonas.files import read_json, read_json_lines, write_json, write_te
 from paddle_pgonas.mini_track.statistics import resampled_tau
 from paddle_pgonas.mini_track.study import Study, Variant
 from paddle_pgonas.priors import make_prior
+from paddle_pgonas.store import SUFFIX
 from paddle_pgonas.submission import Candidate, read_candidates, read_scores, write_scores
 
 BN = ("running", "calibrated")
@@ -43,8 +45,8 @@ def collect_truth(study: Study, working: Path, seed: int) -> None:
     record = read_json(record_path, "record") if record_path.exists() else {"seconds": {}}
     candidates = read_candidates(study.candidates, space)
     for entry in candidates:
-        for result in working.glob(f"standalone/*/{entry.arch.code}.json"):
-            one = read_json(result, "result")
+        for result in working.glob(f"standalone/*/{entry.arch.code}{SUFFIX}"):
+            one = container.read(result)[1]["value"]
             if one["config"]["seed"] == seed:
                 acc[entry.arch.code] = one["acc"]
                 record["seconds"][entry.name] = one["seconds"]
@@ -55,17 +57,23 @@ def collect_truth(study: Study, working: Path, seed: int) -> None:
 
 
 def collect(folder: Path, variant: Variant, seed: int, study: Study, commit: str | None) -> None:
-    """Condense a run's folder into one result file: scores, measurements during the training, and their inputs."""
+    """Condense a run's folder into one result file: scores, measurements during the training, and their inputs.
+
+    Raises:
+        UserError: measurements are missing.
+    """
     scored = read_json(folder / f"{variant.regime.bn}.record.json", "record")
     trained = folder / "config.yaml"
     config = _portable(yaml.safe_load(trained.read_text(encoding="utf-8")) if trained.exists() else scored["config"])
-    lines = read_json_lines(folder / "metrics.jsonl")
+    lines, watched = read_json_lines(folder / "metrics.jsonl"), _watched(folder, study)
+    if watched and len(watched) != len(study.watch_at):
+        raise UserError(f"{folder}: was measured {len(watched)} times, not {len(study.watch_at)}; remove it and run again")
     groups = [line for name in variant.method.groups or {} for line in read_json_lines(folder / name / "metrics.jsonl")]
     result = {
         "method": variant.name if variant.method.trained else variant.method_name,
         "seed": seed,
         "scores": {bn: _rounded(read_json(folder / f"{bn}.metrics.json", "metrics")) for bn in BN},
-        "watched": _watched(folder, study),
+        "watched": watched,
         "curve": _curve(lines),
         "train_seconds": round(sum(line.get("seconds", 0) for line in [*lines, *groups])),
         "score_seconds": {bn: read_json(folder / f"{bn}.record.json", "record")["seconds"] for bn in BN},
@@ -202,7 +210,8 @@ class Track:
         wanted = (name, bn, metric, *(entry.name for entry in self.candidates))
         if pairs is None and wanted in self.memo:
             return self.memo[wanted]
-        stream = list(self.study.methods).index(name) if self.study.largest_seeds == 1 and name in self.study.methods else 0
+        variants = list(self.study.variants)
+        stream = variants.index(name) if self.study.largest_seeds == 1 and name in variants else 0
         scores = self.prior(name)[None] if name in self.study.controls else self.scores(name, bn, metric)
         tau = resampled_tau(scores, self.mean_truth, stream, pairs)
         return tau if pairs is not None else self.memo.setdefault(wanted, tau)

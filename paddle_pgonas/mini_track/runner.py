@@ -94,7 +94,7 @@ class Runner:
         weights = self.runs / f"largest{number or ''}.safetensors"
         with self._locks[weights.name]:
             if not weights.exists():
-                options = self._options(self.study.path(self.study.largest), self.runs / "truth", f"seed={number}")
+                options = self._options(self.study.path(self.study.largest), self.runs / "largest", f"seed={number}")
                 arch = self.study.config().search_space.largest
                 self._tool(weights.stem, "train_standalone", *options, "--arch", arch, "--weights", weights)
         return str(weights)

@@ -169,7 +169,7 @@ def read_study(path: str | Path) -> Study:
     Raises:
         UserError: it cannot be read, a key is unknown, missing or of a wrong type, or a name in it does not exist.
     """
-    values: dict[str, Any] = read_section(Path(path), "the study")
+    values: dict[str, Any] = read_section(Path(path), "study")
     study = validate(Study, values, str(path))
     for problem in study.problems():
         raise UserError(f"{path}: {problem}")

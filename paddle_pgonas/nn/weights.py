@@ -14,6 +14,7 @@ from paddle_pgonas.container import Arrays, DamagedFile, Record
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import atomic_path
 from paddle_pgonas.nn.pdparams import read_pdparams
+from paddle_pgonas.nn.resnet import ACTIVATIONS
 from paddle_pgonas.nn.supernet import Supernet
 
 SLOPE = ".act._weight"
@@ -102,6 +103,12 @@ def put_weights(supernet: Supernet, path: str | Path, arrays: Arrays, record: Re
         optional = set()
     for name, array in _checked(path, supernet, arrays, optional).items():
         targets[name].set_value(array)
+
+
+def activation_of(arrays: Arrays, record: Record) -> str | None:
+    """The activation with which weights were trained, if their record or PReLU's slopes tell it."""
+    told = record.get("activation", "prelu" if any(name.endswith(SLOPE) for name in arrays) else None)
+    return told if told in ACTIVATIONS else None
 
 
 def _check_activation(path: str | Path, supernet: Supernet, arrays: Arrays, record: Record) -> None:

@@ -13,7 +13,7 @@ from paddle_pgonas.data.cache import cache_folder
 from paddle_pgonas.data.sources import open_source
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract, reorder_channels
-from paddle_pgonas.nn.weights import load_weights
+from paddle_pgonas.nn.weights import activation_of, load_weights, put_weights, read_weights
 from paddle_pgonas.runtime import seed_weights
 
 
@@ -39,8 +39,9 @@ def build_teacher(config: Config) -> nn.Layer | None:
     """The fixed full network as teacher (``train.teacher``), in evaluation mode; None if there is none."""
     if config.train.teacher is None:
         return None
-    full = Supernet(config.search_space, config.model.num_classes)
-    load_weights(full, config.train.teacher)
+    arrays, record = read_weights(config.train.teacher)
+    full = Supernet(config.search_space, config.model.num_classes, activation_of(arrays, record) or "relu")
+    put_weights(full, config.train.teacher, arrays, record)
     full.eval()
     return extract(full, config.search_space.largest)
 

@@ -43,9 +43,9 @@ class Draws:
         if train.draws == "candidates":
             assert train.candidates is not None  # the configuration was checked
             archs = dict.fromkeys(candidate.arch for candidate in read_candidates(train.candidates, config.search_space))
-            self.archs = [arch for arch in archs if self.region.within_depths(arch)]
+            self.archs = [arch for arch in archs if self.region.contains(arch)]
             if not self.archs:
-                raise UserError(f"{train.candidates}: no candidate has depths within train.depth_ranges")
+                raise UserError(f"{train.candidates}: no candidate lies within train.depth_ranges and train.highest_codes")
 
     def of_step(self, step: int, steps_per_epoch: int) -> tuple[random.Random, Region]:
         """Generator and region of a step, counted from 0 over all epochs."""
@@ -62,7 +62,7 @@ class Draws:
         return rng, ListedRegion(self.region.space, *limits, lambda _: self._candidate(next(numbers)))
 
     def _candidate(self, number: int) -> Arch:
-        """The candidates, each once per round, shuffled in every round."""
+        """The candidates, each once per round, shuffled in every round; pairs that are drawn again take those of later steps."""
         turn, place = divmod(number, len(self.archs))
         return self.archs[_order(len(self.archs), self.config.seed, turn)[place]]
 

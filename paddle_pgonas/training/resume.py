@@ -20,7 +20,8 @@ def check_same_run(now: Record, then: Record, other_data: bool = False) -> None:
         other_data: the training images may differ.
 
     Raises:
-        UserError: a key that can change a weight differs, the number of processes, or the training images.
+        UserError: a key that can change a weight differs, the number of processes, the contents of the teacher's or the
+            candidates' file, or the training images.
     """
     ours, theirs = _flat(now["config"]), _flat(then["config"])
     for key in sorted((set(ours) | set(theirs)) - free_on_resume()):
@@ -28,6 +29,9 @@ def check_same_run(now: Record, then: Record, other_data: bool = False) -> None:
             raise UserError(f"--resume: the run was started with {key}={theirs.get(key)}, now it is {ours.get(key)}")
     if then["processes"] != now["processes"]:
         raise UserError(f"--resume: the run was started with {then['processes']} processes, now there are {now['processes']}")
+    for key, digest in now["files"].items():
+        if then.get("files", {}).get(key, digest) != digest:
+            raise UserError(f"--resume: the contents of {key} have changed since the last checkpoint; restore the file")
     if not other_data and (difference := _images_differ(now["training_images"], then.get("training_images"))):
         raise UserError(f"--resume: {difference}; restore the images, or continue with --resume-with-other-data")
 

@@ -32,8 +32,9 @@ def train_standalone(config: Config, arch: Arch, weights: str | Path | None = No
     """Train one subnet from random weights with the configuration's recipe; its top-1 on the validation images.
 
     Recipe: cross-entropy on the labels, SGD with momentum, schedule, sizes and low precision of ``train``, augmentation of
-    ``data``; a key that has no use here must keep its default. The seed determines initial weights, order of images and augmentation. Checkpoints are kept in ``<output_dir>/standalone/``
-    until the subnet is trained: after a kill, Ctrl-C or SIGTERM the same call continues from the last one, with the same result.
+    ``data``; a key that has no use here must keep its default. The seed determines initial weights, order of images and
+    augmentation. Checkpoints are kept in ``<output_dir>/standalone/`` until the subnet is trained: after a kill, Ctrl-C or
+    SIGTERM the same call continues from the last one, with the same result.
 
     Args:
         weights: a file for the trained weights; those of the largest subnet are a teacher (``train.teacher``).

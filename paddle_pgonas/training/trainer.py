@@ -102,15 +102,16 @@ def fit(run: Run, step: int, folder: Path, again: str, watch: Watch | None = Non
                     log.log_step(step, run.scalars(step, metrics))
                 step += 1
                 stop = distributed.any_of(bool(requests))
-                if stop or run.checkpoint_due(step):
+                if due := stop or run.checkpoint_due(step):
                     run.health.check(step, run.net.parameters())
+                if run.watches(step):  # before the checkpoint: a run that continues from there does not repeat it
+                    observe(step)
+                if due:
                     if first:
                         save_checkpoint(kept, run.net, run.optimizer, run.record(step), run.settings.keep_checkpoints)
                     distributed.barrier()
                 if stop:
                     raise UserError(f"stopped after step {step}; {again} continues from there")
-                if run.watches(step):
-                    observe(step)
         except Collapse as error:
             good = checkpoints(kept)
             raise UserError(f"{error}; lower train.lr_per_256. Last good checkpoint: {good[-1] if good else 'none'}") from None
@@ -241,6 +242,12 @@ class Run:
         contents = source.fingerprint(cache_folder(self.config))
         return {"number": len(source.labels), "classes": source.classes, "contents": contents}
 
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """SHA-256 of the files that every step uses, by the key that names them."""
+        named = {key: getattr(self.settings, key) for key in ("candidates", "teacher")}
+        return {f"train.{key}": hashlib.sha256(Path(path).read_bytes()).hexdigest() for key, path in named.items() if path}
+
     def weights_digest(self) -> str:
         """SHA-256 of all weights and BatchNorm statistics."""
         digest = hashlib.sha256()
@@ -260,6 +267,7 @@ class Run:
             "loss_scale": self.scaler.state_dict(),
             "config": config.model_dump(mode="json"),
             "training_images": self.images,
+            "files": self.files,
             "versions": versions(),
         }
 
@@ -273,6 +281,10 @@ class Run:
         record = load_latest(folder, self.net, self.optimizer, check)
         if record is None:
             return 0
+        if record["step"] > self.total_steps:
+            raise UserError(
+                f"--resume: step {record['step']} is trained, which is beyond train.max_steps={self.total_steps}; raise it"
+            )
         if record["loss_scale"]:
             self.scaler.load_state_dict(record["loss_scale"])
         return int(record["step"])
