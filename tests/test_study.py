@@ -127,6 +127,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     serial = nullcontext(SimpleNamespace(map=map))  # signals, which trainings handle, need the main thread
     monkeypatch.setattr(runner, "ThreadPoolExecutor", lambda processes: serial)
     monkeypatch.setattr(runner, "PROBES", 2)
+    monkeypatch.setattr(runner, "EXTENSIONS", 0)
     monkeypatch.setattr(statistics, "RESAMPLES", 20)
     monkeypatch.setattr(statistics, "SIMULATIONS", 5)
     return listed
@@ -210,6 +211,21 @@ def test_a_table_that_does_not_exist_is_refused(file: Path, tmp_path: Path, name
         document.tables(read_track(read_study(written(tmp_path, STUDY | {"tables": [name]}))))
 
 
+@pytest.mark.parametrize(
+    ("losses", "best", "after"),
+    [
+        ({"0.1": 2.0, "0.4": 1.0, "1.6": 1.5}, 0.4, ()),
+        ({"0.1": 2.0, "0.4": 1.5, "1.6": 1.0}, 1.6, (6.4,)),
+        ({"0.1": 1.0, "0.4": 1.5, "1.6": None}, 0.1, (0.025,)),
+        ({"0.1": None, "0.4": None}, None, ()),
+    ],
+)
+def test_the_best_rate_has_a_worse_one_on_both_sides(
+    losses: dict[str, Any], best: float | None, after: tuple[float, ...]
+) -> None:
+    assert (runner.best_rate(losses), runner.beyond(losses)) == (best, after)
+
+
 def test_a_failed_run_is_one_line_with_the_last_line_of_its_log(file: Path, tmp_path: Path) -> None:
     study = read_study(file)
     with pytest.raises(UserError, match=r"train_standalone failed with status 2: .*nowhere.*largest\.log"):
@@ -281,7 +297,8 @@ def test_committed_results_were_made_with_the_configurations_as_they_are(path: P
             if not started._runs(variant, result["seed"]):  # the same result as in the first regime
                 continue
             if variant.method.after:
-                base = runs / variant.name.replace(variant.method_name, variant.method.after, 1) / f"seed{result['seed']}"
+                after = study.variants[variant.name.replace(variant.method_name, variant.method.after, 1)]
+                base = started._folder(after, result["seed"])
                 base.mkdir(parents=True, exist_ok=True)
                 (base / "supernet.safetensors").touch()
             options = list(map(str, started._options_of(variant, result["seed"], tmp_path, *started._rate(variant))))

@@ -7,12 +7,13 @@ import random
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,24 @@ from paddle_pgonas.submission import Candidate, read_candidates, write_scores
 
 PROBES, PROBE_IMAGES = 16, 2000
 """Number of subnets, none a candidate, on whose mean loss over so many validation images learning rates are chosen."""
+EXTENSIONS = 3
+"""How often a rate beyond the study's is tried, one at a time, while the best is at an end."""
+
+
+def best_rate(losses: Mapping[str, float | None]) -> float | None:
+    """The rate of the lowest loss, None if all trainings diverged."""
+    finite = {rate: loss for rate, loss in losses.items() if loss is not None}
+    return float(min(finite, key=finite.__getitem__)) if finite else None
+
+
+def beyond(losses: Mapping[str, float | None]) -> tuple[float, ...]:
+    """The next rate to try if the best of at least two is the lowest or the highest, otherwise none."""
+    rates, best = sorted(map(float, losses)), best_rate(losses)
+    if len(rates) < 2:
+        return ()
+    if best == rates[-1]:
+        return (float(f"{best * best / rates[-2]:.6g}"),)
+    return (float(f"{best * best / rates[1]:.6g}"),) if best == rates[0] else ()
 
 
 @dataclass(frozen=True)
@@ -103,8 +122,7 @@ class Runner:
         """Train one supernet, score the candidates with each choice of statistics, and store the result."""
         result = self.study.results / f"{variant.stem}-seed{seed}.json"
         if not result.exists():
-            folder = self.runs / variant.name / f"seed{seed}"
-            commit = self._commit()
+            folder, commit = self._folder(variant, seed), self._commit()
             weights = self._supernet(variant, seed)
             options = self._options_of(variant, seed, folder, *self._rate(variant))
             for bn in track.BN:
@@ -120,7 +138,12 @@ class Runner:
         name = f"{variant.name}-seed{seed}"
         with self._locks[name]:
             options = [*self._rate(variant), *(watch if watched else [])]
-            return self._train(name, variant, seed, self.runs / variant.name / f"seed{seed}", *options)
+            return self._train(name, variant, seed, self._folder(variant, seed), *options)
+
+    def _folder(self, variant: Variant, seed: int) -> Path:
+        """A run's working folder: another one for another learning rate."""
+        rate = "".join(self._rate(variant)).removeprefix("train.lr_per_256=")
+        return self.runs / variant.name / rate / f"seed{seed}"
 
     def _train(self, log: str, variant: Variant, seed: int, folder: Path, *options: str) -> list[Path]:
         groups = variant.method.groups or {"": ""}
@@ -132,21 +155,30 @@ class Runner:
         return files
 
     def _rate(self, variant: Variant) -> list[str]:
-        """The learning rate of a variant as an option, chosen by short trainings if it is not known yet."""
-        rates = variant.regime.rates if variant.method.trained else ()
+        """The learning rate of a variant as an option, chosen by short trainings as far as they are not known yet.
+
+        While the best rate is the lowest or the highest one, the next beyond it is tried, in the steps of the study's rates.
+        """
+        wanted = variant.regime.rates if variant.method.trained else ()
+        if not wanted:
+            return []
         path = self.study.results / "rates.json"
         with self._locks[f"rate {variant.name}"]:
-            known = read_json(path, "learning rates") if path.exists() else {}
-            if rates and variant.name not in known:
-                losses = {str(rate): self._probe_loss(variant, rate) for rate in rates}
-                finite = {rate: loss for rate, loss in losses.items() if loss is not None}
-                if not finite:
+            losses = self._known_rates(path).get(variant.name, {}).get("losses", {})
+            for _ in range(1 + EXTENSIONS):
+                losses |= {str(rate): self._probe_loss(variant, rate) for rate in wanted if str(rate) not in losses}
+                best = best_rate(losses)
+                if best is None:
                     raise UserError(f"{variant.name} diverged with every rate; lower regimes.{variant.regime_name}.rates")
                 with self._locks["rates"]:
-                    known = read_json(path, "learning rates") if path.exists() else {}
-                    known[variant.name] = {"lr_per_256": float(min(finite, key=finite.__getitem__)), "losses": losses}
+                    known = self._known_rates(path) | {variant.name: {"lr_per_256": best, "losses": losses}}
                     write_json(path, dict(sorted(known.items())))
-        return [f"train.lr_per_256={known[variant.name]['lr_per_256']}"] if rates else []
+                wanted = beyond(losses)
+        return [f"train.lr_per_256={best}"]
+
+    @staticmethod
+    def _known_rates(path: Path) -> dict[str, Any]:
+        return dict(read_json(path, "learning rates")) if path.exists() else {}
 
     def _probe_loss(self, variant: Variant, rate: float) -> float | None:
         """Mean loss of the probes after a training of seed 0 with this rate; None if it diverged."""
