@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import glob
+import hashlib
 import json
 import os
 import stat
@@ -129,6 +130,14 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write an indented JSON file atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def content_digest(path: str | Path) -> str | None:
+    """SHA-256 of a file's content; None if it cannot be read."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def read_text(path: str | Path, what: str, *, regular: bool = False, errors: str = "strict") -> str:

@@ -301,7 +301,7 @@ def test_committed_results_were_made_with_the_configurations_as_they_are(path: P
                 base = started._folder(after, result["seed"])
                 base.mkdir(parents=True, exist_ok=True)
                 (base / "supernet.safetensors").touch()
-            options = list(map(str, started._options_of(variant, result["seed"], tmp_path, *started._rate(variant))))
+            options = list(map(str, started._options_of(variant, result["seed"], tmp_path, *started._rate_option(variant))))
             now = results._portable(configuration.load_config(options[1], options[3:]).model_dump(mode="json"))
             then = result["config"]
             for config in (now, then):

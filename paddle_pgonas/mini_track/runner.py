@@ -124,7 +124,7 @@ class Runner:
         if not result.exists():
             folder, commit = self._folder(variant, seed), self._commit()
             weights = self._supernet(variant, seed)
-            options = self._options_of(variant, seed, folder, *self._rate(variant))
+            options = self._options_of(variant, seed, folder, *self._rate_option(variant))
             for bn in track.BN:
                 self._score(variant.name, options, weights, self.study.candidates, folder / f"{bn}.json", bn)
             track.collect(folder, variant, seed, self.study, commit)
@@ -137,13 +137,13 @@ class Runner:
         watch = [f"train.watch_images={self.study.watch_images}", shares, f"train.watch_truth={self.study.candidates}"]
         name = f"{variant.name}-seed{seed}"
         with self._locks[name]:
-            options = [*self._rate(variant), *(watch if watched else [])]
+            options = [*self._rate_option(variant), *(watch if watched else [])]
             return self._train(name, variant, seed, self._folder(variant, seed), *options)
 
     def _folder(self, variant: Variant, seed: int) -> Path:
         """A run's working folder: another one for another learning rate."""
-        rate = "".join(self._rate(variant)).removeprefix("train.lr_per_256=")
-        return self.runs / variant.name / rate / f"seed{seed}"
+        rate = self._rate(variant)
+        return self.runs / variant.name / ("" if rate is None else str(rate)) / f"seed{seed}"
 
     def _train(self, log: str, variant: Variant, seed: int, folder: Path, *options: str) -> list[Path]:
         groups = variant.method.groups or {"": ""}
@@ -154,14 +154,19 @@ class Runner:
                 self._tool(log, "train_supernet", *self._options_of(variant, seed, file.parent, *options, *depths), "--resume")
         return files
 
-    def _rate(self, variant: Variant) -> list[str]:
-        """The learning rate of a variant as an option, chosen by short trainings as far as they are not known yet.
+    def _rate_option(self, variant: Variant) -> list[str]:
+        """The chosen learning rate as an option; none if the configuration's is taken."""
+        rate = self._rate(variant)
+        return [] if rate is None else [f"train.lr_per_256={rate}"]
+
+    def _rate(self, variant: Variant) -> float | None:
+        """The learning rate of a variant, chosen by short trainings as far as they are not known yet; None: nothing to choose.
 
         While the best rate is the lowest or the highest one, the next beyond it is tried, in the steps of the study's rates.
         """
         wanted = variant.regime.rates if variant.method.trained else ()
         if not wanted:
-            return []
+            return None
         path = self.study.results / "rates.json"
         with self._locks[f"rate {variant.name}"]:
             losses = self._known_rates(path).get(variant.name, {}).get("losses", {})
@@ -174,7 +179,7 @@ class Runner:
                     known = self._known_rates(path) | {variant.name: {"lr_per_256": best, "losses": losses}}
                     write_json(path, dict(sorted(known.items())))
                 wanted = beyond(losses)
-        return [f"train.lr_per_256={best}"]
+        return best
 
     @staticmethod
     def _known_rates(path: Path) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from paddle_pgonas.container import Arrays, DamagedFile, Record
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import atomic_path
 from paddle_pgonas.nn.pdparams import read_pdparams
-from paddle_pgonas.nn.resnet import ACTIVATIONS
 from paddle_pgonas.nn.supernet import Supernet
 
 SLOPE = ".act._weight"
@@ -108,12 +107,12 @@ def put_weights(supernet: Supernet, path: str | Path, arrays: Arrays, record: Re
 def activation_of(arrays: Arrays, record: Record) -> str | None:
     """The activation with which weights were trained, if their record or PReLU's slopes tell it."""
     told = record.get("activation", "prelu" if any(name.endswith(SLOPE) for name in arrays) else None)
-    return told if told in ACTIVATIONS else None
+    return None if told is None else str(told)
 
 
 def _check_activation(path: str | Path, supernet: Supernet, arrays: Arrays, record: Record) -> None:
     has_slopes = any(name.endswith(SLOPE) for name in arrays)
-    theirs = record.get("activation", "prelu" if has_slopes else supernet.activation)
+    theirs = activation_of(arrays, record) or supernet.activation
     if theirs != supernet.activation or has_slopes != (supernet.activation == "prelu"):
         ours = supernet.activation
         theirs = "another activation" if theirs == ours else repr(theirs)

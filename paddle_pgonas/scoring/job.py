@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
 from paddle_pgonas.data.sources import open_source
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import refuse_overwriting, write_json, write_text
+from paddle_pgonas.files import content_digest, refuse_overwriting, write_json, write_text
 from paddle_pgonas.geometry import layers
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.runtime import command_line, select_device, versions
@@ -55,14 +54,14 @@ def write_submission(
     files = [weights] if isinstance(weights, str | Path) else list(weights)
     stem = Path(output).with_suffix("")
     refuse_overwriting([output, f"{stem}.metrics.json", f"{stem}.record.json"], [*files, path])
-    content = _digest(path)
+    content = content_digest(path)
     candidates = candidates or read_candidates(path, config.search_space)
     archs = [candidate.arch for candidate in candidates]
     measured, sessions = measure_with(config, files, archs, Path(config.output_dir) / "scores")
     if distributed.rank() != 0:
         return
     images = len(sessions[0].data.labels)
-    if _digest(path) != content:
+    if content_digest(path) != content:
         raise UserError(f"{path}: the candidates changed while they were scored; give the command again to score what is new")
     acc = metric_values(measured, metric)
     write_scores(output, candidates, [float(value) for value in acc])
@@ -83,14 +82,6 @@ def write_submission(
     }
     write_json(f"{stem}.record.json", record)
     print(f"{len(candidates)} candidates, {images} images, {metric} {acc.min():.4f} to {acc.max():.4f}: {output}")
-
-
-def _digest(path: str | Path) -> str | None:
-    """SHA-256 of a file's content; None if it cannot be read."""
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError:
-        return None
 
 
 def _write_metrics(path: str, candidates: Sequence[Candidate], measured: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from paddle_pgonas.config import Config, Train
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.cache import cache_folder
 from paddle_pgonas.data.sources import open_source
-from paddle_pgonas.nn.resnet import ResNet
+from paddle_pgonas.nn.resnet import ACTIVATIONS, ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract, reorder_channels
 from paddle_pgonas.nn.weights import activation_of, load_weights, put_weights, read_weights
 from paddle_pgonas.runtime import seed_weights
@@ -40,7 +40,8 @@ def build_teacher(config: Config) -> nn.Layer | None:
     if config.train.teacher is None:
         return None
     arrays, record = read_weights(config.train.teacher)
-    full = Supernet(config.search_space, config.model.num_classes, activation_of(arrays, record) or "relu")
+    told = activation_of(arrays, record)
+    full = Supernet(config.search_space, config.model.num_classes, told if told in ACTIVATIONS else "relu")
     put_weights(full, config.train.teacher, arrays, record)
     full.eval()
     return extract(full, config.search_space.largest)

@@ -19,6 +19,7 @@ from paddle_pgonas.data.cache import cache_folder
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.extensions import is_import_path
+from paddle_pgonas.files import content_digest
 from paddle_pgonas.locks import exclusive
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import save_weights
@@ -243,10 +244,10 @@ class Run:
         return {"number": len(source.labels), "classes": source.classes, "contents": contents}
 
     @cached_property
-    def files(self) -> dict[str, str]:
+    def files(self) -> dict[str, str | None]:
         """SHA-256 of the files that every step uses, by the key that names them."""
         named = {key: getattr(self.settings, key) for key in ("candidates", "teacher")}
-        return {f"train.{key}": hashlib.sha256(Path(path).read_bytes()).hexdigest() for key, path in named.items() if path}
+        return {f"train.{key}": content_digest(path) for key, path in named.items() if path}
 
     def weights_digest(self) -> str:
         """SHA-256 of all weights and BatchNorm statistics."""
