@@ -77,10 +77,10 @@ def add_space(parser: argparse.ArgumentParser, default: str | None = None) -> No
     parser.add_argument("--space", type=_space, default=default, metavar="NAME|FILE", help=text)
 
 
-def add_prior(parser: argparse.ArgumentParser, required: bool = False) -> None:
+def add_prior(parser: argparse.ArgumentParser, required: bool = False, use: str = "score with this prior") -> None:
     """Add ``--prior NAME``."""
     text = f"{', '.join(PRIORS)} (samples: a second a subnet), or an import path such as my_module:my_prior"
-    parser.add_argument("--prior", type=_prior, required=required, metavar="NAME", help=f"score with this prior: {text}")
+    parser.add_argument("--prior", type=_prior, required=required, metavar="NAME", help=f"{use}: {text}")
 
 
 def _space(value: str) -> SearchSpace:

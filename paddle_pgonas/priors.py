@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable
 from functools import lru_cache
 
+import numpy as np
+
 from paddle_pgonas import cost
 from paddle_pgonas.arch import Arch, SearchSpace
 from paddle_pgonas.errors import UserError
@@ -34,6 +36,9 @@ TRAINING_PRIORS: dict[str, Formula] = {
 }
 """Closed formulas, fast enough to be computed in every training step."""
 PRIORS: dict[str, Formula] = TRAINING_PRIORS | {"zen_mc": _zen_monte_carlo}
+
+COSTS = ("flops", "params")
+"""Priors that count what a subnet costs. Accuracy grows about linearly with their logarithm."""
 
 
 def _imported(path: str) -> Formula:
@@ -67,3 +72,24 @@ def make_prior(name: str, space: SearchSpace, image_size: int | None = None, num
         raise UserError(f"there is no prior {name!r}; give one of {', '.join(PRIORS)}, or an import path (my_module:my_prior)")
     formula, side = PRIORS.get(name) or _imported(name), image_size or space.image_size
     return lru_cache(maxsize=65536)(lambda arch: formula(arch, side, num_classes))
+
+
+def with_prior(scores: np.ndarray, name: str, values: np.ndarray, weight: float) -> np.ndarray:
+    """Scores to which a prior is added: z(score) + weight * z(prior), with the mean and the deviation of the scores.
+
+    z is the value's distance from the mean in standard deviations, both over these candidates, so the result depends on which
+    candidates there are. Of :data:`COSTS` the logarithm counts. The errors of a supernet and those of a prior differ, and cancel
+    in part in the sum. Values that are all equal add nothing; scores that are all equal stay as they are.
+
+    Args:
+        scores: [candidates].
+        name: the prior's name.
+        values: the prior of each candidate, [candidates].
+        weight: of the prior; with 1 both count alike.
+    """
+    mixed = _standard(scores) + weight * _standard(np.log(values) if name in COSTS else values)
+    return scores.mean() + scores.std() * _standard(mixed)
+
+
+def _standard(values: np.ndarray) -> np.ndarray:
+    return (values - values.mean()) / (values.std() or 1)

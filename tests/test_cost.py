@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from paddle_pgonas import cost, geometry
 from paddle_pgonas.arch import MINI, SPACES, TRACK1, Arch, SearchSpace
-from paddle_pgonas.priors import PRIORS, make_prior
+from paddle_pgonas.priors import PRIORS, make_prior, with_prior
 from paddle_pgonas.submission import sample_candidates
 from paddle_pgonas.zen import zen_score
 
@@ -96,6 +96,24 @@ def test_priors_are_the_costs_and_the_zen_score_at_the_runs_image_size_and_class
     assert values == [cost.macs(arch, 40, 7), cost.params(arch, 7), zen_score(arch, 40)]
     values = [make_prior(name, space)(arch) for name in ("flops", "params", "zen")]
     assert values == [cost.macs(arch, space.image_size), cost.params(arch, 1000), zen_score(arch)]
+
+
+@given(st.floats(0.1, 10), st.floats(-5, 5), st.floats(0.1, 10))
+def test_scores_and_a_prior_are_weighed_on_their_own_scales(scale: float, shift: float, times: float) -> None:
+    """Percent or shares, MACs or millions of them: the same ranking, on the scale of the scores."""
+    rng = np.random.default_rng(0)
+    scores, macs = rng.normal(size=20), rng.uniform(1, 4, size=20)
+    mixed = with_prior(scores, "flops", macs, 1)
+    assert np.allclose(with_prior(scale * scores + shift, "flops", times * macs, 1), scale * mixed + shift)
+    assert np.allclose(mixed, with_prior(scores, "zen", np.log(macs), 1))
+    assert np.allclose([mixed.mean(), mixed.std()], [scores.mean(), scores.std()])
+    assert np.allclose(with_prior(np.log(macs), "flops", macs, 3), np.log(macs))
+
+
+def test_equal_values_of_a_prior_change_no_ranking() -> None:
+    scores = np.array([0.3, 0.1, 0.2])
+    assert np.allclose(with_prior(scores, "flops", np.array([5, 5, 5]), 1), scores)
+    assert np.allclose(with_prior(np.full(3, 0.5), "flops", np.array([1, 2, 3]), 1), 0.5)
 
 
 def test_a_prior_computes_each_value_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from paddle_pgonas import config as configuration
 from paddle_pgonas.arch import MINI
+from paddle_pgonas.correlation import kendall
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import write_json
 from paddle_pgonas.locks import exclusive
@@ -28,6 +29,7 @@ from paddle_pgonas.mini_track import document, results, runner, statistics
 from paddle_pgonas.mini_track.results import read_track
 from paddle_pgonas.mini_track.runner import Runner
 from paddle_pgonas.mini_track.study import Study, read_study
+from paddle_pgonas.priors import with_prior
 from paddle_pgonas.submission import Candidate, read_candidates, write_scores
 
 CANDIDATES = [Candidate(f"arch{number}", arch, arch.code, None) for number, arch in enumerate(some_archs(MINI, 6), start=1)]
@@ -40,6 +42,7 @@ TABLES = [
     "differences",
     "differences choice",
     "readings calibrated choice",
+    "recipes confirmation",
     "training calibrated",
     "training published",
 ]
@@ -77,6 +80,11 @@ STUDY: dict[str, Any] = {
         },
     },
     "comparisons": [["sandwich", "no_training"], ["sandwich", "flops"], ["few_shot-published", "no_training-calibrated"]],
+    "recipes": {
+        "guided": {"label": "sandwich and FLOPs", "variant": "sandwich-calibrated", "metric": "probability", "prior": "flops"},
+        "start": {"label": "the start", "variant": "no_training-published"},
+        "few": {"label": "few-shot", "variant": "few_shot-published", "metric": "loss"},
+    },
 }
 
 
@@ -193,6 +201,21 @@ def test_tables_of_a_regime_and_a_half_use_its_statistics_and_its_candidates(fil
         assert half.mean_truth.tolist() == [track.mean_truth[track.candidates.index(entry)] for entry in half.candidates]
 
 
+def test_the_first_recipe_is_compared_with_the_others_and_the_controls(file: Path, commands: list[list[str]]) -> None:
+    study, rng = read_study(file), np.random.default_rng(2)
+    for name in ("no_training", "sandwich-calibrated"):
+        rows = {e.name: {"top1": float(rng.random()), "probability": float(rng.random())} for e in CANDIDATES}
+        write_json(study.results / f"{name}-seed0.json", {"scores": {"running": rows, "calibrated": rows}, "train_seconds": 1})
+    track = read_track(study)
+    cost, truth = track.prior("flops"), track.mean_truth
+    mixed = with_prior(track.scores("sandwich-calibrated", metric="probability")[0], "flops", cost, 1)
+    wanted = [kendall(values, truth) for values in (mixed, track.scores("no_training-published")[0], cost)]
+    lines = [line.split(" | ") for line in document.TABLES["recipes"](track).splitlines()[2:]]
+    assert [line[0][2:] for line in lines] == ["sandwich and FLOPs", "the start", "flops alone", "blocks alone"]
+    assert [float(line[1].split()[0]) for line in lines[:3]] == pytest.approx(wanted, abs=5e-4)
+    assert float(lines[2][3].split()[0]) == pytest.approx(wanted[0] - wanted[2], abs=1e-3)
+
+
 def test_tables_of_an_unfinished_truth_show_the_subnets_that_it_holds(file: Path, tmp_path: Path) -> None:
     truth = json.loads((tmp_path / "home" / "accuracies.json").read_text())
     del truth["results"]["arch2"], truth["results"]["arch5"]
@@ -254,8 +277,10 @@ def test_a_failed_run_is_one_line_with_the_last_line_of_its_log(file: Path, tmp_
         ({"methods": {"sandwich": {"label": "x", "teached": True}}}, r"methods\.sandwich\.teacher"),
         ({"methods": {"sandwich": {}}}, r"methods\.sandwich\.label is missing"),
         ({"comparisons": [["sandwich", "sandwhich"]]}, "no method sandwhich"),
-        ({"methods": {"sandwich": {"label": "x", "after": "y"}}, "comparisons": []}, r"sandwich\.after .*not y"),
-        ({"methods": {"sandwich": {"label": "x", "options": {"z": []}}}, "comparisons": []}, "no regime z"),
+        ({"methods": {"sandwich": {"label": "x", "after": "y"}}, "comparisons": [], "recipes": {}}, r"sandwich\.after .*not y"),
+        ({"methods": {"sandwich": {"label": "x", "options": {"z": []}}}, "comparisons": [], "recipes": {}}, "no regime z"),
+        ({"recipes": {"best": {"label": "x", "variant": "sandwich"}}}, r"recipes\.best: there is no variant sandwich"),
+        ({"recipes": {"best": {"label": "x", "variant": "sandwich-published", "metric": "top2"}}}, r"recipes\.best\.metric"),
     ],
 )
 def test_a_wrong_study_is_refused_in_one_line(file: Path, tmp_path: Path, change: dict[str, Any], names: str) -> None:

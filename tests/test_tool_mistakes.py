@@ -18,6 +18,7 @@ from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import save_weights
 
 DEMO = str(REPOSITORY / "configs" / "demo.yaml")
+SUBMISSION = ["write_submission", "-c", DEMO, "--weights", "w", "--candidates", "c", "--output", "s"]
 
 
 def test_a_bad_search_or_export_is_one_line(tool: Tool, tmp_path: Path) -> None:
@@ -38,6 +39,8 @@ def test_a_bad_search_or_export_is_one_line(tool: Tool, tmp_path: Path) -> None:
         (["search", "-c", DEMO, "--prior", "zen", "--metric", "top5", "--output", "x"], "--metric"),
         (["search", "-c", DEMO, "--prior", "zen", "--latency-batch", "8", "--output", "x"], "needs --max-latency-ms"),
         (["search", "-c", DEMO, "--prior", "zen", "--output", ""], "empty name"),
+        ([*SUBMISSION, "--prior-weight", "2"], "--prior-weight needs --prior"),
+        ([*SUBMISSION, "--prior", "zen", "--prior-weight", "nan"], "a number above 0, not nan"),
         (["mini_track1", "run", "--root", "x", "--processes", "0"], "at least 1"),
         (["mini_track1", "run", "--root", "x", "--seeds", "0"], "at least 1"),
     ],

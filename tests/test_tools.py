@@ -14,6 +14,7 @@ from conftest import REPOSITORY, Tool, assert_one_line
 
 from paddle_pgonas import cost
 from paddle_pgonas.arch import MINI, TRACK1, TRACK1_THIN
+from paddle_pgonas.correlation import kendall
 from paddle_pgonas.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import save_weights
@@ -91,6 +92,27 @@ def test_each_metric_becomes_acc(tool: Tool, tmp_path: Path) -> None:
         [measured] = json.loads((tmp_path / "s.metrics.json").read_text()).values()
         wanted = np.exp(-measured["loss"]) if metric == "likelihood" else measured[metric]
         assert json.loads((tmp_path / "s.json").read_text())["a"]["acc"] == pytest.approx(wanted)
+
+
+def test_a_prior_is_added_to_the_metric(tool: Tool, tmp_path: Path) -> None:
+    save_weights(tmp_path / "w.safetensors", Supernet(MINI, 10, "prelu"), {})
+    candidates, output = tmp_path / "c.json", tmp_path / "s.json"
+    tool("sample_candidates", "--space", "mini", "--count", 6, "--output", candidates)
+    files = ["--weights", tmp_path / "w.safetensors", "--candidates", candidates, "--output", output]
+    command = ["write_submission", "-c", DEMO, "-o", f"output_dir={tmp_path}", *files, "--metric", "probability"]
+    assert tool(*command)[0] == 0
+    alone = np.array([entry["acc"] for entry in json.loads(output.read_text()).values()])
+    flops = np.array([cost.macs(MINI.parse(entry["arch"]), 32, 10) for entry in json.loads(output.read_text()).values()])
+    taus = []
+    for weight in (0.01, 1, 100):
+        assert tool(*command, "--prior", "flops", "--prior-weight", weight)[0] == 0
+        mixed = np.array([entry["acc"] for entry in json.loads(output.read_text()).values()])
+        assert (mixed.mean(), mixed.std()) == pytest.approx((alone.mean(), alone.std()), rel=1e-3)
+        taus.append(kendall(mixed, flops))
+    assert taus == sorted(taus) and taus[-1] == pytest.approx(1)
+    assert json.loads((tmp_path / "s.record.json").read_text())["prior"] == {"name": "flops", "weight": 100}
+    status, _, error = tool(*command, "--first", 1, "--prior", "flops")
+    assert_one_line(status, error, "the same for all candidates")
 
 
 def test_a_searched_subnet_is_exported(tool: Tool, tmp_path: Path) -> None:

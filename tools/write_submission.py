@@ -5,6 +5,8 @@ An interrupted run continues with the missing chunks when the same command is gi
 candidate) and .record.json (inputs and settings of the scores) are written beside FILE.
 """
 
+import math
+
 from paddle_pgonas import cli
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.submission import read_candidates, select
@@ -34,6 +36,8 @@ def main() -> None:
         default="top1",
         help="metric for 'acc' (default: top1); likelihood is exp(-loss)",
     )
+    cli.add_prior(parser, use="add this prior to the metric")
+    parser.add_argument("--prior-weight", type=float, metavar="W", help="weight of the prior (default: 1, as much as the metric)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and an estimate of the time; needs no weights")
     parser.add_argument("--json", type=cli.OutputFile, metavar="FILE", help="with --dry-run: the plan for programs")
     arguments = parser.parse_args()
@@ -45,6 +49,11 @@ def main() -> None:
         raise UserError("--output and --weights (or --untrained) are needed, or --dry-run")
     if arguments.json and not arguments.dry_run:
         raise UserError("--json needs --dry-run")
+    weight = 1.0 if arguments.prior_weight is None else arguments.prior_weight
+    if not (math.isfinite(weight) and weight > 0):
+        raise UserError(f"--prior-weight must be a number above 0, not {weight:g}")
+    if arguments.prior_weight is not None and not arguments.prior:
+        raise UserError("--prior-weight needs --prior")
     # Read before Paddle is imported, so that errors appear immediately.
     candidates = read_candidates(arguments.candidates, config.search_space)
     candidates = select(arguments.candidates, candidates, arguments.first, arguments.only)
@@ -54,8 +63,9 @@ def main() -> None:
     if arguments.dry_run:
         job.dry_run(config, [entry.arch for entry in candidates], arguments.json)
     else:
+        prior = (arguments.prior, weight) if arguments.prior else None
         job.write_submission(
-            config, arguments.weights or [], arguments.candidates, arguments.output, arguments.metric, candidates
+            config, arguments.weights or [], arguments.candidates, arguments.output, arguments.metric, candidates, prior
         )
 
 

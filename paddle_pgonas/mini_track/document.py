@@ -166,27 +166,46 @@ def _methods_table(track: Track) -> str:
 
 
 def _rules_table(track: Track) -> str:
-    """Tau of rankings by top-1, by loss and by the loss's ranks averaged with FLOPs', also for pairs of similar cost."""
-    truth, macs = track.mean_truth, track.macs
-    close = similar(macs, SIMILAR)
+    """Tau of rankings by top-1, by loss and by the loss with FLOPs added, also for pairs of similar cost."""
+    close, ways = similar(track.macs, SIMILAR), (("top1", None), ("loss", None), ("loss", "flops"))
     rows = []
     for method in track.runs:
-        row = [track.label(method)]
-        blend = np.array([rankdata(run) + rankdata(macs) for run in track.scores(method, metric="loss")])
-        for pairs in (None, close):
-            taus = [track.tau(method, metric="top1", pairs=pairs), track.tau(method, metric="loss", pairs=pairs)]
-            row += [f"{tau[0]:.3f}" for tau in (*taus, resampled_tau(blend, truth, pairs=pairs))]
-        rows.append(row)
-    alone = [resampled_tau(macs[None], truth, pairs=pairs)[0] for pairs in (None, close)]
+        taus = (track.tau(method, None, metric, pairs, prior)[0] for pairs in (None, close) for metric, prior in ways)
+        rows.append([track.label(method), *(f"{tau:.3f}" for tau in taus)])
+    alone = [track.tau("flops", pairs=pairs)[0] for pairs in (None, close)]
     rows.append(["flops alone", "", "", f"{alone[0]:.3f}", "", "", f"{alone[1]:.3f}"])
     head = ["tau", "top-1", "loss", "loss and FLOPs", "similar cost: top-1", "loss", "loss and FLOPs"]
     return _markdown(head, rows)
 
 
 def _readings_table(track: Track) -> str:
-    """Tau of rankings by each metric of the scores, in the regime's statistics."""
-    rows = [[track.label(name), *(f"{track.tau(name, metric=metric)[0]:.3f}" for metric in READINGS)] for name in track.runs]
-    return _markdown(["tau by", *READINGS], rows)
+    """Tau of rankings by each metric of the scores, in the regime's statistics, alone and with FLOPs added."""
+    ways = [(metric, prior) for prior in (None, "flops") for metric in READINGS]
+    rows = [
+        [track.label(name), *(f"{track.tau(name, metric=metric, prior=prior)[0]:.3f}" for metric, prior in ways)]
+        for name in track.runs
+    ]
+    return _markdown(["tau by", *(metric if prior is None else f"{metric} and FLOPs" for metric, prior in ways)], rows)
+
+
+def _recipes_table(track: Track) -> str:
+    """Every recipe of the study and every control: tau, Pearson, and how far the first recipe is in front."""
+    truth = track.mean_truth
+    taus: dict[str, np.ndarray] = {}
+    correlations: dict[str, float] = {}
+    for recipe in track.study.recipes.values():
+        if recipe.variant in track.runs:
+            taus[recipe.label] = track.tau(recipe.variant, metric=recipe.metric, prior=recipe.prior)
+            scores = track.scores(recipe.variant, metric=recipe.metric, prior=recipe.prior)
+            correlations[recipe.label] = float(np.mean([pearson(row, truth) for row in scores]))
+    for name in track.study.controls:
+        taus[track.label(name)], correlations[track.label(name)] = track.tau(name), pearson(track.prior(name), truth)
+    rows: list[list[str]] = []
+    for name, tau in taus.items():
+        lead = next(iter(taus.values())) - tau
+        shown = _interval(estimate(lead), signed=True) if rows else ""
+        rows.append([name, _interval(estimate(tau)), f"{100 * correlations[name]:.1f}", shown])
+    return _markdown(["ranking by", "tau [95 %]", "Pearson x 100", "the first minus this one, tau [95 %]"], rows)
 
 
 def _training_table(track: Track) -> str:
@@ -288,6 +307,7 @@ TABLES = {
     "rules": _rules_table,
     "differences": _differences_table,
     "readings": _readings_table,
+    "recipes": _recipes_table,
     "training": _training_table,
     "rates": _rates_table,
     "power": _power_table,

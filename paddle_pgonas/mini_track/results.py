@@ -20,7 +20,7 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json, read_json_lines, write_json, write_text
 from paddle_pgonas.mini_track.statistics import resampled_tau
 from paddle_pgonas.mini_track.study import Study, Variant
-from paddle_pgonas.priors import make_prior
+from paddle_pgonas.priors import make_prior, with_prior
 from paddle_pgonas.store import SUFFIX
 from paddle_pgonas.submission import Candidate, read_candidates, read_scores, write_scores
 
@@ -188,31 +188,45 @@ class Track:
         """The statistics with which a variant's regime scores."""
         return self.study.variants[name].regime.bn
 
-    def scores(self, name: str, bn: str | None = None, metric: str = "top1", watched: int | None = None) -> np.ndarray:
+    def scores(
+        self, name: str, bn: str | None = None, metric: str = "top1", watched: int | None = None, prior: str | None = None
+    ) -> np.ndarray:
         """Scores of a variant's runs, [runs, candidates], those of the loss negated, so that larger is better.
 
         Args:
             bn: by default the regime's.
             watched: those of this measurement during the training instead of those at its end.
+            prior: added to each run's scores with equal weight.
         """
         sign, runs = -1 if metric == "loss" else 1, self.runs[name]
         if watched is None:
             rows = [run["scores"][bn or self.bn(name)] for run in runs]
         else:
             rows = [list(run["watched"].values())[watched] for run in runs]
-        return np.array([[sign * row[entry.name][metric] for entry in self.candidates] for row in rows])
+        scores = np.array([[sign * row[entry.name][metric] for entry in self.candidates] for row in rows])
+        if prior is None:
+            return scores
+        values = self.prior(prior)
+        return np.array([with_prior(row, prior, values, 1) for row in scores])
 
-    def tau(self, name: str, bn: str | None = None, metric: str = "top1", pairs: np.ndarray | None = None) -> np.ndarray:
+    def tau(
+        self,
+        name: str,
+        bn: str | None = None,
+        metric: str = "top1",
+        pairs: np.ndarray | None = None,
+        prior: str | None = None,
+    ) -> np.ndarray:
         """Kendall tau of a variant's runs or of a control with the truth, see :func:`resampled_tau`.
 
         Where the runs of a seed share a pretrained network, the seeds of all variants are resampled together.
         """
-        wanted = (name, bn, metric, *(entry.name for entry in self.candidates))
+        wanted = (name, bn, metric, prior, *(entry.name for entry in self.candidates))
         if pairs is None and wanted in self.memo:
             return self.memo[wanted]
         variants = list(self.study.variants)
         stream = variants.index(name) if self.study.largest_seeds == 1 and name in variants else 0
-        scores = self.prior(name)[None] if name in self.study.controls else self.scores(name, bn, metric)
+        scores = self.prior(name)[None] if name in self.study.controls else self.scores(name, bn, metric, None, prior)
         tau = resampled_tau(scores, self.mean_truth, stream, pairs)
         return tau if pairs is not None else self.memo.setdefault(wanted, tau)
 

@@ -58,6 +58,17 @@ class Method(Section):
     """Further overrides by regime."""
 
 
+class Recipe(Section):
+    """A way to rank: which supernet, and how its scores are read."""
+
+    label: Text
+    variant: Text
+    """``<method>-<regime>``."""
+    metric: Literal["top1", "loss", "probability"] = "top1"
+    prior: Text | None = None
+    """Added to the metric with equal weight, see :func:`~paddle_pgonas.priors.with_prior`."""
+
+
 @dataclass(frozen=True)
 class Variant:
     """A method in a regime."""
@@ -112,6 +123,8 @@ class Study(Section):
     methods: dict[str, Method]
     comparisons: Pairs = ()
     """A method or variant, and its reference: a method, a variant or a control."""
+    recipes: dict[str, Recipe] = key({})
+    """The recommended recipe, and those that it is compared with."""
     _folder: Path = PrivateAttr(Path())
 
     def path(self, name: str) -> Path:
@@ -157,6 +170,9 @@ class Study(Section):
         known = {*self.methods, *self.variants, *self.controls}
         for pair in self.comparisons:
             yield from (f"comparisons: there is no method {name}" for name in pair if name not in known)
+        for name, recipe in self.recipes.items():
+            if recipe.variant not in self.variants:
+                yield f"recipes.{name}: there is no variant {recipe.variant}"
         for name, method in self.methods.items():
             if method.after is not None and (method.after not in self.methods or self.methods[method.after].after is not None):
                 yield f"methods.{name}.after must be a method that starts after no other one, not {method.after}"

@@ -18,6 +18,8 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import content_digest, refuse_overwriting, write_json, write_text
 from paddle_pgonas.geometry import layers
 from paddle_pgonas.nn.supernet import Supernet
+from paddle_pgonas.priors import make_prior, with_prior
+from paddle_pgonas.progress import progress
 from paddle_pgonas.runtime import command_line, select_device, versions
 from paddle_pgonas.scoring.chunks import METRICS
 from paddle_pgonas.scoring.scorer import chunked
@@ -36,6 +38,7 @@ def write_submission(
     output: str | Path,
     metric: str = "top1",
     candidates: Sequence[Candidate] | None = None,
+    prior: tuple[str, float] | None = None,
 ) -> None:
     """Score the candidates, write ``output`` (``NAME.json``), ``NAME.metrics.json`` and ``NAME.record.json``, and check the file.
 
@@ -45,10 +48,11 @@ def write_submission(
         path: the candidate file.
         metric: one of ``top1``, ``top5``, ``probability`` or ``likelihood`` (``exp(-loss)``); becomes ``acc``.
         candidates: the file's entries to score; all by default.
+        prior: name and weight of a prior that is added to the metric, see :func:`~paddle_pgonas.priors.with_prior`.
 
     Raises:
-        UserError: weights or images do not fit, an output is an input, a file cannot be written, or the candidate file changed
-            meanwhile.
+        UserError: weights or images do not fit, an output is an input, a file cannot be written, the candidate file changed
+            meanwhile, or the prior is the same for all candidates.
     """
     started = time.time()
     files = [weights] if isinstance(weights, str | Path) else list(weights)
@@ -57,6 +61,8 @@ def write_submission(
     content = content_digest(path)
     candidates = candidates or read_candidates(path, config.search_space)
     archs = [candidate.arch for candidate in candidates]
+    # An imported prior that fails must not cost hours of scoring.
+    values = _prior_values(config, prior[0], archs) if prior is not None and distributed.rank() == 0 else None
     measured, sessions = measure_with(config, files, archs, Path(config.output_dir) / "scores")
     if distributed.rank() != 0:
         return
@@ -64,11 +70,14 @@ def write_submission(
     if content_digest(path) != content:
         raise UserError(f"{path}: the candidates changed while they were scored; give the command again to score what is new")
     acc = metric_values(measured, metric)
+    if prior is not None and values is not None:
+        acc = with_prior(acc, prior[0], values, prior[1])
     write_scores(output, candidates, [float(value) for value in acc])
     check_submission(output, candidates, config.search_space)
     _write_metrics(f"{stem}.metrics.json", candidates, measured)
     record = {
         "acc": metric,
+        "prior": prior and {"name": prior[0], "weight": prior[1]},
         "bn": config.score.bn,
         "weights": [str(file) for file in files],
         "trained_steps": [session.trained.get("step") for session in sessions],
@@ -81,7 +90,21 @@ def write_submission(
         "config": config.model_dump(mode="json"),
     }
     write_json(f"{stem}.record.json", record)
-    print(f"{len(candidates)} candidates, {images} images, {metric} {acc.min():.4f} to {acc.max():.4f}: {output}")
+    shown = metric if prior is None else f"{metric} with {prior[0]}"
+    print(f"{len(candidates)} candidates, {images} images, {shown} {acc.min():.4f} to {acc.max():.4f}: {output}")
+
+
+def _prior_values(config: Config, name: str, archs: Sequence[Arch]) -> np.ndarray:
+    """The prior of each architecture for the configuration's images and classes.
+
+    Raises:
+        UserError: they are all equal.
+    """
+    prior = make_prior(name, config.search_space, config.data.image_size, config.model.num_classes)
+    values = np.array([prior(arch) for arch in progress(archs, name, "subnets")])
+    if np.ptp(values) == 0:
+        raise UserError(f"--prior {name} is the same for all candidates ({len(archs)}); leave it out")
+    return values
 
 
 def _write_metrics(path: str, candidates: Sequence[Candidate], measured: np.ndarray) -> None:
