@@ -3,7 +3,7 @@
 from .arch import TRACK1 as TRACK1, MINI as MINI, TRACK1_THIN as TRACK1_THIN, SearchSpace as SearchSpace, Arch as Arch
 from .config import CONFIGS as CONFIGS, Config as Config, load_config as load_config
 from .errors import UserError as UserError
-from .priors import make_prior as make_prior
+from .priors import make_prior as make_prior, with_prior as with_prior
 from .submission import (
     Candidate as Candidate,
     read_candidates as read_candidates,

@@ -249,6 +249,14 @@ def test_the_best_rate_has_a_worse_one_on_both_sides(
     assert (runner.best_rate(losses), runner.beyond(losses)) == (best, after)
 
 
+def test_rates_cannot_be_chosen_without_subnets_beside_the_candidates(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "PROBE_DRAWS", 8)
+    with pytest.raises(UserError, match="too few subnets beside the candidates"):
+        runner_of(read_study(file), tmp_path)._probes()
+
+
 def test_a_failed_run_is_one_line_with_the_last_line_of_its_log(file: Path, tmp_path: Path) -> None:
     study = read_study(file)
     with pytest.raises(UserError, match=r"train_standalone failed with status 2: .*nowhere.*largest\.log"):

@@ -28,6 +28,8 @@ from paddle_pgonas.submission import Candidate, read_candidates, write_scores
 
 PROBES, PROBE_IMAGES = 16, 2000
 """Number of subnets, none a candidate, on whose mean loss over so many validation images learning rates are chosen."""
+PROBE_DRAWS = 100 * PROBES
+"""So many subnets are drawn to find the probes."""
 EXTENSIONS = 3
 """How often a rate beyond the study's is tried, one at a time, while the best is at an end."""
 
@@ -205,9 +207,11 @@ class Runner:
         """Random subnets of the candidates' widths, none of them a candidate, as a candidate file."""
         path, space, rng = self.runs / "probes.json", self.study.config().search_space, random.Random("probes")
         taken = {entry.arch for entry in read_candidates(self.study.candidates, space)}
-        region, probes = Region(space, self.study.highest_codes), dict[Arch, None]()
-        while len(probes) < PROBES:
-            probes |= dict.fromkeys({region.sample(rng)} - taken)
+        region = Region(space, self.study.highest_codes)
+        drawn = dict.fromkeys(region.sample(rng) for _ in range(PROBE_DRAWS))
+        probes = [arch for arch in drawn if arch not in taken][:PROBES]
+        if len(probes) < PROBES:
+            raise UserError(f"regimes.*.rates: the space has too few subnets beside the candidates to choose rates on {PROBES}")
         write_scores(path, [Candidate(f"probe{n}", arch, arch.code, None) for n, arch in enumerate(probes)], [0.0] * PROBES)
         return path
 
