@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from paddle_pgonas.arch import Arch
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json, write_json
 from paddle_pgonas.locks import exclusive
