@@ -75,7 +75,7 @@ def make_prior(name: str, space: SearchSpace, image_size: int | None = None, num
 
 
 def with_prior(scores: np.ndarray, name: str, values: np.ndarray, weight: float) -> np.ndarray:
-    """Scores to which a prior is added: z(score) + weight * z(prior), with the mean and the deviation of the scores.
+    """Scores to which a prior is added: z(score) + weight * z(prior), brought to the range of the scores.
 
     z is the value's distance from the mean in standard deviations, both over these candidates, so the result depends on which
     candidates there are. Of :data:`COSTS` the logarithm counts. The errors of a supernet and those of a prior differ, and cancel
@@ -88,8 +88,8 @@ def with_prior(scores: np.ndarray, name: str, values: np.ndarray, weight: float)
         weight: of the prior; with 1 both count alike.
     """
     mixed = _standard(scores) + weight * _standard(np.log(values) if name in COSTS else values)
-    return scores.mean() + scores.std() * _standard(mixed)
+    return scores.min() + np.ptp(scores) * (mixed - mixed.min()) / (np.ptp(mixed) or 1)
 
 
 def _standard(values: np.ndarray) -> np.ndarray:
-    return (values - values.mean()) / (values.std() or 1)
+    return (values - values.mean()) / values.std() if np.ptp(values) else np.zeros(len(values))

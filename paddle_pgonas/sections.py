@@ -61,7 +61,7 @@ class Model(Section):
     """The supernet."""
 
     num_classes: Integer = key(1000, at_least=2, at_most=1_000_000)
-    """Number of classes; the images' folder must have as many."""
+    """Number of classes; the images' folder must not have more."""
     activation: Literal["relu", "prelu", "swish", "mish", "selu"] = "relu"
     """Activation after each residual sum; the one inside a block stays ReLU."""
     pretrained: Text | None = None

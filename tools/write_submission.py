@@ -9,6 +9,7 @@ import math
 
 from paddle_pgonas import cli
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.priors import make_prior
 from paddle_pgonas.submission import read_candidates, select
 
 
@@ -54,6 +55,8 @@ def main() -> None:
         raise UserError(f"--prior-weight must be a number above 0, not {weight:g}")
     if arguments.prior_weight is not None and not arguments.prior:
         raise UserError("--prior-weight needs --prior")
+    if arguments.prior:
+        make_prior(arguments.prior, config.search_space)  # an unknown import path is reported now
     # Read before Paddle is imported, so that errors appear immediately.
     candidates = read_candidates(arguments.candidates, config.search_space)
     candidates = select(arguments.candidates, candidates, arguments.first, arguments.only)

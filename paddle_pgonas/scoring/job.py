@@ -61,8 +61,8 @@ def write_submission(
     content = content_digest(path)
     candidates = candidates or read_candidates(path, config.search_space)
     archs = [candidate.arch for candidate in candidates]
-    # An imported prior that fails must not cost hours of scoring.
-    values = _prior_values(config, prior[0], archs) if prior is not None and distributed.rank() == 0 else None
+    if prior is not None:
+        _prior_values(config, prior[0], archs[:1])  # an imported prior that fails must not cost hours of scoring
     measured, sessions = measure_with(config, files, archs, Path(config.output_dir) / "scores")
     if distributed.rank() != 0:
         return
@@ -70,14 +70,18 @@ def write_submission(
     if content_digest(path) != content:
         raise UserError(f"{path}: the candidates changed while they were scored; give the command again to score what is new")
     acc = metric_values(measured, metric)
-    if prior is not None and values is not None:
-        acc = with_prior(acc, prior[0], values, prior[1])
+    if prior is not None:
+        name, weight = prior
+        values = _prior_values(config, name, archs)
+        if np.ptp(values) == 0:
+            raise UserError(f"--prior {name} is the same for all candidates ({len(archs)}); leave it out")
+        acc = with_prior(acc, name, values, weight)
     write_scores(output, candidates, [float(value) for value in acc])
     check_submission(output, candidates, config.search_space)
     _write_metrics(f"{stem}.metrics.json", candidates, measured)
     record = {
         "acc": metric,
-        "prior": prior and {"name": prior[0], "weight": prior[1]},
+        "prior": prior and f"{prior[0]}, weight {prior[1]:g}",
         "bn": config.score.bn,
         "weights": [str(file) for file in files],
         "trained_steps": [session.trained.get("step") for session in sessions],
@@ -95,16 +99,9 @@ def write_submission(
 
 
 def _prior_values(config: Config, name: str, archs: Sequence[Arch]) -> np.ndarray:
-    """The prior of each architecture for the configuration's images and classes.
-
-    Raises:
-        UserError: they are all equal.
-    """
+    """The prior of each architecture for the configuration's images and classes."""
     prior = make_prior(name, config.search_space, config.data.image_size, config.model.num_classes)
-    values = np.array([prior(arch) for arch in progress(archs, name, "subnets")])
-    if np.ptp(values) == 0:
-        raise UserError(f"--prior {name} is the same for all candidates ({len(archs)}); leave it out")
-    return values
+    return np.array([prior(arch) for arch in progress(archs, name, "subnets")])
 
 
 def _write_metrics(path: str, candidates: Sequence[Candidate], measured: np.ndarray) -> None:
