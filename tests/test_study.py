@@ -25,7 +25,7 @@ from paddle_pgonas.correlation import kendall
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import write_json
 from paddle_pgonas.locks import exclusive
-from paddle_pgonas.mini_track import document, results, runner, statistics
+from paddle_pgonas.mini_track import document, results, runner, statistics, tables
 from paddle_pgonas.mini_track.results import read_track
 from paddle_pgonas.mini_track.runner import Runner
 from paddle_pgonas.mini_track.study import Study, read_study
@@ -81,9 +81,9 @@ STUDY: dict[str, Any] = {
     },
     "comparisons": [["sandwich", "no_training"], ["sandwich", "flops"], ["few_shot-published", "no_training-calibrated"]],
     "recipes": {
-        "guided": {"label": "sandwich and FLOPs", "variant": "sandwich-calibrated", "metric": "probability", "prior": "flops"},
+        "best": {"label": "sandwich and FLOPs", "variant": "sandwich-calibrated", "metric": "probability", "prior": "flops"},
         "start": {"label": "the start", "variant": "no_training-published"},
-        "few": {"label": "few-shot", "variant": "few_shot-published", "metric": "loss"},
+        "few": {"label": "few-shot", "variant": "few_shot-published", "metric": "likelihood"},
     },
 }
 
@@ -205,15 +205,23 @@ def test_the_first_recipe_is_compared_with_the_others_and_the_controls(file: Pat
     study, rng = read_study(file), np.random.default_rng(2)
     for name in ("no_training", "sandwich-calibrated"):
         rows = {e.name: {"top1": float(rng.random()), "probability": float(rng.random())} for e in CANDIDATES}
-        write_json(study.results / f"{name}-seed0.json", {"scores": {"running": rows, "calibrated": rows}, "train_seconds": 1})
+        write_json(
+            study.results / f"{name}-seed0.json", {"seed": 0, "scores": {"running": rows, "calibrated": rows}, "train_seconds": 1}
+        )
     track = read_track(study)
     cost, truth = track.prior("flops"), track.mean_truth
     mixed = with_prior(track.scores("sandwich-calibrated", metric="probability")[0], "flops", cost, 1)
     wanted = [kendall(values, truth) for values in (mixed, track.scores("no_training-published")[0], cost)]
-    lines = [line.split(" | ") for line in document.TABLES["recipes"](track).splitlines()[2:]]
+    lines = [line.split(" | ") for line in tables.TABLES["recipes"](track).splitlines()[2:]]
     assert [line[0][2:] for line in lines] == ["sandwich and FLOPs", "the start", "flops alone", "blocks alone"]
     assert [float(line[1].split()[0]) for line in lines[:3]] == pytest.approx(wanted, abs=5e-4)
     assert float(lines[2][3].split()[0]) == pytest.approx(wanted[0] - wanted[2], abs=1e-3)
+
+
+def test_a_method_runs_in_its_regimes_only(file: Path, tmp_path: Path) -> None:
+    few_shot = STUDY["methods"]["few_shot"] | {"regimes": ["published"]}
+    study = read_study(written(tmp_path, STUDY | {"methods": STUDY["methods"] | {"few_shot": few_shot}}))
+    assert [name for name in study.variants if "few_shot" in name] == ["few_shot-published"]
 
 
 def test_tables_of_an_unfinished_truth_show_the_subnets_that_it_holds(file: Path, tmp_path: Path) -> None:
@@ -289,6 +297,9 @@ def test_a_failed_run_is_one_line_with_the_last_line_of_its_log(file: Path, tmp_
         ({"methods": {"sandwich": {"label": "x", "options": {"z": []}}}, "comparisons": [], "recipes": {}}, "no regime z"),
         ({"recipes": {"best": {"label": "x", "variant": "sandwich"}}}, r"recipes\.best: there is no variant sandwich"),
         ({"recipes": {"best": {"label": "x", "variant": "sandwich-published", "metric": "top2"}}}, r"recipes\.best\.metric"),
+        ({"recipes": {"best": {"label": "x", "variant": "sandwich-published", "prior": "flop"}}}, "no prior flop"),
+        ({"recipes": {name: {"label": "x", "variant": "sandwich-published"} for name in "ab"}}, "another recipe has the label x"),
+        ({"methods": {"sandwich": {"label": "x", "regimes": ["z"]}}, "comparisons": [], "recipes": {}}, "no regime z"),
     ],
 )
 def test_a_wrong_study_is_refused_in_one_line(file: Path, tmp_path: Path, change: dict[str, Any], names: str) -> None:

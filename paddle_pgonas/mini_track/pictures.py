@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 from paddle_pgonas.correlation import kendall
 from paddle_pgonas.files import write_text
 from paddle_pgonas.mini_track.results import Track
-from paddle_pgonas.mini_track.statistics import attainable_tau, estimate
+from paddle_pgonas.mini_track.statistics import attainable_tau
 from paddle_pgonas.report.plots import ACCENT, COLORS, INK, STYLE, svg
 
 
@@ -49,7 +49,7 @@ def _tau_figure(track: Track) -> Figure:
     figure = Figure(figsize=(7.5, 0.8 + 0.4 * len(track.runs)), layout="constrained")
     axes = figure.subplots()
     for place, method in enumerate(reversed(track.runs)):
-        tau, seeds = estimate(track.tau(method)), [kendall(row, truth) for row in track.scores(method)]
+        tau, seeds = track.tau(method).estimate(), [kendall(row, truth) for row in track.scores(method)]
         axes.plot([tau.low, tau.high], [place, place], color=INK, linewidth=1.5)
         axes.scatter([tau.value], [place], s=40, color=INK, zorder=2)
         axes.scatter(seeds, [place] * len(seeds), s=14, color=ACCENT, zorder=3, linewidths=0)
@@ -60,7 +60,7 @@ def _tau_figure(track: Track) -> Figure:
         axes.axvline(value, color="grey", linestyle=line, label=name)
     figure.legend(loc="outside upper right", ncols=2, fontsize=8)
     axes.set_yticks(range(len(track.runs)), [track.label(method) for method in reversed(track.runs)])
-    figure.supxlabel("Kendall tau with stand-alone accuracy: mean, 95 % interval over subnets, and each seed", fontsize=10)
+    figure.supxlabel("Kendall tau with stand-alone accuracy: mean, 95 % interval, and each seed", fontsize=10)
     return figure
 
 

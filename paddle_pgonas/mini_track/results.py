@@ -18,7 +18,7 @@ from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json, read_json_lines, write_json, write_text
-from paddle_pgonas.mini_track.statistics import resampled_tau
+from paddle_pgonas.mini_track.statistics import Taus, resampled_tau
 from paddle_pgonas.mini_track.study import Study, Variant
 from paddle_pgonas.priors import make_prior, with_prior
 from paddle_pgonas.store import SUFFIX
@@ -134,7 +134,7 @@ class Track:
     """Stand-alone accuracy, [seeds, candidates]; NaN for candidates that have none yet."""
     runs: dict[str, list[dict[str, Any]]]
     """Result files by variant, in the order of the study and of the seeds."""
-    memo: dict[tuple[object, ...], np.ndarray] = field(default_factory=dict)
+    memo: dict[tuple[object, ...], Taus] = field(default_factory=dict)
     """Values of :meth:`tau`, shared by all parts, because many tables need them."""
 
     def part(self, regime: str | None, half: str) -> Track:
@@ -191,19 +191,23 @@ class Track:
     def scores(
         self, name: str, bn: str | None = None, metric: str = "top1", watched: int | None = None, prior: str | None = None
     ) -> np.ndarray:
-        """Scores of a variant's runs, [runs, candidates], those of the loss negated, so that larger is better.
+        """Scores of a variant's runs, [runs, candidates], larger is better.
 
         Args:
+            metric: ``top1``, ``probability`` or ``likelihood``, which is exp(-loss), as for the tools.
             bn: by default the regime's.
             watched: those of this measurement during the training instead of those at its end.
             prior: added to each run's scores with equal weight.
         """
-        sign, runs = -1 if metric == "loss" else 1, self.runs[name]
+        runs = self.runs[name]
         if watched is None:
             rows = [run["scores"][bn or self.bn(name)] for run in runs]
         else:
             rows = [list(run["watched"].values())[watched] for run in runs]
-        scores = np.array([[sign * row[entry.name][metric] for entry in self.candidates] for row in rows])
+        column = "loss" if metric == "likelihood" else metric
+        scores = np.array([[row[entry.name][column] for entry in self.candidates] for row in rows])
+        if metric == "likelihood":
+            scores = np.exp(-scores)
         if prior is None:
             return scores
         values = self.prior(prior)
@@ -216,19 +220,19 @@ class Track:
         metric: str = "top1",
         pairs: np.ndarray | None = None,
         prior: str | None = None,
-    ) -> np.ndarray:
-        """Kendall tau of a variant's runs or of a control with the truth, see :func:`resampled_tau`.
+    ) -> Taus:
+        """Kendall tau of a variant's runs or of a control with the truth; arguments as of :meth:`scores`.
 
-        Where the runs of a seed share a pretrained network, the seeds of all variants are resampled together.
+        Runs of the same seed belong together where they start from the same pretrained network of several.
         """
         wanted = (name, bn, metric, prior, *(entry.name for entry in self.candidates))
         if pairs is None and wanted in self.memo:
             return self.memo[wanted]
-        variants = list(self.study.variants)
-        stream = variants.index(name) if self.study.largest_seeds == 1 and name in variants else 0
-        scores = self.prior(name)[None] if name in self.study.controls else self.scores(name, bn, metric, None, prior)
-        tau = resampled_tau(scores, self.mean_truth, stream, pairs)
-        return tau if pairs is not None else self.memo.setdefault(wanted, tau)
+        control = name in self.study.controls
+        scores = self.prior(name)[None] if control else self.scores(name, bn, metric, None, prior)
+        seeds = [] if control or self.study.largest_seeds == 1 else [run["seed"] for run in self.runs[name]]
+        taus = Taus(resampled_tau(scores, self.mean_truth, pairs), tuple(seeds))
+        return taus if pairs is not None else self.memo.setdefault(wanted, taus)
 
 
 def read_track(study: Study) -> Track:

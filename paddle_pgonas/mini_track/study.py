@@ -12,6 +12,7 @@ from pydantic import PrivateAttr
 
 from paddle_pgonas.config import Config, load_config
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.priors import PRIORS
 from paddle_pgonas.validation import Integer, ListAsTuple, Number, Section, Text, key, validate
 from paddle_pgonas.yaml_files import read_section
 
@@ -56,6 +57,8 @@ class Method(Section):
     """Few-shot supernets: ``train.depth_ranges`` of each."""
     options: dict[str, Texts] = key({})
     """Further overrides by regime."""
+    regimes: Texts = ()
+    """Regimes in which it runs; none means all."""
 
 
 class Recipe(Section):
@@ -64,7 +67,7 @@ class Recipe(Section):
     label: Text
     variant: Text
     """``<method>-<regime>``."""
-    metric: Literal["top1", "loss", "probability"] = "top1"
+    metric: Literal["top1", "likelihood", "probability"] = "top1"
     prior: Text | None = None
     """Added to the metric with equal weight, see :func:`~paddle_pgonas.priors.with_prior`."""
 
@@ -152,10 +155,11 @@ class Study(Section):
     @property
     def variants(self) -> dict[str, Variant]:
         """Every method in every regime, by name."""
-        pairs = ((method, regime) for regime in self.regimes for method in self.methods)
         listed = (
-            Variant(f"{method}-{regime}".rstrip("-"), method, regime, self.methods[method], self.regimes[regime])
-            for method, regime in pairs
+            Variant(f"{name}-{regime}".rstrip("-"), name, regime, method, self.regimes[regime])
+            for regime in self.regimes
+            for name, method in self.methods.items()
+            if not method.regimes or regime in method.regimes
         )
         return {variant.name: variant for variant in listed}
 
@@ -170,13 +174,19 @@ class Study(Section):
         known = {*self.methods, *self.variants, *self.controls}
         for pair in self.comparisons:
             yield from (f"comparisons: there is no method {name}" for name in pair if name not in known)
+        labels = [recipe.label for recipe in self.recipes.values()]
         for name, recipe in self.recipes.items():
             if recipe.variant not in self.variants:
                 yield f"recipes.{name}: there is no variant {recipe.variant}"
+            if recipe.prior is not None and recipe.prior not in PRIORS:
+                yield f"recipes.{name}: there is no prior {recipe.prior}"
+            if labels.count(recipe.label) > 1:
+                yield f"recipes.{name}: another recipe has the label {recipe.label}"
         for name, method in self.methods.items():
             if method.after is not None and (method.after not in self.methods or self.methods[method.after].after is not None):
                 yield f"methods.{name}.after must be a method that starts after no other one, not {method.after}"
-            yield from (f"methods.{name}.options: there is no regime {of}" for of in method.options if of not in self.regimes)
+            for words, named in (("options", method.options), ("regimes", method.regimes)):
+                yield from (f"methods.{name}.{words}: there is no regime {of}" for of in named if of not in self.regimes)
 
 
 def read_study(path: str | Path) -> Study:

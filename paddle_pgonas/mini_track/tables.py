@@ -1,0 +1,246 @@
+"""The tables of a study's document as Markdown."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from paddle_pgonas import cost
+from paddle_pgonas.correlation import Estimate, kendall, pearson
+from paddle_pgonas.files import read_json
+from paddle_pgonas.mini_track.results import BN, Track
+from paddle_pgonas.mini_track.statistics import (
+    Taus,
+    attainable_tau,
+    cost_ratios,
+    difference_deviation,
+    error_correlations,
+    resampled_tau,
+    share_ordered_alike,
+    similar,
+)
+from paddle_pgonas.submission import read_candidates
+
+SIMILAR = 1.5
+"""Two subnets are of similar cost if their multiply-accumulates are within this factor."""
+BANDS = (1, 1.2, 1.5, 2)
+"""Bounds of the cost ratio (larger over smaller) of a pair, from each to the next."""
+READINGS = ("top1", "likelihood", "probability")
+ASSUMED_ERRORS = {
+    "as in the wide set, all methods": (0.93, 0.67),
+    "as in the wide set: baseline, sandwich, PGONAS": (0.93, 0.86),
+    "if seeds differ more": (0.7, 0.6),
+}
+"""Correlations of the errors of two runs of a method and of two methods, for the table of detectable differences."""
+TYPICAL_TAU = 0.7
+"""Kendall tau of the simulated methods in the table of detectable differences."""
+
+
+def _truth_table(track: Track) -> str:
+    mean = track.mean_truth
+    rows = [["stand-alone accuracy, mean over seeds", f"{100 * mean.min():.1f} % to {100 * mean.max():.1f} %"]]
+    rows.append(["spread between subnets (standard deviation)", f"{100 * mean.std():.2f} points"])
+    if len(track.truth) > 1:
+        noise = float(np.sqrt(track.truth.var(0, ddof=1).mean()))
+        seeds, close = (
+            Taus(resampled_tau(track.truth[:1], track.truth[1], pairs)) for pairs in (None, similar(track.macs, SIMILAR))
+        )
+        rows += [
+            ["spread between seeds of one subnet (standard deviation)", f"{100 * noise:.2f} points"],
+            ["noise: Kendall tau between two seeds", _interval(seeds.estimate())],
+            [f"the same, pairs within {SIMILAR} times each other's cost", _interval(close.estimate())],
+            ["noise ceiling: tau of the exact accuracies with this truth (simulated)", f"{attainable_tau(track.truth):.3f}"],
+        ]
+    return _markdown(["truth", f"{len(track.archs)} subnets, {len(track.truth)} seeds"], rows)
+
+
+def _methods_table(track: Track) -> str:
+    truth = track.mean_truth
+    rows = []
+    other, bn = BN
+    for method, runs in track.runs.items():
+        bn = track.bn(method)
+        [other] = set(BN) - {bn}
+        scores = track.scores(method, bn)
+        reached = scores.mean(0)
+        rows.append([
+            track.label(method),
+            " ".join(f"{kendall(row, truth):.2f}" for row in scores),
+            _interval(track.tau(method).estimate()),
+            f"{track.tau(method, other).value:.3f}",
+            f"{100 * np.mean([pearson(row, truth) for row in scores]):.1f}",
+            f"{100 * reached[track.macs.argmin()]:.1f} / {100 * reached[track.macs.argmax()]:.1f}",
+            f"{np.mean([run['train_seconds'] for run in runs]) / 60:.0f}",
+        ])  # fmt: skip
+    for name in track.study.controls:
+        pearson_alone = f"{100 * pearson(track.prior(name), truth):.1f}"
+        rows.append([track.label(name), "", _interval(track.tau(name).estimate()), "", pearson_alone, "", ""])
+    head = [
+        "scores from",
+        "tau per seed",
+        f"tau, {bn} [95 %]",
+        f"tau, {other}",
+        "Pearson x 100",
+        "smallest / largest, %",
+        "minutes",
+    ]
+    return _markdown(head, rows)
+
+
+def _rules_table(track: Track) -> str:
+    """Tau of rankings by top-1, by likelihood and by the likelihood with FLOPs added, also for pairs of similar cost."""
+    close, ways = similar(track.macs, SIMILAR), (("top1", None), ("likelihood", None), ("likelihood", "flops"))
+    rows = []
+    for method in track.runs:
+        taus = (track.tau(method, None, metric, pairs, prior).value for pairs in (None, close) for metric, prior in ways)
+        rows.append([track.label(method), *(f"{tau:.3f}" for tau in taus)])
+    alone = [track.tau("flops", pairs=pairs).value for pairs in (None, close)]
+    rows.append(["flops alone", "", "", f"{alone[0]:.3f}", "", "", f"{alone[1]:.3f}"])
+    readings = ["top-1", "likelihood", "likelihood and FLOPs"]
+    head = ["tau", *readings, f"similar cost: {readings[0]}", *readings[1:]]
+    return _markdown(head, rows)
+
+
+def _readings_table(track: Track) -> str:
+    """Tau of rankings by each metric of the scores, in the regime's statistics, alone and with FLOPs added."""
+    ways = [(metric, prior) for prior in (None, "flops") for metric in READINGS]
+    rows = [
+        [track.label(name), *(f"{track.tau(name, metric=metric, prior=prior).value:.3f}" for metric, prior in ways)]
+        for name in track.runs
+    ]
+    return _markdown(["tau by", *(metric if prior is None else f"{metric} and FLOPs" for metric, prior in ways)], rows)
+
+
+def _recipes_table(track: Track) -> str:
+    """Every recipe of the study and every control: tau, Pearson, and how far the first recipe is in front."""
+    truth = track.mean_truth
+    taus: dict[str, Taus] = {}
+    correlations: dict[str, float] = {}
+    for recipe in track.study.recipes.values():
+        if recipe.variant in track.runs:
+            taus[recipe.label] = track.tau(recipe.variant, metric=recipe.metric, prior=recipe.prior)
+            scores = track.scores(recipe.variant, metric=recipe.metric, prior=recipe.prior)
+            correlations[recipe.label] = float(np.mean([pearson(row, truth) for row in scores]))
+    for name in track.study.controls:
+        taus[track.label(name)], correlations[track.label(name)] = track.tau(name), pearson(track.prior(name), truth)
+    first = next((recipe.label for recipe in track.study.recipes.values()), "")
+    rows = []
+    for name, tau in taus.items():
+        lead = taus[first].minus(tau) if first in taus and name != first else None
+        rows.append([name, _interval(tau.estimate()), f"{100 * correlations[name]:.1f}", _interval(lead, signed=True)])
+    return _markdown(["ranking by", "tau [95 %]", "Pearson x 100", "the first minus this one, tau [95 %]"], rows)
+
+
+def _training_table(track: Track) -> str:
+    """Tau by top-1 and by loss after shares of the training."""
+    rows, truth = [], track.mean_truth
+    for name, runs in track.runs.items():
+        if all(run.get("watched") for run in runs):
+            for metric in ("top1", "likelihood"):
+                watched = (track.scores(name, metric=metric, watched=number) for number in range(len(track.study.watch_at)))
+                taus = (f"{np.mean([kendall(row, truth) for row in scores]):.3f}" for scores in watched)
+                rows.append([track.label(name), metric, *taus, f"{track.tau(name, metric=metric).value:.3f}"])
+    shares = [f"{share:g}" for share in track.study.watch_at]
+    return _markdown(["tau after a share of the training", "by", *shares, "end, all images"], rows)
+
+
+def _rates_table(track: Track) -> str:
+    """The learning rate of every variant, and the mean losses from which it was chosen."""
+    path, rows = track.study.results / "rates.json", []
+    for name, rate in (read_json(path, "learning rates") if path.exists() else {}).items():
+        losses = (f"{at}: {'diverged' if loss is None else f'{loss:.4f}'}" for at, loss in rate["losses"].items())
+        rows.append([name, f"{rate['lr_per_256']:g}", ", ".join(losses)])
+    return _markdown(["method and regime", "chosen", "mean loss of the probes by rate"], rows)
+
+
+def _power_table(track: Track) -> str:
+    """What difference between two methods the candidates, and half of them, can show; simulated.
+
+    All candidates count, also those that have no truth yet, because the table is about the plan.
+    """
+    assumed = dict(ASSUMED_ERRORS)
+    for regime in track.study.regimes:
+        part = track.part(regime, "")
+        errors = error_correlations({name: part.scores(name) for name in part.runs}, part.mean_truth)
+        if np.isfinite(errors).all():
+            assumed[f"measured, {regime}"] = errors
+    rows, count = [], len(read_candidates(track.study.candidates, track.config.search_space))
+    for name, (within, between) in assumed.items():
+        deviations = [difference_deviation(TYPICAL_TAU, within, between, n, track.study.seeds) for n in (count // 2, count)]
+        shown = (text for sd in deviations for text in (f"{1.96 * sd:.3f}", f"{2.8 * sd:.3f}"))
+        rows.append([name, f"{within:.2f}", f"{between:.2f}", *shown])
+    head = ["correlation of errors", "two runs of a method", "two methods"]
+    sizes = (f"{n} subnets: {what}" for n in (count // 2, count) for what in ("95 % interval, +-", "shown in 80 % of studies"))
+    return _markdown([*head, *sizes], rows)
+
+
+def _differences_table(track: Track) -> str:
+    rows = []
+    for method, other in (pair for comparison in track.study.comparisons for pair in track.resolved(comparison)):
+        pairs = ((track.tau(method, metric=metric), track.tau(other, metric=metric)) for metric in ("top1", "likelihood"))
+        rows.append([track.label(method), track.label(other), *(_interval(one.minus(two), signed=True) for one, two in pairs)])
+    return _markdown(["method", "against", "difference in tau, by top-1 [95 %]", "by likelihood [95 %]"], rows)
+
+
+def _pairs_table(track: Track) -> str:
+    """Share of pairs that a prior orders correctly, by the ratio of their costs."""
+    rng = random.Random(0)
+    space, side, classes = track.config.search_space, track.config.data.image_size, track.config.model.num_classes
+    drawn = np.array([cost.macs(space.sample(rng), side, classes) for _ in range(1000)])
+    ratios, drawn_ratios = cost_ratios(track.macs), cost_ratios(drawn)[np.triu_indices(len(drawn), 1)]
+    zen = track.prior("zen")
+    rows, shares, right = [], [], []
+    for low, high in zip(BANDS, (*BANDS[1:], math.inf), strict=True):
+        inside = (low <= ratios) & (ratios < high) & ~np.eye(len(ratios), dtype=bool)
+        shares.append(((low <= drawn_ratios) & (drawn_ratios < high)).mean())
+        seeds = share_ordered_alike(track.truth[0], track.truth[-1], inside)
+        right.append([*(share_ordered_alike(values, track.mean_truth, inside) for values in (track.macs, zen)), seeds])
+        name = f"{low} to {high} times" if math.isfinite(high) else f"{low} times and more"
+        rows.append([name, f"{100 * shares[-1]:.0f} %", str(inside.sum() // 2), *(f"{100 * x:.0f} %" for x in right[-1])])
+    as_drawn = np.array(shares) @ np.array(right)
+    rows.append(["all, weighted as random pairs are", "", "", *(f"{100 * x:.0f} %" for x in as_drawn)])
+    head = ["ratio of costs", "of random pairs", "pairs of candidates", "FLOPs right", "Zen-score right", "two seeds agree"]
+    return _markdown(head, rows)
+
+
+def _leanings_table(track: Track) -> str:
+    """What rankings follow too much or too little: Spearman correlation of truth and methods with depth, width and cost."""
+    of = [[sum(arch.depths) for arch in track.archs], [arch.out_width for arch in track.archs], track.macs]
+
+    def row(label: str, runs: np.ndarray) -> list[str]:
+        return [label, *(f"{np.mean([spearmanr(run, values).statistic for run in runs]):+.2f}" for values in of)]
+
+    rows = [row("stand-alone accuracy", track.mean_truth[None])]
+    rows += [row(track.label(name), track.scores(name)) for name in track.runs]
+    return _markdown(["Spearman correlation of", "with blocks", "with the last stage's width", "with FLOPs"], rows)
+
+
+def _interval(estimate: Estimate | None, signed: bool = False) -> str:
+    if estimate is None:
+        return ""
+    sign = "+" if signed else ""
+    return f"{estimate.value:{sign}.3f} [{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+TABLES = {
+    "truth": _truth_table,
+    "methods": _methods_table,
+    "rules": _rules_table,
+    "differences": _differences_table,
+    "readings": _readings_table,
+    "recipes": _recipes_table,
+    "training": _training_table,
+    "rates": _rates_table,
+    "power": _power_table,
+    "pairs": _pairs_table,
+    "leanings": _leanings_table,
+}
+"""The document's tables by the name of their markers in it."""
