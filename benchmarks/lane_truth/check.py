@@ -22,7 +22,7 @@ from paddle_pgonas.config import Data
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.spaces import find_space
 
-CLASSES, BATCH, SIDE, RATE, MOMENTUM, DECAY = 10, 12, 16, 0.05, 0.9, 5e-4
+CLASSES, BATCH, SIDE, RATE, MOMENTUM, DECAY = 100, 12, 16, 0.05, 0.9, 5e-4
 TOLERANCE = 1e-4
 """Largest deviation relative to a tensor's largest value. Both sides compute in float32."""
 CHECKED = (0, 7, 15)

@@ -386,12 +386,12 @@ void forward(Net& net, int images, bool training, float keep) {
 
 // Turns the logits into the gradient of the mean cross-entropy; adds losses and right answers per lane.
 void cross_entropy(Net& net, int images, const int64_t* labels, long lane_step, double* loss, int64_t* right) {
+    std::vector<Lanes> exps(net.classes);
     for (int n = 0; n < images; ++n) {
         Lanes* logits = &net.logits[n * net.classes];
         Lanes highest = logits[0];
         for (int k = 1; k < net.classes; ++k) highest = logits[k] > highest ? logits[k] : highest;
         Lanes total{};
-        float exps[64][LANES];
         for (int k = 0; k < net.classes; ++k) {
             for (int lane = 0; lane < LANES; ++lane) exps[k][lane] = std::exp(logits[k][lane] - highest[lane]);
             for (int lane = 0; lane < LANES; ++lane) total[lane] += exps[k][lane];

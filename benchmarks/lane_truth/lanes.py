@@ -61,8 +61,8 @@ class LaneNet:
 
     def __init__(self, arch: Arch, image_size: int, num_classes: int, batch_size: int) -> None:
         space = arch.space
-        if (space.stem_kernel, space.stem_stride, space.stem_pool) != (3, 1, False) or num_classes > 64:
-            raise UserError(f"space {space.name}: the stem must be 3x3, of stride 1, without a pool, and the classes 64 at most")
+        if (space.stem_kernel, space.stem_stride, space.stem_pool) != (3, 1, False):
+            raise UserError(f"space {space.name}: the stem must be 3x3, of stride 1, without a pool")
         if image_size % 2 ** sum(block.stride > 1 for block in arch.blocks):
             raise UserError(f"data.image_size {image_size}: every stride of 2 must halve it without a rest")
         shapes = [number for block in arch.blocks for number in (block.c_in, block.c_mid, block.c_out, block.stride)]
@@ -75,7 +75,8 @@ class LaneNet:
             self.params[place[1] : place[1] + shape[3]] = 1  # BatchNorm's weights
 
     def __del__(self) -> None:
-        library().lanes_destroy(self._net)
+        if hasattr(self, "_net"):  # not if the arguments were refused
+            library().lanes_destroy(self._net)
 
     def _view(self, which: int) -> np.ndarray:
         count = ctypes.c_int64()
