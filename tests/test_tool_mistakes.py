@@ -66,8 +66,6 @@ def test_a_file_that_cannot_be_reached_is_one_line(tool: Tool, tmp_path: Path) -
 
 
 GOOD = MINI.largest.code
-
-
 BAD_CANDIDATES = {
     "not JSON": "{",
     "empty": "{}",

@@ -20,8 +20,6 @@ from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import save_weights
 
 TOOLS = sorted(path for path in (REPOSITORY / "tools").glob("*.py") if not path.name.startswith("_"))
-
-
 DEMO = str(REPOSITORY / "configs" / "demo.yaml")
 
 

@@ -20,13 +20,13 @@ SIMULATIONS = 200
 
 def draws(count: int) -> np.ndarray:
     """Multiplicity of each of ``count`` subnets, [1 + RESAMPLES, count]: once each in the first row, then with replacement."""
-    return np.concatenate([np.ones((1, count), dtype=int), _multiplicities(count, RESAMPLES)])
+    return _draws(count, RESAMPLES)
 
 
 @lru_cache(maxsize=32)
-def _multiplicities(count: int, rows: int) -> np.ndarray:
-    """Draws with replacement of as many as there are, [rows, count]."""
-    return np.random.default_rng((0,)).multinomial(count, np.full(count, 1 / count), rows)
+def _draws(count: int, resamples: int) -> np.ndarray:
+    drawn = np.random.default_rng((0,)).multinomial(count, np.full(count, 1 / count), resamples)
+    return np.concatenate([np.ones((1, count), dtype=int), drawn])
 
 
 def resampled_tau(scores: np.ndarray, truth: np.ndarray, pairs: np.ndarray | None = None) -> np.ndarray:

@@ -116,26 +116,27 @@ def _readings_table(track: Track) -> str:
 
 def _recipes_table(track: Track) -> str:
     """Every recipe of the study and every control: tau, Pearson, and how far the first recipe is in front."""
-    truth = track.mean_truth
-    taus: dict[str, Taus] = {}
-    correlations: dict[str, float] = {}
-    for recipe in track.study.recipes.values():
-        if recipe.variant in track.runs:
-            taus[recipe.label] = track.tau(recipe.variant, metric=recipe.metric, prior=recipe.prior)
-            scores = track.scores(recipe.variant, metric=recipe.metric, prior=recipe.prior)
-            correlations[recipe.label] = float(np.mean([pearson(row, truth) for row in scores]))
-    for name in track.study.controls:
-        taus[track.label(name)], correlations[track.label(name)] = track.tau(name), pearson(track.prior(name), truth)
-    first = next((recipe.label for recipe in track.study.recipes.values()), "")
-    rows = []
-    for name, tau in taus.items():
-        lead = taus[first].minus(tau) if first in taus and name != first else None
-        rows.append([name, _interval(tau.estimate()), f"{100 * correlations[name]:.1f}", _interval(lead, signed=True)])
+    recipes, rows = list(track.study.recipes.values()), []
+    rankings = [
+        (
+            recipe.label,
+            track.tau(recipe.variant, metric=recipe.metric, prior=recipe.prior),
+            track.scores(recipe.variant, metric=recipe.metric, prior=recipe.prior),
+        )
+        for recipe in recipes
+        if recipe.variant in track.runs
+    ]
+    first = rankings[0][1] if recipes and recipes[0].variant in track.runs else None
+    rankings += [(track.label(name), track.tau(name), track.prior(name)[None]) for name in track.study.controls]
+    for label, tau, scores in rankings:
+        lead = first.minus(tau) if first is not None and tau is not first else None
+        correlation = 100 * np.mean([pearson(row, track.mean_truth) for row in scores])
+        rows.append([label, _interval(tau.estimate()), f"{correlation:.1f}", _interval(lead, signed=True)])
     return _markdown(["ranking by", "tau [95 %]", "Pearson x 100", "the first minus this one, tau [95 %]"], rows)
 
 
 def _training_table(track: Track) -> str:
-    """Tau by top-1 and by loss after shares of the training."""
+    """Tau by top-1 and by likelihood after shares of the training."""
     rows, truth = [], track.mean_truth
     for name, runs in track.runs.items():
         if all(run.get("watched") for run in runs):
