@@ -20,6 +20,7 @@ from paddle_pgonas import validation
 from paddle_pgonas.arch import SearchSpace
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import write_text
+from paddle_pgonas.priors import Prior, make_prior
 from paddle_pgonas.regions import Region
 from paddle_pgonas.sections import TAUGHT, Data, Model, Score, Train
 from paddle_pgonas.spaces import SpaceKey, find_space, is_space_file
@@ -54,6 +55,14 @@ class Config(Section):
     def search_space(self) -> SearchSpace:
         """The space that ``space`` names."""
         return find_space(self.space)
+
+    def prior(self, name: str) -> Prior:
+        """The prior of this name for the configured space, image size and number of classes.
+
+        Raises:
+            UserError: as :func:`~paddle_pgonas.priors.make_prior` does.
+        """
+        return make_prior(name, self.search_space, self.data.image_size, self.model.num_classes)
 
     def changed(self, **changes: Any) -> Config:
         """A configuration with other values, checked: ``config.changed(seed=1, data={"val_limit": 500})``.

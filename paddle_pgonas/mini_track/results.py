@@ -20,7 +20,7 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json, read_json_lines, write_json, write_text
 from paddle_pgonas.mini_track.statistics import Taus, resampled_tau
 from paddle_pgonas.mini_track.study import Study, Variant
-from paddle_pgonas.priors import make_prior, with_prior
+from paddle_pgonas.priors import with_prior
 from paddle_pgonas.store import SUFFIX
 from paddle_pgonas.submission import Candidate, read_candidates, read_scores, write_scores
 
@@ -162,8 +162,7 @@ class Track:
         """A control's values for the track's image size and classes, [candidates]."""
         if name == "blocks":
             return np.array([sum(arch.depths) for arch in self.archs])
-        prior = make_prior(name, self.config.search_space, self.config.data.image_size, self.config.model.num_classes)
-        return np.array(list(map(prior, self.archs)))
+        return np.array(list(map(self.config.prior(name), self.archs)))
 
     def label(self, name: str) -> str:
         """The name of a variant or control in tables; with its regime if this part has several."""

@@ -18,7 +18,7 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import content_digest, refuse_overwriting, write_json, write_text
 from paddle_pgonas.geometry import layers
 from paddle_pgonas.nn.supernet import Supernet
-from paddle_pgonas.priors import make_prior, with_prior
+from paddle_pgonas.priors import with_prior
 from paddle_pgonas.progress import progress
 from paddle_pgonas.runtime import command_line, select_device, versions
 from paddle_pgonas.scoring.chunks import METRICS
@@ -100,7 +100,7 @@ def write_submission(
 
 def _prior_values(config: Config, name: str, archs: Sequence[Arch]) -> np.ndarray:
     """The prior of each architecture for the configuration's images and classes."""
-    prior = make_prior(name, config.search_space, config.data.image_size, config.model.num_classes)
+    prior = config.prior(name)
     return np.array([prior(arch) for arch in progress(archs, name, "subnets")])
 
 

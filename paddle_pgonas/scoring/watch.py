@@ -13,7 +13,6 @@ from paddle_pgonas.config import Config
 from paddle_pgonas.correlation import kendall
 from paddle_pgonas.files import write_json
 from paddle_pgonas.nn.supernet import Supernet
-from paddle_pgonas.priors import make_prior
 from paddle_pgonas.scoring.chunks import METRICS
 from paddle_pgonas.scoring.scorer import score, scoring_set
 from paddle_pgonas.submission import read_scores
@@ -61,7 +60,7 @@ class Watcher:
         self.references: dict[str, dict[Arch, float]] = {}
         if settings.watch_subnets:
             drawn = [space.sample(rng) for _ in range(settings.watch_subnets)]
-            prior = make_prior(settings.prior, space, config.data.image_size, config.model.num_classes)
+            prior = config.prior(settings.prior)
             self.references[settings.prior] = {arch: prior(arch) for arch in drawn}
         if settings.watch_truth:
             truth = read_scores(settings.watch_truth, space)

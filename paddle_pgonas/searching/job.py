@@ -16,7 +16,6 @@ from paddle_pgonas.config import Config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import write_json, write_text
 from paddle_pgonas.locks import exclusive
-from paddle_pgonas.priors import make_prior
 from paddle_pgonas.runtime import versions
 from paddle_pgonas.searching.evolution import Costs, ScoredSubnet, Scores, Task, evolve, front
 from paddle_pgonas.store import Store, digest
@@ -216,7 +215,7 @@ def _measure_together(session: Session, archs: Sequence[Arch]) -> np.ndarray:
 
 
 def _prior_scores(config: Config, name: str) -> Scores:
-    prior = make_prior(name, config.search_space, config.data.image_size, config.model.num_classes)
+    prior = config.prior(name)
     return lambda archs: list(map(prior, archs))
 
 

@@ -20,7 +20,7 @@ from paddle_pgonas.config import Config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.extensions import import_callable, is_import_path
 from paddle_pgonas.nn.supernet import Supernet
-from paddle_pgonas.priors import Prior, make_prior
+from paddle_pgonas.priors import Prior
 from paddle_pgonas.samplers import STRATEGIES, Step, draw_ordered_pair
 from paddle_pgonas.sections import Train
 from paddle_pgonas.training.losses import Distillation, cross_entropy, make_distillation, rank_hinge
@@ -234,5 +234,4 @@ def make_strategy(config: Config, teacher: nn.Layer | None) -> Strategy:
     sandwich = Sandwich(draw, distil)
     if method.passes == "sandwich":
         return sandwich
-    prior = make_prior(train.prior, config.search_space, config.data.image_size, config.model.num_classes)
-    return Pgonas(sandwich, prior, train)
+    return Pgonas(sandwich, config.prior(train.prior), train)
