@@ -16,6 +16,7 @@ from paddle_pgonas.correlation import Estimate, attainable_kendall
 
 RESAMPLES = 2000
 SIMULATIONS = 200
+CEILING_SIMULATIONS = 500
 
 
 def draws(count: int) -> np.ndarray:
@@ -128,7 +129,7 @@ def attainable_tau(truth: np.ndarray) -> float:
     The subnets' means are taken as exact accuracies, and noisy means over the same number of seeds are simulated around them.
     """
     noise = np.sqrt(truth.var(0, ddof=1).mean() / len(truth))
-    return attainable_kendall(truth.mean(0), noise, RESAMPLES)
+    return attainable_kendall(truth.mean(0), noise, CEILING_SIMULATIONS)
 
 
 def error_correlations(scores: Mapping[str, np.ndarray], truth: np.ndarray) -> tuple[float, float]:
