@@ -47,6 +47,8 @@ class Step:
     """Whether the sandwich's smaller subnets learn from the largest; from the labels otherwise."""
     backward: Callable[[paddle.Tensor], None] = lambda loss: loss.backward()
     """Adds the gradients of a loss (the trainer's function scales the loss first, for fp16 and micro-batches)."""
+    macs: Prior = cost.macs
+    """Multiply-accumulates of a subnet, for the run's images and classes."""
 
 
 def draw_fair(region: Region, rng: random.Random, count: int) -> list[Arch]:
@@ -101,16 +103,19 @@ def second_place_phase(region: Region, progress: float) -> Region:
     return region.narrowed([code] * len(region.codes), [*shallowest, region.depths[-1][0]])
 
 
-def draw_largest(region: Region, rng: random.Random, count: int, draws: int) -> list[Arch]:
+def draw_largest(region: Region, rng: random.Random, count: int, draws: int, macs: Prior = cost.macs) -> list[Arch]:
     """The ``count`` largest of ``draws`` random subnets, no two with equal multiply-accumulates (1st place, second stage).
+
+    Args:
+        macs: multiply-accumulates of a subnet.
 
     Raises:
         UserError: the samples have fewer different costs.
     """
-    by_cost = {cost.macs(arch): arch for arch in (region.sample(rng) for _ in range(draws))}
+    by_cost = {macs(arch): arch for arch in (region.sample(rng) for _ in range(draws))}
     if len(by_cost) < count:
         raise UserError(f"train.random_subnets: {draws} draws (train.largest_of) hold only {len(by_cost)} different costs")
-    return [by_cost[macs] for macs in sorted(by_cost, reverse=True)[:count]]
+    return [by_cost[value] for value in sorted(by_cost, reverse=True)[:count]]
 
 
 def draw_pair(region: Region | SearchSpace, rng: random.Random, distance: int) -> tuple[Arch, Arch]:
@@ -161,7 +166,7 @@ def _uniform(phase: Callable[[Region, float], Region] = lambda region, progress:
 
 
 def _largest(step: Step, count: int, largest_of: int) -> list[Arch]:
-    archs = draw_largest(step.region, step.rng, count, largest_of)
+    archs = draw_largest(step.region, step.rng, count, largest_of, step.macs)
     return archs if step.index % 3 else [*archs, step.region.sample(step.rng)]
 
 

@@ -16,7 +16,7 @@ from paddle_pgonas.arch import MINI, TRACK1, Arch
 from paddle_pgonas.config import Config, Train, load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.regions import Region
-from paddle_pgonas.samplers import Step, draw_fair, draw_largest, once_for_all_phase, second_place_phase
+from paddle_pgonas.samplers import STRATEGIES, Step, draw_fair, draw_largest, once_for_all_phase, second_place_phase
 from paddle_pgonas.training.draws import Draws
 from paddle_pgonas.training.schedules import learning_rate
 from paddle_pgonas.training.strategies import make_strategy
@@ -72,6 +72,15 @@ def test_kept_subnets_cost_what_the_first_place_kept() -> None:
     kept = [arch for _ in range(20) for arch in draw_largest(OFFICIAL, rng, 4, 400)]
     assert sum(map(cost.macs, kept)) / len(kept) == pytest.approx(4.28e9, rel=0.02)  # simulated from its published code
     assert sum(len(arch.blocks) for arch in kept) / len(kept) == pytest.approx(21.8, rel=0.02)
+
+
+def test_the_largest_are_those_of_the_runs_images_and_classes() -> None:
+    """With 1,000 classes and few channels the linear layer is a large part of the cost, so the order differs."""
+    step = Step(random.Random(28), Region(MINI), 1, macs=Config(space="mini", model={"num_classes": 10}).prior("flops"))
+    kept = STRATEGIES["largest"].draw(step, 3, 40)
+    rng = random.Random(28)
+    costs = sorted({cost.macs(MINI.sample(rng), MINI.image_size, 10) for _ in range(40)}, reverse=True)
+    assert [cost.macs(arch, MINI.image_size, 10) for arch in kept] == costs[:3]
 
 
 def test_too_few_draws_are_one_line() -> None:

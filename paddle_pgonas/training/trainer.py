@@ -132,7 +132,8 @@ class Run:
         self.config, self.settings, self.batches = config, config.train, batches
         settings = self.settings
         self.dtype = compute_dtype(settings.amp, "train.amp")
-        check_memory(config, arch or config.search_space.largest)
+        self.draws, self.macs = Draws(config), config.prior("flops")
+        check_memory(config, arch or self.draws.region.largest)
         self.steps_per_epoch = batches.steps_per_epoch
         self.steps_per_checkpoint = batches.steps_per_epoch * settings.checkpoint_every
         self.total_steps = min(settings.epochs * self.steps_per_epoch, settings.max_steps or 2**62)
@@ -144,7 +145,6 @@ class Run:
         self.scaler = paddle.amp.GradScaler(enable=settings.amp == "fp16")
         if settings.unused_parameters == "zero_gradient":
             zero_gradients(self.net.parameters())
-        self.draws = Draws(config)
         self.ranks = arch is None and (settings.strategy in PGONAS["strategy"] or is_import_path(settings.strategy))
         self.strategy: Strategy = learn_labels if arch else make_strategy(config, build_teacher(config))
         self.health = Health(settings, batches)
@@ -195,6 +195,7 @@ class Run:
             progress=index / (settings.epochs * self.steps_per_epoch),
             distils=index // self.steps_per_epoch >= settings.label_epochs,
             backward=self._backward,
+            macs=self.macs,
         )
 
     def _passes(self, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> Metrics:
