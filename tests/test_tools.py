@@ -146,6 +146,25 @@ def test_dry_run_needs_no_weights_and_tells_the_plan(tool: Tool, tmp_path: Path)
     assert "times less" in out
 
 
+@pytest.mark.parametrize(
+    ("options", "images"),
+    [
+        (["score.bn=running"], 100),
+        (["score.bn=calibrated"], 256),
+        (["score.bn=calibrated", "score.calibration_batch=64"], 100),
+        (["score.bn=calibrated", "score.calibration_images=128", "score.calibration_batch=200"], 128),
+    ],
+)
+def test_dry_run_counts_the_memory_of_calibration(tool: Tool, tmp_path: Path, options: list[str], images: int) -> None:
+    tool("sample_candidates", "--space", "mini", "--count", 5, "--output", tmp_path / "c.json")
+    sizes = {}
+    for name, extra in (("asked", options), ("one", ["score.bn=running", "score.batch_size=1"])):
+        files = ["--candidates", tmp_path / "c.json", "--dry-run", "--json", tmp_path / f"{name}.json"]
+        assert tool("write_submission", "-c", DEMO, "-o", "score.batch_size=100", *extra, *files)[0] == 0
+        sizes[name] = json.loads((tmp_path / f"{name}.json").read_text())["activation_bytes"]
+    assert sizes["asked"] == images * sizes["one"]
+
+
 def test_sampled_candidates_are_distinct_and_repeatable(tool: Tool, tmp_path: Path) -> None:
     for name in ("a", "b"):
         assert tool("sample_candidates", "--count", 200, "--seed", 4, "--output", tmp_path / name)[0] == 0
@@ -230,3 +249,6 @@ def test_some_candidates_are_scored_without_any_training(tool: Tool, tmp_path: P
     status, _, err = tool("write_submission", *options, "--untrained", *files)
     assert status == 2 and "model.pretrained" in err
     assert tool("write_submission", *options, *files)[0] == 2
+    for other in ("prelu", "mish"):  # these functions change every score of a ReLU network
+        status, _, err = tool("write_submission", *options, "model.activation=" + other, *untrained, *files)
+        assert_one_line(status, err, "pass -o model.activation=relu")

@@ -125,7 +125,8 @@ def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None) -> Non
     images = _count_images(config)
     calibrating = config.score.calibration_images if config.score.bn == "calibrated" else 0
     rate = _measured_rate(config, chunks[0][:4])
-    activations = _activation_bytes(config, archs)
+    together = _images_together(config)
+    activations = together * _activation_bytes(config, archs)
     plan = {
         "candidates": len(archs),
         "prefixes": sum(cost_of.blocks for cost_of in costs),
@@ -143,7 +144,7 @@ def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None) -> Non
     print(f"candidates       {plan['candidates']:,} in {plan['chunks']:,} chunks")
     print(f"blocks computed  {plan['prefixes']:,} instead of {plan['prefixes_alone']:,}")
     print(f"per image        {shared:.3e} multiply-accumulates instead of {alone:.3e}: {alone / shared:.3f} times less")
-    print(f"activations      at most {activations / 2**20:,.0f} MiB at score.batch_size {config.score.batch_size}")
+    print(f"activations      at most {activations / 2**20:,.0f} MiB for {together} images at a time")
     print(f"measured here    {rate:.3e} multiply-accumulates per second, one process")
     if images:
         print(f"images           {images:,}" + (f", after calibrating on {calibrating:,}" if calibrating else ""))
@@ -196,14 +197,22 @@ def _measured_rate(config: Config, archs: Sequence[Arch]) -> float:
         batch *= 2
 
 
+def _images_together(config: Config) -> int:
+    """Largest number of images whose feature maps are in memory together: a batch that is scored, or one that calibrates."""
+    score = config.score
+    if score.bn != "calibrated":
+        return score.batch_size
+    return max(score.batch_size, min(score.calibration_batch or score.calibration_images, score.calibration_images))
+
+
 def _activation_bytes(config: Config, archs: Sequence[Arch]) -> int:
-    """Upper bound of a walk's activations for one batch: on the deepest path each block's input, inner map, sum and output."""
+    """Upper bound of a walk's activations for one image: on the deepest path each block's input, inner map, sum and output."""
     kept = {"conv1": 1, "conv2": 3}  # maps of a layer's output shape; an input is the output of the block before
     worst = 0
     for arch in archs[:: max(1, len(archs) // 500)]:
         listed = layers(arch, config.data.image_size)
         worst = max(worst, sum(kept.get(layer.part, 0) * layer.c_out * layer.side**2 for layer in listed))
-    return 4 * worst * config.score.batch_size
+    return 4 * worst
 
 
 def _duration(seconds: float) -> str:
