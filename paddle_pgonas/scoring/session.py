@@ -20,7 +20,7 @@ from paddle_pgonas.regions import Region
 from paddle_pgonas.runtime import select_device
 from paddle_pgonas.scoring import scorer
 from paddle_pgonas.scoring.chunks import METRICS
-from paddle_pgonas.training.builders import build_supernet
+from paddle_pgonas.training.builders import untrained_supernet
 
 
 class Session:
@@ -39,9 +39,7 @@ class Session:
         self.trained: Record = {"step": 0}
         """The record of the weights."""
         if weights is None:
-            if config.model.pretrained is None:
-                raise UserError("model.pretrained: scoring without training needs weights; pass -o model.pretrained=FILE")
-            self.net = build_supernet(config)
+            self.net = untrained_supernet(config)
         else:
             self.net = Supernet(config.search_space, config.model.num_classes, config.model.activation)
             self.trained = load_weights(self.net, weights)

@@ -11,6 +11,7 @@ from paddle_pgonas.config import Config, Train
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.cache import cache_folder
 from paddle_pgonas.data.sources import open_source
+from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.resnet import ACTIVATIONS, ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract, reorder_channels
 from paddle_pgonas.nn.weights import activation_of, load_weights, put_weights, read_weights
@@ -26,6 +27,29 @@ def build_supernet(config: Config) -> Supernet:
         load_weights(net, model.pretrained, pretrained=True)
         if model.reorder:
             reorder_channels(net)
+    return net
+
+
+def untrained_supernet(config: Config) -> Supernet:
+    """The network of ``model.pretrained`` as it is, to be scored without training; reordered if configured.
+
+    Raises:
+        UserError: there is none, or it has another activation. A file that does not tell is taken for a ReLU network.
+    """
+    model = config.model
+    if model.pretrained is None:
+        raise UserError("model.pretrained: scoring without training needs weights; pass -o model.pretrained=FILE")
+    arrays, record = read_weights(model.pretrained)
+    activation = activation_of(arrays, record) or "relu"
+    if activation != model.activation:
+        raise UserError(
+            f"{model.pretrained}: a network with {activation!r}, but model.activation is {model.activation!r}; "
+            f"without training it is scored as it is: pass -o model.activation={activation}"
+        )
+    net = Supernet(config.search_space, model.num_classes, model.activation)
+    put_weights(net, model.pretrained, arrays, record)
+    if model.reorder:
+        reorder_channels(net)
     return net
 
 
