@@ -9,6 +9,7 @@ import runpy
 import subprocess
 import sys
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -255,6 +256,15 @@ def test_the_best_rate_has_a_worse_one_on_both_sides(
     losses: dict[str, Any], best: float | None, after: tuple[float, ...]
 ) -> None:
     assert (runner.best_rate(losses), runner.beyond(losses)) == (best, after)
+
+
+def test_a_rate_is_chosen_once_even_if_a_higher_one_would_be_better(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner.Runner, "_probe_loss", lambda self, variant, rate: 1 / rate)
+    study = read_study(file)
+    job = Runner(study, file.parent, "images", file.parent / "runs")
+    regime = study.regimes["calibrated"].model_copy(update={"rates": (1.0, 4.0)})
+    variant = replace(study.variants["sandwich-calibrated"], regime=regime)
+    assert [job._rate(variant) for _ in range(3)] == [4.0 * 4**runner.EXTENSIONS] * 3
 
 
 def test_rates_cannot_be_chosen_without_subnets_beside_the_candidates(

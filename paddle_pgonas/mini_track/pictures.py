@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import textwrap
-from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 from scipy.stats import rankdata
 
 from paddle_pgonas.correlation import kendall
@@ -17,6 +17,9 @@ from paddle_pgonas.files import write_text
 from paddle_pgonas.mini_track.results import Track
 from paddle_pgonas.mini_track.statistics import attainable_tau
 from paddle_pgonas.report.plots import ACCENT, COLORS, INK, STYLE, svg
+
+LINES = cycler(linestyle=["-", "--", ":"]) * cycler(color=COLORS)
+"""A line of its own for each of up to 18 methods."""
 
 
 def write_picture(track: Track, name: str, path: Path) -> None:
@@ -69,9 +72,10 @@ def _curves_figure(track: Track) -> Figure:
     figure = Figure(figsize=(8, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     ranked = [method for method in track.runs if "pgonas" in method]
-    for method, color in zip(ranked, COLORS, strict=False):
-        for axes, name in ((left, "rank_lambda"), (right, "pairs_out_of_order")):
-            axes.plot(*_mean_curve([run["curve"] for run in track.runs[method]], name), color=color, label=track.label(method))
+    for axes, name in ((left, "rank_lambda"), (right, "pairs_out_of_order")):
+        axes.set_prop_cycle(LINES)
+        for method in ranked:
+            axes.plot(*_mean_curve([run["curve"] for run in track.runs[method]], name), label=track.label(method))
     left.set(xlabel="share of the training", ylabel="weight of the rank loss")
     right.set(xlabel="share of the training", ylabel="share of pairs out of order", ylim=(0, 1))
     if ranked:
@@ -93,9 +97,10 @@ def _training_figure(track: Track) -> Figure:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     watched = [method for method, runs in track.runs.items() if all(run.get("watched") for run in runs)]
-    for method, color in zip(watched, cycle(COLORS)):
+    axes.set_prop_cycle(LINES)
+    for method in watched:
         taus = [np.mean([kendall(row, truth) for row in track.scores(method, watched=at)]) for at in range(len(shares))]
-        axes.plot(range(len(shares)), taus, color=color, label=track.label(method))
+        axes.plot(range(len(shares)), taus, label=track.label(method))
     axes.set_xticks(range(len(shares)), [f"{share:g}" for share in shares])
     axes.set(xlabel="share of the training", ylabel="Kendall tau")
     figure.legend(loc="outside right upper", fontsize=8)

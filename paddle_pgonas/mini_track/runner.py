@@ -171,7 +171,7 @@ class Runner:
         path = self.study.results / "rates.json"
         with self._locks[f"rate {variant.name}"]:
             losses = self._known_rates(path).get(variant.name, {}).get("losses", {})
-            for _ in range(1 + EXTENSIONS):
+            while wanted:
                 losses |= {str(rate): self._probe_loss(variant, rate) for rate in wanted if str(rate) not in losses}
                 best = best_rate(losses)
                 if best is None:
@@ -179,7 +179,7 @@ class Runner:
                 with self._locks["rates"]:
                     known = self._known_rates(path) | {variant.name: {"lr_per_256": best, "losses": losses}}
                     write_json(path, dict(sorted(known.items())))
-                wanted = beyond(losses)
+                wanted = beyond(losses) if len(losses) < len(variant.regime.rates) + EXTENSIONS else ()
         return best
 
     @staticmethod

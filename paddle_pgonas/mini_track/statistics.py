@@ -76,7 +76,7 @@ class Taus:
 
     def estimate(self) -> Estimate:
         """The mean over the runs and its interval."""
-        return _estimate(self.values.mean(0), [self.values[:, 0]])
+        return _estimate(self.values.mean(0), [self.values[:, 0]], bound=1)
 
     def minus(self, other: Taus) -> Estimate | None:
         """How far the mean lies above another one. Runs of the same seed are compared with each other, and others left out.
@@ -85,23 +85,26 @@ class Taus:
             None without a common seed.
         """
         if not (self.seeds and other.seeds):
-            return _estimate(self.values.mean(0) - other.values.mean(0), [self.values[:, 0], other.values[:, 0]])
+            return _estimate(self.values.mean(0) - other.values.mean(0), [self.values[:, 0], other.values[:, 0]], bound=2)
         common = sorted(set(self.seeds) & set(other.seeds))
         if not common:
             return None
         mine, theirs = (taus.values[[taus.seeds.index(seed) for seed in common]] for taus in (self, other))
-        return _estimate((mine - theirs).mean(0), [(mine - theirs)[:, 0]])
+        return _estimate((mine - theirs).mean(0), [(mine - theirs)[:, 0]], bound=2)
 
 
-def _estimate(resampled: np.ndarray, runs: Sequence[np.ndarray]) -> Estimate:
-    """Value and interval of a mean, of which are given the value and its resamples, and the runs of each independent part."""
+def _estimate(resampled: np.ndarray, runs: Sequence[np.ndarray], bound: float) -> Estimate:
+    """Value and interval of a mean, of which are given the value and its resamples, and the runs of each independent part.
+
+    The interval ends at +-``bound``, the largest possible value.
+    """
     subnets = float(np.nanvar(resampled[1:]))
     parts = [(float(part.var(ddof=1)) / len(part), len(part) - 1) for part in runs if len(part) > 1]
     variance = subnets + sum(of for of, _ in parts)
     chance = sum(of**2 / freedom for of, freedom in parts)
     factor = float(student.ppf(0.975, variance**2 / chance)) if chance else 1.96
     value, half = float(resampled[0]), factor * math.sqrt(variance)
-    return Estimate(value, value - half, value + half)
+    return Estimate(value, max(value - half, -bound), min(value + half, bound))
 
 
 def _signs(values: np.ndarray) -> np.ndarray:

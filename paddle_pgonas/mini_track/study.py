@@ -106,7 +106,7 @@ class Study(Section):
     truth: Text | None = None
     """Configuration of the truth's trainings. null: another program makes the truth, ``accuracies.json`` beside the candidates
     (benchmarks/lane_truth), and tables show the candidates that it holds so far."""
-    truth_seeds: Integer = key(2, at_least=1)
+    truth_seeds: Integer = key(2, at_least=2)
     """Used with ``truth`` only."""
     seeds: Integer = key(3, at_least=1)
     """Runs of each method."""
