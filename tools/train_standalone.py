@@ -18,7 +18,7 @@ def main() -> None:
         "--weights",
         type=cli.OutputFile,
         metavar="FILE",
-        help="with --arch: keep the trained weights (a teacher for the baseline)",
+        help="with --arch: keep the trained weights (those of the largest subnet can be a teacher)",
     )
     parser.add_argument("--candidates", type=cli.InputFile, metavar="FILE", help="many subnets; needs --output")
     parser.add_argument("--output", type=cli.OutputFile, metavar="FILE", help="the truth file to write")

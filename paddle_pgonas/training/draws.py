@@ -62,7 +62,7 @@ class Draws:
         return rng, ListedRegion(self.region.space, *limits, lambda _: self._candidate(next(numbers)))
 
     def _candidate(self, number: int) -> Arch:
-        """The candidates, each once per round, shuffled in every round; pairs that are drawn again take those of later steps."""
+        """The candidates in shuffled rounds. A step without pairs skips theirs; pairs that are drawn again take later ones."""
         turn, place = divmod(number, len(self.archs))
         return self.archs[_order(len(self.archs), self.config.seed, turn)[place]]
 
