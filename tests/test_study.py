@@ -44,8 +44,6 @@ TABLES = [
     "differences choice",
     "readings calibrated choice",
     "recipes confirmation",
-    "training calibrated",
-    "training published",
 ]
 BASE = {
     "space": "mini",

@@ -92,18 +92,22 @@ def _mean_curve(curves: list[list[dict[str, float]]], name: str) -> tuple[list[f
 
 
 def _training_figure(track: Track) -> Figure:
-    """A line per method: Kendall tau over the training, mean over the seeds."""
+    """A line per method: Kendall tau over the training by top-1 and by likelihood, mean over the seeds."""
     shares, truth = track.study.watch_at, track.mean_truth
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
     watched = [method for method, runs in track.runs.items() if all(run.get("watched") for run in runs)]
-    axes.set_prop_cycle(LINES)
-    for method in watched:
-        taus = [np.mean([kendall(row, truth) for row in track.scores(method, watched=at)]) for at in range(len(shares))]
-        axes.plot(range(len(shares)), taus, label=track.label(method))
-    axes.set_xticks(range(len(shares)), [f"{share:g}" for share in shares])
-    axes.set(xlabel="share of the training", ylabel="Kendall tau")
-    figure.legend(loc="outside right upper", fontsize=8)
+    for axes, metric in zip(panels, ("top1", "likelihood"), strict=True):
+        axes.set_prop_cycle(LINES)
+        for method in watched:
+            scores = [track.scores(method, metric=metric, watched=at) for at in range(len(shares))]
+            taus = [np.mean([kendall(row, truth) for row in rows]) for rows in scores]
+            axes.plot(range(len(shares)), taus, label=track.label(method))
+        axes.axhline(kendall(track.macs, truth), color="grey", linestyle="-.", label="FLOPs alone")
+        axes.set_xticks(range(len(shares)), [f"{share:.3g}" for share in shares])
+        axes.set(title=f"by {metric}", xlabel="share of the training")
+    panels[0].set_ylabel("Kendall tau")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
 

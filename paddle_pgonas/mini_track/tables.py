@@ -135,19 +135,6 @@ def _recipes_table(track: Track) -> str:
     return _markdown(["ranking by", "tau [95 %]", "Pearson x 100", "the first minus this one, tau [95 %]"], rows)
 
 
-def _training_table(track: Track) -> str:
-    """Tau by top-1 and by likelihood after shares of the training."""
-    rows, truth = [], track.mean_truth
-    for name, runs in track.runs.items():
-        if all(run.get("watched") for run in runs):
-            for metric in ("top1", "likelihood"):
-                watched = (track.scores(name, metric=metric, watched=number) for number in range(len(track.study.watch_at)))
-                taus = (f"{np.mean([kendall(row, truth) for row in scores]):.3f}" for scores in watched)
-                rows.append([track.label(name), metric, *taus, f"{track.tau(name, metric=metric).value:.3f}"])
-    shares = [f"{share:g}" for share in track.study.watch_at]
-    return _markdown(["tau after a share of the training", "by", *shares, "end, all images"], rows)
-
-
 def _rates_table(track: Track) -> str:
     """The learning rate of every variant, and the mean losses from which it was chosen."""
     path, rows = track.study.results / "rates.json", []
@@ -238,7 +225,6 @@ TABLES = {
     "differences": _differences_table,
     "readings": _readings_table,
     "recipes": _recipes_table,
-    "training": _training_table,
     "rates": _rates_table,
     "power": _power_table,
     "pairs": _pairs_table,
