@@ -16,6 +16,10 @@ from conftest import REPOSITORY, some_archs
 from PIL import Image
 
 from paddle_pgonas.arch import MINI
+from paddle_pgonas.config import Data
+from paddle_pgonas.data.batches import AUGMENT, SHUFFLE, EpochBatches
+from paddle_pgonas.data.sources import open_source
+from paddle_pgonas.data.transforms import shift
 from paddle_pgonas.files import read_json
 from paddle_pgonas.submission import Candidate, read_scores, write_scores
 
@@ -42,7 +46,36 @@ def test_a_training_step_and_an_evaluation_are_those_of_paddle(script: Script) -
     assert len(checked.stdout.splitlines()) == 4
 
 
-def test_a_truth_grows_and_other_recipes_are_refused(script: Script, tmp_path: Path) -> None:
+def test_the_gpu_trainer_emulated_on_the_processor_is_the_same(script: Script, tmp_path: Path) -> None:
+    assert script("gpu_check.py", "write", tmp_path / "check.npz").returncode == 0
+    checked = script("gpu_check.py", "compare", tmp_path / "check.npz", "--emulate")
+    assert checked.returncode == 0, checked.stderr
+    assert len(checked.stdout.splitlines()) == 3
+
+
+def test_lanes_see_the_images_of_the_project_in_its_order(script: Script, tmp_path: Path) -> None:
+    data = Data(source="digits", image_size=8, resize=8, augment="shift_flip")
+    source = open_source(data, "train", 10)
+    program = "import sys, numpy as np; from layout import Batches; " + (
+        f"one = Batches({len(source.labels)}, 32, 1, True, (3, 5), {(SHUFFLE, AUGMENT)}); np.savez(sys.argv[1], *one.epoch(2))"
+    )
+    folder = REPOSITORY / "benchmarks" / "lane_truth"
+    subprocess.run([sys.executable, "-c", program, tmp_path / "plan.npz"], cwd=folder, check=True)
+    with np.load(tmp_path / "plan.npz") as plan:
+        chosen, moves = plan["arr_0"], plan["arr_1"]
+    for lane, seed in enumerate((3, 5)):
+        batches = EpochBatches(source, data, tmp_path, 32, seed)
+        batches.epoch = 2
+        assert len(chosen) == len(batches)
+        for step in (0, len(batches) - 1):
+            images, labels = batches[step]
+            assert np.array_equal(labels, batches.labels[chosen[step, lane]])
+            plain = np.asarray(batches.images.images)[chosen[step, lane]]
+            assert np.array_equal(images, shift(plain, moves[step, lane].T.astype(np.int64), flip=True))
+
+
+def images_and_recipe(tmp_path: Path) -> list[object]:
+    """Options of ``train_truth.py`` for two subnets, a few random images and a training of four steps."""
     rng = np.random.default_rng(0)
     for part, name, number in ((part, name, n) for part in ("train", "val") for name in ("cat", "dog") for n in range(8)):
         path = tmp_path / "images" / part / name / f"{number}.png"
@@ -57,8 +90,11 @@ def test_a_truth_grows_and_other_recipes_are_refused(script: Script, tmp_path: P
     (tmp_path / "truth.yaml").write_text(yaml.safe_dump(config))
     entries = [Candidate(f"arch{number}", arch, arch.code, None) for number, arch in enumerate(some_archs(MINI, 2))]
     write_scores(tmp_path / "candidates.json", entries, [0.0] * 2)
-    shared = ["-c", tmp_path / "truth.yaml", "--candidates", tmp_path / "candidates.json", "--results", tmp_path / "home"]
+    return ["-c", tmp_path / "truth.yaml", "--candidates", tmp_path / "candidates.json"]
 
+
+def test_a_truth_grows_and_other_recipes_are_refused(script: Script, tmp_path: Path) -> None:
+    shared = [*images_and_recipe(tmp_path), "--results", tmp_path / "home"]
     for part in ("0/2", "1/2"):
         assert script("train_truth.py", *shared, "--part", part).returncode == 0
     results = read_json(tmp_path / "home" / "accuracies.json", "results")["results"]
@@ -72,3 +108,22 @@ def test_a_truth_grows_and_other_recipes_are_refused(script: Script, tmp_path: P
     other = script("train_truth.py", *shared, "-o", "train.epochs=2")
     assert other.returncode == 1
     assert other.stderr.startswith("train_truth: ") and "another recipe" in other.stderr
+
+
+def test_a_job_for_the_gpu_gives_the_same_trainings(script: Script, tmp_path: Path) -> None:
+    options, job, found = images_and_recipe(tmp_path), tmp_path / "job.npz", tmp_path / "results.jsonl"
+    assert script("train_truth.py", *options, "--results", tmp_path / "cpu").returncode == 0
+
+    assert script("train_truth.py", *options, "--results", tmp_path / "gpu", "--gpu-job", job).returncode == 0
+    trained = script("gpu.py", job, "--results", found, "--emulate", "--at-once", "2")
+    assert trained.returncode == 0, trained.stderr
+    assert script("train_truth.py", *options, "--results", tmp_path / "gpu", "--gpu-results", found).returncode == 0
+
+    here, there = (read_json(tmp_path / name / "accuracies.json", "results")["results"] for name in ("cpu", "gpu"))
+    assert list(here) == list(there) == ["arch0", "arch1"]
+    for name, result in here.items():
+        assert np.median(np.abs(np.subtract(result["loss"], there[name]["loss"]))) < 1e-3
+        assert there[name]["device"] == "emulated"
+    again = script("gpu.py", job, "--results", found, "--emulate")  # nothing is left to do
+    assert again.returncode == 0
+    assert len(found.read_text().splitlines()) == 2

@@ -44,8 +44,8 @@ def tensors(lanes: LaneNet, source: np.ndarray, lane: int) -> dict[str, np.ndarr
         named[f"{conv}.weight"] = np.ascontiguousarray(weight.transpose(3, 2, 0, 1))
         named[f"{norm}.weight"] = source[affine : affine + c_out, lane]
         named[f"{norm}.bias"] = source[affine + c_out : affine + 2 * c_out, lane]
-    head, (weight, bias) = f"blocks.{lanes.arch.space.first_blocks[-1]}.fc", lanes.fc
-    named[f"{head}.weight"] = source[weight, lane].reshape(-1, lanes.classes)
+    head, (weight, bias) = f"blocks.{lanes.arch.space.first_blocks[-1]}.fc", lanes.layout.fc
+    named[f"{head}.weight"] = source[weight, lane].reshape(-1, lanes.layout.classes)
     named[f"{head}.bias"] = source[bias, lane]
     return named
 

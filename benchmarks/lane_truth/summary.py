@@ -1,6 +1,10 @@
 """How exact a truth is: noise between seeds, spread between subnets, the noise ceiling, and Kendall tau of the priors.
 
-python benchmarks/lane_truth/summary.py benchmarks/demo
+    python benchmarks/lane_truth/summary.py benchmarks/demo
+
+With ``--with FILE`` it is compared with another one, subnet by subnet:
+
+    python benchmarks/lane_truth/summary.py benchmarks/track_shaped --with benchmarks/track_shaped/long/accuracies.json
 """
 
 from __future__ import annotations
@@ -48,12 +52,36 @@ def summary(folder: Path) -> dict[str, float]:
     return {name: float(value) for name, value in figures.items()}
 
 
+def comparison(folder: Path, other: Path) -> dict[str, float]:
+    """How two truths of the same subnets agree: differences of the means in points of top-1, and their correlations.
+
+    ``expected deviation`` is that of two samples of the same trainings.
+    """
+    here, there = (read_json(path, "results")["results"] for path in (folder / "accuracies.json", other))
+    names = [name for name in here if name in there]
+    one, two = (100 * np.array([of[name]["acc"] for name in names]) for of in (here, there))
+    apart = two.mean(1) - one.mean(1)
+    errors = [(table.var(1, ddof=1) / table.shape[1]).mean() for table in (one, two)]
+    figures = {
+        "subnets": len(names),
+        "mean difference": apart.mean(),
+        "deviation": apart.std(ddof=1),
+        "expected deviation": sum(errors) ** 0.5,
+        "Kendall tau": kendall(one.mean(1), two.mean(1)),
+        "Pearson": pearson(one.mean(1), two.mean(1)),
+    }
+    return {name: float(value) for name, value in figures.items()}
+
+
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="holds accuracies.json, as train_truth.py writes it")
-    for name, value in summary(parser.parse_args().folder).items():
-        print(f"{name:16} {value:.3f}" if value % 1 else f"{name:16} {value:.0f}")
+    parser.add_argument("--with", type=Path, dest="other", metavar="FILE", help="another accuracies.json")
+    arguments = parser.parse_args()
+    figures = comparison(arguments.folder, arguments.other) if arguments.other else summary(arguments.folder)
+    for name, value in figures.items():
+        print(f"{name:18} {value:.3f}" if value % 1 else f"{name:18} {value:.0f}")
 
 
 if __name__ == "__main__":

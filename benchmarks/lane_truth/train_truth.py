@@ -6,6 +6,8 @@ it is training and goes on with the rest when it is started again. Several proce
 
     OMP_NUM_THREADS=1 python benchmarks/lane_truth/train_truth.py -c configs/track_shaped/truth.yaml -o data.root=IMAGES \\
         --candidates benchmarks/track_shaped/candidates.json --results benchmarks/track_shaped
+
+With ``--gpu-job FILE`` it writes a job for gpu.py instead, and with ``--gpu-results FILE`` it adds the results of one.
 """
 
 from __future__ import annotations
@@ -21,14 +23,15 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
-from lanes import LANES, Batches, LaneNet
+from gpu_job import write_job
+from lanes import LANES, LaneNet, batches
 
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config, load_config
 from paddle_pgonas.data.cache import cache_folder, decoded, validation_images
 from paddle_pgonas.data.sources import open_source
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import read_json, write_json
+from paddle_pgonas.files import read_json, read_json_lines, write_json
 from paddle_pgonas.runtime import versions
 from paddle_pgonas.spaces import find_space
 from paddle_pgonas.submission import Candidate, read_candidates
@@ -51,11 +54,17 @@ class Trainer:
         self.config = config
         source = open_source(config.data, "train", model.num_classes)
         images = decoded(source, config.data, cache_folder(config))
-        self.batches = Batches(len(images.labels), config, SEEDS)
+        self.batches = batches(len(images.labels), config, SEEDS)
         edge = (self.batches.pad, self.batches.pad)
-        self.images = np.pad(np.asarray(images.images), ((0, 0), edge, edge, (0, 0)))
+        self.plain_images = np.asarray(images.images)
+        self.images = np.pad(self.plain_images, ((0, 0), edge, edge, (0, 0)))
         self.labels = images.labels.astype(np.int64)
         self.validation = validation_images(config)
+
+    def write_job(self, path: Path, entries: list[Candidate]) -> None:
+        """Write these trainings as a job for gpu.py."""
+        sets = (self.plain_images, self.labels), (self.validation.images, self.validation.labels)
+        write_job(path, self.config, entries, self.batches, *sets)
 
     def train(self, arch: Arch) -> dict[str, Any]:
         """Train a subnet from random weights: top-1 and loss on the validation images by seed, and the seconds for all."""
@@ -63,11 +72,11 @@ class Trainer:
         net = LaneNet(arch, data.image_size, self.config.model.num_classes, train.batch_size)
         for lane, seed in enumerate(SEEDS):
             net.draw(lane, np.random.default_rng(seed))
-        for step in range(train.epochs * self.batches.steps):
-            chosen, moves = self.batches.batch(*divmod(step, self.batches.steps))
-            net.put(self.images, self.batches.pad, data, chosen, moves)
-            rate = learning_rate(train, step, self.batches.steps, train.batch_size)
-            loss, _ = net.step(self.labels[chosen], rate, train.momentum, train.weight_decay)
+        for epoch in range(train.epochs):
+            for number, (chosen, moves) in enumerate(zip(*self.batches.epoch(epoch), strict=True)):
+                net.put(self.images, self.batches.pad, data, chosen, moves)
+                rate = learning_rate(train, epoch * self.batches.steps + number, self.batches.steps, train.batch_size)
+                loss, _ = net.step(self.labels[chosen], rate, train.momentum, train.weight_decay)
         if not np.isfinite(loss).all():
             raise UserError(f"{arch}: the last losses are {loss}: training diverged; lower train.lr_per_256")
         images = np.ascontiguousarray(self.validation.images)
@@ -136,16 +145,28 @@ def main() -> None:
     parser.add_argument(
         "--part", type=_part, default="0/1", metavar="I/N", help="of N processes this is the one of number I (from 0)"
     )
+    parser.add_argument("--gpu-job", type=Path, metavar="FILE", help="write a job for gpu.py (FILE.npz) instead of training")
+    parser.add_argument("--gpu-results", type=Path, metavar="FILE", help="add the results of such a job instead of training")
     arguments = parser.parse_args()
     config = load_config(arguments.config, arguments.override)
     candidates = read_candidates(arguments.candidates, find_space(config.space))
     order = list(candidates)
     random.Random(ORDER_SEED).shuffle(order)  # so that an unfinished truth is a fair sample
     number, count = arguments.part
-    trainer = Trainer(config)
     about = {"recipe": recipe(config), "versions": {"trainer": "lane_truth", **versions()}, "seeds": SEEDS}
     arguments.results.mkdir(parents=True, exist_ok=True)
     path = arguments.results / "accuracies.json"
+    if arguments.gpu_results:
+        for result in read_json_lines(arguments.gpu_results):
+            name = result.pop("name")
+            [entry] = (one for one in candidates if one.name == name)
+            add(arguments.results, candidates, entry, result, about)
+        return
+    trainer = Trainer(config)
+    if arguments.gpu_job:
+        known = results_so_far(path, about)["results"]
+        trainer.write_job(arguments.gpu_job, [entry for entry in order if entry.name not in known])
+        return
     for entry in order[number::count]:
         if entry.name in results_so_far(path, about)["results"]:
             continue
