@@ -32,11 +32,14 @@ def main() -> None:
         help="truth (if the study has a recipe for it), largest, a method, or <method>-<regime>",
     )
     run.add_argument("--seeds", type=int, metavar="N", help="runs per method (default: the study's)")
+    run.add_argument("--first-seed", type=int, default=0, metavar="S", help="the first of them (default: 0)")
     run.add_argument("--runs", type=Path, metavar="DIR", help="working files (default: runs/<the study's folder>)")
     run.add_argument("--processes", type=int, default=2, metavar="N", help="trainings at a time, one core each (default: 2)")
     arguments = parser.parse_args()
     if arguments.command == "run" and (arguments.processes < 1 or (arguments.seeds is not None and arguments.seeds < 1)):
         parser.error("--processes and --seeds must be at least 1")
+    if arguments.command == "run" and arguments.first_seed < 0:
+        parser.error("--first-seed must be at least 0")
 
     from paddle_pgonas.mini_track.study import read_study
 
@@ -51,7 +54,8 @@ def main() -> None:
 
     runs = arguments.runs or REPOSITORY / "runs" / study.path(study.home).resolve().name
     runner = Runner(study, REPOSITORY, arguments.root, runs)
-    for result in runner.run(arguments.only, arguments.seeds or study.seeds, arguments.processes):
+    seeds = range(arguments.first_seed, arguments.first_seed + (arguments.seeds or study.seeds))
+    for result in runner.run(arguments.only, seeds, arguments.processes):
         print(result, flush=True)
 
 

@@ -92,11 +92,11 @@ def _mean_curve(curves: list[list[dict[str, float]]], name: str) -> tuple[list[f
 
 
 def _training_figure(track: Track) -> Figure:
-    """A line per method: Kendall tau over the training by top-1 and by likelihood, mean over the seeds."""
+    """A line per method: Kendall tau over the training by top-1 and by likelihood, mean over the measured seeds."""
     shares, truth = track.study.watch_at, track.mean_truth
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    watched = [method for method, runs in track.runs.items() if all(run.get("watched") for run in runs)]
+    watched = [method for method, runs in track.runs.items() if any(run.get("watched") for run in runs)]
     for axes, metric in zip(panels, ("top1", "likelihood"), strict=True):
         axes.set_prop_cycle(LINES)
         for method in watched:

@@ -68,15 +68,16 @@ def collect(folder: Path, variant: Variant, seed: int, study: Study, commit: str
     lines, watched = read_json_lines(folder / "metrics.jsonl"), _watched(folder, study)
     if watched and len(watched) != len(study.watch_at):
         raise UserError(f"{folder}: was measured {len(watched)} times, not {len(study.watch_at)}; remove it and run again")
+    scored_by = BN if study.detailed(variant, seed) else (variant.regime.bn,)
     groups = [line for name in variant.method.groups or {} for line in read_json_lines(folder / name / "metrics.jsonl")]
     result = {
         "method": variant.name if variant.method.trained else variant.method_name,
         "seed": seed,
-        "scores": {bn: _rounded(read_json(folder / f"{bn}.metrics.json", "metrics")) for bn in BN},
+        "scores": {bn: _rounded(read_json(folder / f"{bn}.metrics.json", "metrics")) for bn in scored_by},
         "watched": watched,
         "curve": _curve(lines),
         "train_seconds": round(sum(line.get("seconds", 0) for line in [*lines, *groups])),
-        "score_seconds": {bn: read_json(folder / f"{bn}.record.json", "record")["seconds"] for bn in BN},
+        "score_seconds": {bn: read_json(folder / f"{bn}.record.json", "record")["seconds"] for bn in scored_by},
         "versions": scored["versions"],
         "commit": commit,
         "config_sha256": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
@@ -187,6 +188,10 @@ class Track:
         """The statistics with which a variant's regime scores."""
         return self.study.variants[name].regime.bn
 
+    def scored(self, name: str, bn: str | None) -> list[dict[str, Any]]:
+        """A variant's runs that were scored by these statistics; None: by any."""
+        return [run for run in self.runs[name] if bn is None or bn in run["scores"]]
+
     def scores(
         self, name: str, bn: str | None = None, metric: str = "top1", watched: int | None = None, prior: str | None = None
     ) -> np.ndarray:
@@ -198,11 +203,10 @@ class Track:
             watched: those of this measurement during the training instead of those at its end.
             prior: added to each run's scores with equal weight.
         """
-        runs = self.runs[name]
         if watched is None:
-            rows = [run["scores"][bn or self.bn(name)] for run in runs]
+            rows = [run["scores"][bn or self.bn(name)] for run in self.scored(name, bn)]
         else:
-            rows = [list(run["watched"].values())[watched] for run in runs]
+            rows = [list(run["watched"].values())[watched] for run in self.runs[name] if run["watched"]]
         column = "loss" if metric == "likelihood" else metric
         scores = np.array([[row[entry.name][column] for entry in self.candidates] for row in rows])
         if metric == "likelihood":
@@ -229,7 +233,7 @@ class Track:
             return self.memo[wanted]
         control = name in self.study.controls
         scores = self.prior(name)[None] if control else self.scores(name, bn, metric, None, prior)
-        seeds = [] if control or self.study.largest_seeds == 1 else [run["seed"] for run in self.runs[name]]
+        seeds = [] if control or self.study.largest_seeds == 1 else [run["seed"] for run in self.scored(name, bn)]
         taus = Taus(resampled_tau(scores, self.mean_truth, pairs), tuple(seeds))
         return taus if pairs is not None else self.memo.setdefault(wanted, taus)
 

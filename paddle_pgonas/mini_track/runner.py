@@ -66,7 +66,7 @@ class Runner:
     _locks: defaultdict[str, Lock] = field(default_factory=lambda: defaultdict(Lock))
     """By the name of a result that several jobs may need."""
 
-    def run(self, only: Sequence[str] | None, seeds: int, processes: int) -> Iterator[str]:
+    def run(self, only: Sequence[str] | None, seeds: Sequence[int], processes: int) -> Iterator[str]:
         """Compute missing results of the truth and of every variant (or ``only`` of these); yields each result's path.
 
         What a run starts from is computed first: the stand-alone largest network, the learning rate, another method's supernet.
@@ -86,8 +86,8 @@ class Runner:
         if study.truth is not None and "truth" in wanted:
             jobs += [partial(self._train_truth, seed, study.truth) for seed in range(study.truth_seeds)]
         if "largest" in (only or []):  # otherwise trained when a run needs it
-            jobs += [partial(self._largest, seed) for seed in range(study.largest_seeds)]
-        jobs += [partial(self._result, variant, seed) for seed in range(seeds) for variant in chosen if self._runs(variant, seed)]
+            jobs += [partial(self._largest, seed) for seed in sorted({seed % study.largest_seeds for seed in seeds})]
+        jobs += [partial(self._result, variant, seed) for seed in seeds for variant in chosen if self._runs(variant, seed)]
         with exclusive(self.runs, "study"), ThreadPoolExecutor(processes) as pool:
             yield from pool.map(lambda job: job(), jobs)
 
@@ -126,7 +126,7 @@ class Runner:
             folder, commit = self._folder(variant, seed), self._commit()
             weights = self._supernet(variant, seed)
             options = self._options_of(variant, seed, folder, *self._rate_option(variant))
-            for bn in track.BN:
+            for bn in track.BN if self.study.detailed(variant, seed) else [variant.regime.bn]:
                 self._score(variant.name, options, weights, self.study.candidates, folder / f"{bn}.json", bn)
             track.collect(folder, variant, seed, self.study, commit)
         return str(result)
@@ -134,6 +134,7 @@ class Runner:
     def _supernet(self, variant: Variant, seed: int) -> list[Path]:
         """The weights of a variant's supernet (of several groups: of each), trained if they do not exist."""
         watched = self.study.watch_at and self.study.watch_images and not variant.method.groups
+        watched = watched and self.study.detailed(variant, seed)
         shares = f"train.watch_at={list(self.study.watch_at)}"
         watch = [f"train.watch_images={self.study.watch_images}", shares, f"train.watch_truth={self.study.candidates}"]
         name = f"{variant.name}-seed{seed}"

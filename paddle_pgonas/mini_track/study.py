@@ -114,6 +114,9 @@ class Study(Section):
     """Overrides of every configuration."""
     highest_codes: Annotated[tuple[Integer, ...], ListAsTuple] | None = None
     """Highest width code per stage of the candidates; bounds the subnets on which learning rates are chosen."""
+    detailed_seeds: Integer | None = None
+    """Only runs of the seeds below it are measured during the training and scored by both kinds of BatchNorm statistics, the
+    others by their regime's at the end, which takes half the time. null: all."""
     watch_images: Integer = key(0, at_least=0)
     """Score the candidates on this number of images during the training."""
     watch_at: Numbers = ()
@@ -162,6 +165,10 @@ class Study(Section):
             if not method.regimes or regime in method.regimes
         )
         return {variant.name: variant for variant in listed}
+
+    def detailed(self, variant: Variant, seed: int) -> bool:
+        """Whether a run is measured and scored in detail; without training, a run belongs to all regimes."""
+        return not variant.method.trained or self.detailed_seeds is None or seed < self.detailed_seeds
 
     def half(self, name: str, count: int) -> list[int]:
         """Positions, in order, of the candidates of ``choice`` or ``confirmation``; of all for an empty name."""

@@ -70,7 +70,7 @@ def _methods_table(track: Track) -> str:
             track.label(method),
             " ".join(f"{kendall(row, truth):.2f}" for row in scores),
             _interval(track.tau(method).estimate()),
-            f"{track.tau(method, other).value:.3f}",
+            f"{track.tau(method, other).value:.3f}" if track.scored(method, other) else "",
             f"{100 * np.mean([pearson(row, truth) for row in scores]):.1f}",
             f"{100 * reached[track.macs.argmin()]:.1f} / {100 * reached[track.macs.argmax()]:.1f}",
             f"{np.mean([run['train_seconds'] for run in runs]) / 60:.0f}",
