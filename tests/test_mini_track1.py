@@ -42,7 +42,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_json(tmp_path / "results" / f"truth-seed{seed}.record.json", {"seconds": {}})
     for method, sign in (("baseline", -1), ("sandwich_relu", 1)):
         for seed in range(2):
-            rows = {e.name: {"top1": sign * m, "loss": -sign * m} for e, m in zip(CANDIDATES, macs, strict=True)}
+            rows = {
+                e.name: {"top1": sign * m, "probability": sign * m, "loss": -sign * m}
+                for e, m in zip(CANDIDATES, macs, strict=True)
+            }
             result = {"method": method, "seed": seed, "scores": dict.fromkeys(track.BN, rows)}
             result |= {"curve": [{"progress": 0.5}], "train_seconds": 60}
             write_json(tmp_path / "results" / f"{method}-seed{seed}.json", result)
@@ -95,12 +98,15 @@ def test_runs_of_the_same_seed_are_compared_with_each_other() -> None:
     rng = np.random.default_rng(0)
     subnets, seeds = rng.normal(0, 0.05, 2000), np.array([[-0.2], [0.0], [0.3]])
     first = 0.6 + seeds + np.concatenate([[0], subnets])
-    paired = statistics.Taus(first, (0, 1, 2)).minus(statistics.Taus((first - 0.1)[[2, 0]], (2, 0)))
-    assert paired is not None and paired == pytest.approx((0.1, 0.1, 0.1))
+    more = np.concatenate([first - 0.1, first[:1] - 3])
+    paired = statistics.Taus(first, (0, 1, 2)).minus(statistics.Taus(more[[3, 2, 1, 0]], (7, 2, 1, 0)))
+    assert paired == pytest.approx((0.1, 0.1, 0.1))
     apart = statistics.Taus(first).minus(statistics.Taus(first[[2, 0]] - 0.1))
-    assert apart is not None and apart.high - apart.low > 0.5
+    assert apart.high - apart.low > 0.5
     assert apart.value == pytest.approx(0.1 + seeds.mean() - seeds[[2, 0]].mean())
-    assert statistics.Taus(first, (0, 1, 2)).minus(statistics.Taus(first, (3, 4, 5))) is None
+    for others in ((3, 4, 5), (2, 1, 4)):  # no pair, and two, which tell little about how much seeds differ
+        independent = statistics.Taus(first, (0, 1, 2)).minus(statistics.Taus(first, others))
+        assert independent == statistics.Taus(first).minus(statistics.Taus(first))
 
 
 @pytest.mark.parametrize("between", [0.0, 0.03, 0.1])

@@ -63,6 +63,7 @@ STUDY: dict[str, Any] = {
     "highest_codes": [3, 5, 7],
     "watch_images": 4,
     "watch_at": [0, 1],
+    "detailed_seeds": 1,
     "controls": ["flops", "blocks"],
     "regimes": {
         "calibrated": {"rates": [0.01, 1e30], "rate_options": ["train.max_steps=2"]},
@@ -148,16 +149,16 @@ def test_a_study_runs_to_its_end_goes_on_from_what_is_there_and_fills_its_docume
     file: Path, tmp_path: Path, commands: list[list[str]]
 ) -> None:
     study = read_study(file)
-    results = [Path(path).name for path in runner_of(study, tmp_path).run(["no_training", "sandwich"], 1, 1)]
+    results = [Path(path).name for path in runner_of(study, tmp_path).run(["no_training", "sandwich"], range(1), 1)]
     assert results == ["no_training-seed0.json", "sandwich-calibrated-seed0.json", "sandwich-published-seed0.json"]
     assert [Path(command[0]).stem for command in commands[:3]] == ["train_standalone", "write_submission", "write_submission"]
-    list(runner_of(study, tmp_path).run(None, 1, 1))
-    list(runner_of(study, tmp_path).run(["sandwich", "no_training"], 2, 1))
+    list(runner_of(study, tmp_path).run(None, range(1), 1))
+    list(runner_of(study, tmp_path).run(["sandwich", "no_training"], range(2), 1))
     done = len(commands)
     names = sorted(path.stem for path in study.results.glob("*seed*.json"))
     twice = [f"{name}-seed{seed}" for name in ("no_training", *map("sandwich-{}".format, study.regimes)) for seed in range(2)]
     assert names == sorted([*twice, "few_shot-calibrated-seed0", "few_shot-published-seed0"])
-    list(runner_of(study, tmp_path).run(None, 1, 1))
+    list(runner_of(study, tmp_path).run(None, range(1), 1))
     assert len(commands) == done  # nothing is computed twice
     folders = [word for command in commands if "train_" in command[0] for word in command if word.startswith("output_dir=")]
     largest = [f"output_dir={tmp_path / 'runs' / 'largest'}"] * 2
@@ -169,9 +170,13 @@ def test_a_study_runs_to_its_end_goes_on_from_what_is_there_and_fills_its_docume
     probes = read_candidates(tmp_path / "runs" / "probes.json", MINI)
     assert not {entry.arch for entry in probes} & {entry.arch for entry in CANDIDATES}
 
-    one = json.loads((study.results / "sandwich-calibrated-seed1.json").read_text())
-    assert set(one["scores"]) == {"running", "calibrated"} and list(one["watched"]) == ["0", "4"]
-    assert all(list(rows) == [entry.name for entry in CANDIDATES] for rows in [*one["scores"].values(), *one["watched"].values()])
+    detailed, one = (json.loads((study.results / f"sandwich-calibrated-seed{seed}.json").read_text()) for seed in range(2))
+    assert set(detailed["scores"]) == {"running", "calibrated"} and list(detailed["watched"]) == ["0", "4"]
+    assert set(one["scores"]) == {"calibrated"} and one["watched"] == {}
+    rows_of = [*detailed["scores"].values(), *detailed["watched"].values(), *one["scores"].values()]
+    assert all(list(rows) == [entry.name for entry in CANDIDATES] for rows in rows_of)
+    untrained = json.loads((study.results / "no_training-seed1.json").read_text())
+    assert set(untrained["scores"]) == {"running", "calibrated"}  # it belongs to both regimes
     assert one["seed"] == 1 and one["commit"] == "1234-dirty" and one["config"]["train"]["lr_per_256"] == 0.01
     assert one["config"]["model"]["pretrained"] == "largest1.safetensors"
     assert str(tmp_path) not in json.dumps(one)
@@ -198,6 +203,24 @@ def test_tables_of_a_regime_and_a_half_use_its_statistics_and_its_candidates(fil
         assert half.scores("sandwich-published")[0].tolist() == [rows[entry.name]["top1"] for entry in half.candidates]
         assert half.truth.shape == (2, 3)
         assert half.mean_truth.tolist() == [track.mean_truth[track.candidates.index(entry)] for entry in half.candidates]
+
+
+def test_tables_of_a_further_truth_show_its_candidates(file: Path, commands: list[list[str]]) -> None:
+    known = json.loads((file.parent / "home" / "accuracies.json").read_text())
+    few = {name: {**row, "acc": [1 - acc for acc in row["acc"]]} for name, row in list(known["results"].items())[1:5]}
+    write_json(file.parent / "home" / "long" / "accuracies.json", {**known, "results": few})
+    study = read_study(
+        written(file.parent, STUDY | {"further_truths": {"long": "long/accuracies.json"}, "tables": ["leanings long"]})
+    )
+    rows = {bn: {e.name: {"top1": float(n), "loss": 1.0} for n, e in enumerate(CANDIDATES)} for bn in ("running", "calibrated")}
+    write_json(study.results / "sandwich-calibrated-seed0.json", {"seed": 0, "scores": rows, "train_seconds": 1})
+    track = read_track(study)
+    long = track.part("calibrated", "", "long")
+    assert [entry.name for entry in long.candidates] == list(few)
+    assert np.allclose(long.mean_truth, 1 - track.mean_truth[1:5])
+    assert set(tables.TABLES) >= {"leanings"} and "stand-alone accuracy" in document.tables(track)["leanings long"]
+    both = [part.tau("sandwich-calibrated").value for part in (track.part("calibrated", ""), long)]
+    assert both == [kendall(range(6), track.mean_truth), kendall(range(4), long.mean_truth)]
 
 
 def test_the_first_recipe_is_compared_with_the_others_and_the_controls(file: Path, commands: list[list[str]]) -> None:
@@ -276,7 +299,7 @@ def test_rates_cannot_be_chosen_without_subnets_beside_the_candidates(
 def test_a_failed_run_is_one_line_with_the_last_line_of_its_log(file: Path, tmp_path: Path) -> None:
     study = read_study(file)
     with pytest.raises(UserError, match=r"train_standalone failed with status 2: .*nowhere.*largest\.log"):
-        list(Runner(study, REPOSITORY, str(tmp_path / "nowhere"), tmp_path / "runs").run(["no_training"], 1, 1))
+        list(Runner(study, REPOSITORY, str(tmp_path / "nowhere"), tmp_path / "runs").run(["no_training"], range(1), 1))
     with exclusive(tmp_path / "runs", "study"):
         command = [
             sys.executable,

@@ -74,14 +74,16 @@ def tables(track: Track) -> dict[str, str]:
 
 
 def _shown(track: Track, listed: str, known: Container[str]) -> tuple[Track, str]:
-    """The part of a study that a table or picture named ``<name> [<regime>] [<half>]`` shows, and the name.
+    """The part of a study that a table or picture named ``<name> [<regime>] [<half>] [<further truth>]`` shows, and the name.
 
     Raises:
-        UserError: the name is not one of ``known``, or the rest is neither a regime nor a half.
+        UserError: the name is not one of ``known``, or one of the other words is none of these.
     """
     name, *words = listed.split()
-    if name not in known or not {*track.study.regimes, *HALVES}.issuperset(words):
+    if name not in known or not {*track.study.regimes, *HALVES, *track.further_truths}.issuperset(words):
         raise UserError(f"the study's tables and pictures: there is no {listed}")
-    regime = next((word for word in words if word in track.study.regimes), None)
-    half = next((word for word in words if word in HALVES), "")
-    return track.part(regime, half), name
+
+    def among(names: Container[str]) -> str | None:
+        return next((word for word in words if word in names), None)
+
+    return track.part(among(track.study.regimes), among(HALVES) or "", among(track.further_truths) or ""), name

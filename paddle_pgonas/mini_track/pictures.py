@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,13 +48,14 @@ def _ranks_figure(track: Track) -> Figure:
     return figure
 
 
-def _tau_figure(track: Track) -> Figure:
-    """A line per method: its mean tau, the interval over the subnets, and every seed's tau."""
+def _tau_figure(track: Track, metric: str = "top1") -> Figure:
+    """A line per method: its mean tau by a metric, the interval, and every seed's tau."""
     truth = track.mean_truth
     figure = Figure(figsize=(7.5, 0.8 + 0.4 * len(track.runs)), layout="constrained")
     axes = figure.subplots()
     for place, method in enumerate(reversed(track.runs)):
-        tau, seeds = track.tau(method).estimate(), [kendall(row, truth) for row in track.scores(method)]
+        tau = track.tau(method, metric=metric).estimate()
+        seeds = [kendall(row, truth) for row in track.scores(method, metric=metric)]
         axes.plot([tau.low, tau.high], [place, place], color=INK, linewidth=1.5)
         axes.scatter([tau.value], [place], s=40, color=INK, zorder=2)
         axes.scatter(seeds, [place] * len(seeds), s=14, color=ACCENT, zorder=3, linewidths=0)
@@ -63,7 +66,8 @@ def _tau_figure(track: Track) -> Figure:
         axes.axvline(value, color="grey", linestyle=line, label=name)
     figure.legend(loc="outside upper right", ncols=2, fontsize=8)
     axes.set_yticks(range(len(track.runs)), [track.label(method) for method in reversed(track.runs)])
-    figure.supxlabel("Kendall tau with stand-alone accuracy: mean, 95 % interval, and each seed", fontsize=10)
+    read = "top-1" if metric == "top1" else metric
+    figure.supxlabel(f"Kendall tau of {read} with stand-alone accuracy: mean, 95 % interval, and each seed", fontsize=10)
     return figure
 
 
@@ -111,5 +115,11 @@ def _training_figure(track: Track) -> Figure:
     return figure
 
 
-FIGURES = {"ranks": _ranks_figure, "tau": _tau_figure, "curves": _curves_figure, "training": _training_figure}
+FIGURES: dict[str, Callable[[Track], Figure]] = {
+    "ranks": _ranks_figure,
+    "tau": _tau_figure,
+    "tau_probability": partial(_tau_figure, metric="probability"),
+    "curves": _curves_figure,
+    "training": _training_figure,
+}
 """The pictures by their names in a study's file."""

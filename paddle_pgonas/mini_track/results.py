@@ -135,14 +135,24 @@ class Track:
     """Stand-alone accuracy, [seeds, candidates]; NaN for candidates that have none yet."""
     runs: dict[str, list[dict[str, Any]]]
     """Result files by variant, in the order of the study and of the seeds."""
+    further_truths: dict[str, np.ndarray] = field(default_factory=dict)
+    """Like ``truth``, by name."""
+    truth_name: str = ""
+    """Of ``truth`` if it is one of the further ones."""
     memo: dict[tuple[object, ...], Taus] = field(default_factory=dict)
     """Values of :meth:`tau`, shared by all parts, because many tables need them."""
 
-    def part(self, regime: str | None, half: str) -> Track:
-        """The same of one regime (None: of all) and of one half of the candidates (empty: of all) as far as they have a truth."""
-        rows = [row for row in self.study.half(half, len(self.candidates)) if np.isfinite(self.truth[:, row]).all()]
+    def part(self, regime: str | None, half: str, truth_name: str = "") -> Track:
+        """The same of one regime (None: of all) and of one half of the candidates (empty: of all) as far as they have a truth.
+
+        Args:
+            truth_name: of a further truth to take instead.
+        """
+        truth = self.further_truths[truth_name] if truth_name else self.truth
+        rows = [row for row in self.study.half(half, len(self.candidates)) if np.isfinite(truth[:, row]).all()]
         runs = {name: runs for name, runs in self.runs.items() if regime in (None, self.study.variants[name].regime_name)}
-        return replace(self, candidates=[self.candidates[row] for row in rows], truth=self.truth[:, rows], runs=runs)
+        candidates = [self.candidates[row] for row in rows]
+        return replace(self, candidates=candidates, truth=truth[:, rows], truth_name=truth_name, runs=runs)
 
     @property
     def archs(self) -> list[Arch]:
@@ -160,9 +170,14 @@ class Track:
         return self.prior("flops")
 
     def prior(self, name: str) -> np.ndarray:
-        """A control's values for the track's image size and classes, [candidates]."""
+        """A control's values for the track's image size and classes, [candidates]; ``flops+params`` weighs both alike."""
         if name == "blocks":
             return np.array([sum(arch.depths) for arch in self.archs])
+        if name == "width":
+            return np.array([arch.out_width for arch in self.archs])
+        if "+" in name:
+            first, _, other = name.partition("+")
+            return with_prior(np.log(self.prior(first)), other, self.prior(other), 1)
         return np.array(list(map(self.config.prior(name), self.archs)))
 
     def label(self, name: str) -> str:
@@ -228,7 +243,7 @@ class Track:
 
         Runs of the same seed belong together where they start from the same pretrained network of several.
         """
-        wanted = (name, bn, metric, prior, *(entry.name for entry in self.candidates))
+        wanted = (self.truth_name, name, bn, metric, prior, *(entry.name for entry in self.candidates))
         if pairs is None and wanted in self.memo:
             return self.memo[wanted]
         control = name in self.study.controls
@@ -246,7 +261,10 @@ def read_track(study: Study) -> Track:
     """
     config = study.config()
     candidates = read_candidates(study.candidates, config.search_space)
-    truth = np.array(_truth_files(study, config, candidates) if study.truth else _seeds(study, candidates))
+    home = study.path(study.home)
+    accuracies = home / "accuracies.json"
+    truth = np.array(_truth_files(study, config, candidates) if study.truth else _seeds(accuracies, candidates))
+    further = {name: np.array(_seeds(home / path, candidates)) for name, path in study.further_truths.items()}
     names = [entry.name for entry in candidates]
     runs: dict[str, list[dict[str, Any]]] = {}
     for name, variant in study.variants.items():
@@ -255,7 +273,7 @@ def read_track(study: Study) -> Track:
             if any(list(scores) != names for scores in run["scores"].values()):
                 raise UserError(f"{path}: names other candidates than {study.candidates}; remove it and run again")
             runs.setdefault(name, []).append(run)
-    return Track(study, config, candidates, truth, runs)
+    return Track(study, config, candidates, truth, runs, further)
 
 
 def _truth_files(study: Study, config: Config, candidates: list[Candidate]) -> list[list[float]]:
@@ -270,9 +288,8 @@ def _truth_files(study: Study, config: Config, candidates: list[Candidate]) -> l
     return truth
 
 
-def _seeds(study: Study, candidates: list[Candidate]) -> list[list[float]]:
-    """The same of ``accuracies.json``, NaN for the candidates that it lacks."""
-    path = study.path(study.home) / "accuracies.json"
+def _seeds(path: Path, candidates: list[Candidate]) -> list[list[float]]:
+    """The same of a file of every seed's accuracies, NaN for the candidates that it lacks."""
     known = read_json(path, "stand-alone accuracies")
     rows = {entry["arch"]: entry["acc"] for entry in known["results"].values()}
     if not rows:

@@ -109,9 +109,15 @@ class Runner:
         return str(self.study.results / f"truth-seed{seed}.json")
 
     def _largest(self, seed: int) -> str:
-        """Weights of the stand-alone largest network that the supernets of a seed start from or distil from."""
+        """Weights of the stand-alone largest network that the supernets of a seed start from or distil from.
+
+        Those that are kept beside the results come first, because another machine would train another sample of the same seed.
+        """
         number = seed % self.study.largest_seeds
         weights = self.runs / f"largest{number or ''}.safetensors"
+        kept = self.study.path(self.study.home) / "largest" / weights.name
+        if kept.exists():
+            return str(kept)
         with self._locks[weights.name]:
             if not weights.exists():
                 options = self._options(self.study.path(self.study.largest), self.runs / "largest", f"seed={number}")

@@ -16,6 +16,8 @@ from paddle_pgonas.correlation import Estimate, attainable_kendall
 
 RESAMPLES = 2000
 SIMULATIONS = 200
+PAIRS = 3
+"""So many runs of the same seeds are compared with each other."""
 CEILING_SIMULATIONS = 500
 
 
@@ -78,17 +80,15 @@ class Taus:
         """The mean over the runs and its interval."""
         return _estimate(self.values.mean(0), [self.values[:, 0]], bound=1)
 
-    def minus(self, other: Taus) -> Estimate | None:
-        """How far the mean lies above another one. Runs of the same seed are compared with each other, and others left out.
+    def minus(self, other: Taus) -> Estimate:
+        """How far the mean lies above another one.
 
-        Returns:
-            None without a common seed.
+        Runs of the same seed are compared with each other, and others left out. With fewer than three such pairs, which tell
+        little about how much seeds differ, all runs count as independent.
         """
-        if not (self.seeds and other.seeds):
-            return _estimate(self.values.mean(0) - other.values.mean(0), [self.values[:, 0], other.values[:, 0]], bound=2)
         common = sorted(set(self.seeds) & set(other.seeds))
-        if not common:
-            return None
+        if len(common) < PAIRS:
+            return _estimate(self.values.mean(0) - other.values.mean(0), [self.values[:, 0], other.values[:, 0]], bound=2)
         mine, theirs = (taus.values[[taus.seeds.index(seed) for seed in common]] for taus in (self, other))
         return _estimate((mine - theirs).mean(0), [(mine - theirs)[:, 0]], bound=2)
 

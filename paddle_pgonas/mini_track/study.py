@@ -108,6 +108,9 @@ class Study(Section):
     (benchmarks/lane_truth), and tables show the candidates that it holds so far."""
     truth_seeds: Integer = key(2, at_least=2)
     """Used with ``truth`` only."""
+    further_truths: dict[str, Text] = key({})
+    """Other truths of the candidates, or of some, by name: files like ``accuracies.json``, in folders of ``home``. Tables and
+    pictures whose name ends with such a name show the candidates of that truth."""
     seeds: Integer = key(3, at_least=1)
     """Runs of each method."""
     options: Texts = ()
@@ -124,7 +127,8 @@ class Study(Section):
     halves: Integer | None = None
     """Seed of the division of the candidates into ``choice`` and ``confirmation``."""
     controls: Texts = ("flops", "params", "zen")
-    """Priors in the tables of methods; ``blocks`` is the number of blocks."""
+    """Priors in the tables of methods; also ``blocks``, the number of blocks, and ``width``, the last stage's. Two priors joined by
+    ``+`` are standardised and added."""
     regimes: dict[str, Regime] = key({"": Regime()})
     methods: dict[str, Method]
     comparisons: Pairs = ()
@@ -179,6 +183,8 @@ class Study(Section):
     def problems(self) -> Iterator[str]:
         """Names that do not exist."""
         known = {*self.methods, *self.variants, *self.controls}
+        for name in sorted({*self.further_truths} & {*self.regimes, *HALVES}):
+            yield f"further_truths.{name}: a regime or a half has this name"
         for pair in self.comparisons:
             yield from (f"comparisons: there is no method {name}" for name in pair if name not in known)
         labels = [recipe.label for recipe in self.recipes.values()]

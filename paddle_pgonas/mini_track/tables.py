@@ -168,9 +168,11 @@ def _power_table(track: Track) -> str:
 def _differences_table(track: Track) -> str:
     rows = []
     for method, other in (pair for comparison in track.study.comparisons for pair in track.resolved(comparison)):
-        pairs = ((track.tau(method, metric=metric), track.tau(other, metric=metric)) for metric in ("top1", "likelihood"))
+        pairs = ((track.tau(method, metric=metric), track.tau(other, metric=metric)) for metric in READINGS)
         rows.append([track.label(method), track.label(other), *(_interval(one.minus(two), signed=True) for one, two in pairs)])
-    return _markdown(["method", "against", "difference in tau, by top-1 [95 %]", "by likelihood [95 %]"], rows)
+    return _markdown(
+        ["method", "against", "difference in tau, by top-1 [95 %]", "by likelihood [95 %]", "by probability [95 %]"], rows
+    )
 
 
 def _pairs_table(track: Track) -> str:
@@ -196,14 +198,14 @@ def _pairs_table(track: Track) -> str:
 
 def _leanings_table(track: Track) -> str:
     """What rankings follow too much or too little: Spearman correlation of truth and methods with depth, width and cost."""
-    of = [[sum(arch.depths) for arch in track.archs], [arch.out_width for arch in track.archs], track.macs]
+    of = [track.prior(name) for name in ("blocks", "width", "flops", "params")]
 
     def row(label: str, runs: np.ndarray) -> list[str]:
         return [label, *(f"{np.mean([spearmanr(run, values).statistic for run in runs]):+.2f}" for values in of)]
 
     rows = [row("stand-alone accuracy", track.mean_truth[None])]
     rows += [row(track.label(name), track.scores(name)) for name in track.runs]
-    return _markdown(["Spearman correlation of", "with blocks", "with the last stage's width", "with FLOPs"], rows)
+    return _markdown(["Spearman correlation of", "with blocks", "with the last stage's width", "with FLOPs", "with parameters"], rows)
 
 
 def _interval(estimate: Estimate | None, signed: bool = False) -> str:
