@@ -288,6 +288,15 @@ def test_a_rate_is_chosen_once_even_if_a_higher_one_would_be_better(file: Path, 
     assert [job._rate(variant) for _ in range(3)] == [4.0 * 4**runner.EXTENSIONS] * 3
 
 
+def test_a_method_takes_the_rate_of_another_one(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = {"methods": {**STUDY["methods"], "long": {"label": "long", "config": "sandwich.yaml", "rate_of": "sandwich"}}}
+    study = read_study(written(tmp_path, STUDY | changed))
+    monkeypatch.setattr(Runner, "_probe_loss", lambda self, variant, rate: {0.01: 2.0, 1e30: None}.get(rate, 1.0))
+    chosen = {name: runner_of(study, tmp_path)._rate(study.variants[f"{name}-calibrated"]) for name in ("long", "sandwich")}
+    assert chosen["long"] == chosen["sandwich"]
+    assert list(json.loads((study.results / "rates.json").read_text())) == ["sandwich-calibrated"]
+
+
 def test_rates_cannot_be_chosen_without_subnets_beside_the_candidates(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,6 +339,10 @@ def test_a_failed_run_is_one_line_with_the_last_line_of_its_log(file: Path, tmp_
         ({"recipes": {"best": {"label": "x", "variant": "sandwich-published", "metric": "top2"}}}, r"recipes\.best\.metric"),
         ({"recipes": {"best": {"label": "x", "variant": "sandwich-published", "prior": "flop"}}}, "no prior flop"),
         ({"recipes": {name: {"label": "x", "variant": "sandwich-published"} for name in "ab"}}, "another recipe has the label x"),
+        (
+            {"methods": {"sandwich": {"label": "x", "rate_of": "y"}}, "comparisons": [], "recipes": {}},
+            r"sandwich\.rate_of .*not y",
+        ),
         ({"methods": {"sandwich": {"label": "x", "regimes": ["z"]}}, "comparisons": [], "recipes": {}}, "no regime z"),
     ],
 )

@@ -172,6 +172,8 @@ class Runner:
 
         While the best rate is the lowest or the highest one, the next beyond it is tried, in the steps of the study's rates.
         """
+        if variant.method.rate_of is not None:
+            return self._rate(self.study.beside(variant, variant.method.rate_of))
         wanted = variant.regime.rates if variant.method.trained else ()
         if not wanted:
             return None
@@ -230,7 +232,7 @@ class Runner:
         method, regime = variant.method, variant.regime
         start = []
         if method.after is not None:
-            base = self.study.variants[variant.name.replace(variant.method_name, method.after, 1)]
+            base = self.study.beside(variant, method.after)
             start = [f"model.pretrained={self._supernet(base, seed)[-1]}", "model.reorder=false"]
         elif method.pretrained:
             start = [f"model.pretrained={self._largest(seed)}"]

@@ -53,6 +53,8 @@ class Method(Section):
     """The stand-alone largest network is a fixed teacher."""
     after: Text | None = None
     """Starts from the supernet of this method, of the same regime and seed."""
+    rate_of: Text | None = None
+    """Takes the learning rate that was chosen for this method in the same regime."""
     groups: dict[str, Text] | None = None
     """Few-shot supernets: ``train.depth_ranges`` of each."""
     options: dict[str, Texts] = key({})
@@ -127,8 +129,8 @@ class Study(Section):
     halves: Integer | None = None
     """Seed of the division of the candidates into ``choice`` and ``confirmation``."""
     controls: Texts = ("flops", "params", "zen")
-    """Priors in the tables of methods; also ``blocks``, the number of blocks, and ``width``, the last stage's. Two priors joined by
-    ``+`` are standardised and added."""
+    """Priors in the tables of methods; also ``blocks``, the number of blocks, and ``width``, the last stage's. Two priors joined
+    by ``+`` are standardised and added."""
     regimes: dict[str, Regime] = key({"": Regime()})
     methods: dict[str, Method]
     comparisons: Pairs = ()
@@ -170,6 +172,10 @@ class Study(Section):
         )
         return {variant.name: variant for variant in listed}
 
+    def beside(self, variant: Variant, method: str) -> Variant:
+        """Another method in a variant's regime."""
+        return self.variants[f"{method}-{variant.regime_name}".rstrip("-")]
+
     def detailed(self, variant: Variant, seed: int) -> bool:
         """Whether a run is measured and scored in detail; without training, a run belongs to all regimes."""
         return not variant.method.trained or self.detailed_seeds is None or seed < self.detailed_seeds
@@ -198,6 +204,10 @@ class Study(Section):
         for name, method in self.methods.items():
             if method.after is not None and (method.after not in self.methods or self.methods[method.after].after is not None):
                 yield f"methods.{name}.after must be a method that starts after no other one, not {method.after}"
+            if method.rate_of is not None and (
+                method.rate_of not in self.methods or self.methods[method.rate_of].rate_of is not None
+            ):
+                yield f"methods.{name}.rate_of must be a method that has learning rates of its own, not {method.rate_of}"
             for words, named in (("options", method.options), ("regimes", method.regimes)):
                 yield from (f"methods.{name}.{words}: there is no regime {of}" for of in named if of not in self.regimes)
 

@@ -205,7 +205,8 @@ def _leanings_table(track: Track) -> str:
 
     rows = [row("stand-alone accuracy", track.mean_truth[None])]
     rows += [row(track.label(name), track.scores(name)) for name in track.runs]
-    return _markdown(["Spearman correlation of", "with blocks", "with the last stage's width", "with FLOPs", "with parameters"], rows)
+    head = ["Spearman correlation of", "with blocks", "with the last stage's width", "with FLOPs", "with parameters"]
+    return _markdown(head, rows)
 
 
 def _interval(estimate: Estimate | None, signed: bool = False) -> str:
