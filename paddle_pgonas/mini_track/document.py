@@ -80,10 +80,10 @@ def _shown(track: Track, listed: str, known: Container[str]) -> tuple[Track, str
         UserError: the name is not one of ``known``, or one of the other words is none of these.
     """
     name, *words = listed.split()
-    if name not in known or not {*track.study.regimes, *HALVES, *track.further_truths}.issuperset(words):
+    if name not in known or not {*track.study.regimes, *HALVES, *track.study.further_truths}.issuperset(words):
         raise UserError(f"the study's tables and pictures: there is no {listed}")
 
     def among(names: Container[str]) -> str | None:
         return next((word for word in words if word in names), None)
 
-    return track.part(among(track.study.regimes), among(HALVES) or "", among(track.further_truths) or ""), name
+    return track.part(among(track.study.regimes), among(HALVES) or "", among(track.study.further_truths) or ""), name

@@ -71,6 +71,20 @@ def _tau_figure(track: Track, metric: str = "top1") -> Figure:
     return figure
 
 
+def _truths_figure(track: Track) -> Figure:
+    """Every further truth against the first one, a point per subnet, its parameters as its colour."""
+    figure = Figure(figsize=(5.5, 4.2), layout="constrained")
+    names = list(track.study.further_truths)
+    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+        part = track.part(None, "", name)
+        first, other = (100 * part.truths[of].mean(0) for of in ("", name))
+        points = axes.scatter(first, other, c=part.prior("params") / 1000, s=24, cmap="viridis")
+        axes.set(xlabel="stand-alone accuracy, first truth, %", ylabel=f"{name} truth, %")
+        axes.set_title(f"Kendall tau {kendall(first, other):.2f}", fontsize=10)
+        figure.colorbar(points, ax=axes, label="parameters, thousands")
+    return figure
+
+
 def _curves_figure(track: Track) -> Figure:
     """Over the training of each PGONAS method, mean of its runs: the weight of the rank loss, the share of pairs out of order."""
     figure = Figure(figsize=(8, 3.8), layout="constrained")
@@ -119,6 +133,7 @@ FIGURES: dict[str, Callable[[Track], Figure]] = {
     "ranks": _ranks_figure,
     "tau": _tau_figure,
     "tau_probability": partial(_tau_figure, metric="probability"),
+    "truths": _truths_figure,
     "curves": _curves_figure,
     "training": _training_figure,
 }

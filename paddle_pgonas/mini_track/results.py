@@ -131,14 +131,13 @@ class Track:
     config: Config
     """The configuration of the stand-alone largest network: space, image size and number of classes."""
     candidates: list[Candidate]
-    truth: np.ndarray
-    """Stand-alone accuracy, [seeds, candidates]; NaN for candidates that have none yet."""
+    truths: dict[str, np.ndarray]
+    """Stand-alone accuracies by the name of the further truth (empty: the first one), [seeds, candidates]; NaN for candidates
+    that have none yet."""
     runs: dict[str, list[dict[str, Any]]]
     """Result files by variant, in the order of the study and of the seeds."""
-    further_truths: dict[str, np.ndarray] = field(default_factory=dict)
-    """Like ``truth``, by name."""
     truth_name: str = ""
-    """Of ``truth`` if it is one of the further ones."""
+    """Of the truth that counts in this part."""
     memo: dict[tuple[object, ...], Taus] = field(default_factory=dict)
     """Values of :meth:`tau`, shared by all parts, because many tables need them."""
 
@@ -148,16 +147,22 @@ class Track:
         Args:
             truth_name: of a further truth to take instead.
         """
-        truth = self.further_truths[truth_name] if truth_name else self.truth
-        rows = [row for row in self.study.half(half, len(self.candidates)) if np.isfinite(truth[:, row]).all()]
+        known = np.isfinite(self.truths[truth_name]).all(0)
+        rows = [row for row in self.study.half(half, len(self.candidates)) if known[row]]
         runs = {name: runs for name, runs in self.runs.items() if regime in (None, self.study.variants[name].regime_name)}
         candidates = [self.candidates[row] for row in rows]
-        return replace(self, candidates=candidates, truth=truth[:, rows], truth_name=truth_name, runs=runs)
+        truths = {name: truth[:, rows] for name, truth in self.truths.items()}
+        return replace(self, candidates=candidates, truths=truths, truth_name=truth_name, runs=runs)
 
     @property
     def archs(self) -> list[Arch]:
         """The candidates' architectures."""
         return [entry.arch for entry in self.candidates]
+
+    @property
+    def truth(self) -> np.ndarray:
+        """Stand-alone accuracy, [seeds, candidates]."""
+        return self.truths[self.truth_name]
 
     @property
     def mean_truth(self) -> np.ndarray:
@@ -273,7 +278,7 @@ def read_track(study: Study) -> Track:
             if any(list(scores) != names for scores in run["scores"].values()):
                 raise UserError(f"{path}: names other candidates than {study.candidates}; remove it and run again")
             runs.setdefault(name, []).append(run)
-    return Track(study, config, candidates, truth, runs, further)
+    return Track(study, config, candidates, {"": truth, **further}, runs)
 
 
 def _truth_files(study: Study, config: Config, candidates: list[Candidate]) -> list[list[float]]:
