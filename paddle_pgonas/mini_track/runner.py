@@ -86,7 +86,9 @@ class Runner:
         if study.truth is not None and "truth" in wanted:
             jobs += [partial(self._train_truth, seed, study.truth) for seed in range(study.truth_seeds)]
         if "largest" in (only or []):  # otherwise trained when a run needs it
-            jobs += [partial(self._largest, seed) for seed in sorted({seed % study.largest_seeds for seed in seeds})]
+            jobs += [
+                partial(self._largest, seed, study.largest) for seed in sorted({seed % study.largest_seeds for seed in seeds})
+            ]
         jobs += [partial(self._result, variant, seed) for seed in seeds for variant in chosen if self._runs(variant, seed)]
         with exclusive(self.runs, "study"), ThreadPoolExecutor(processes) as pool:
             yield from pool.map(lambda job: job(), jobs)
@@ -108,19 +110,20 @@ class Runner:
             track.collect_truth(self.study, working, seed)
         return str(self.study.results / f"truth-seed{seed}.json")
 
-    def _largest(self, seed: int) -> str:
+    def _largest(self, seed: int, config: str) -> str:
         """Weights of the stand-alone largest network that the supernets of a seed start from or distil from.
 
         Those that are kept beside the results come first, because another machine would train another sample of the same seed.
         """
         number = seed % self.study.largest_seeds
-        weights = self.runs / f"largest{number or ''}.safetensors"
+        recipe = "" if config == self.study.largest else f"-{Path(config).stem}-"
+        weights = self.runs / f"largest{recipe}{number or ''}.safetensors"
         kept = self.study.path(self.study.home) / "largest" / weights.name
         if kept.exists():
             return str(kept)
         with self._locks[weights.name]:
             if not weights.exists():
-                options = self._options(self.study.path(self.study.largest), self.runs / "largest", f"seed={number}")
+                options = self._options(self.study.path(config), self.runs / f"largest{recipe}", f"seed={number}")
                 arch = self.study.config().search_space.largest
                 self._tool(weights.stem, "train_standalone", *options, "--arch", arch, "--weights", weights)
         return str(weights)
@@ -235,9 +238,9 @@ class Runner:
             base = self.study.beside(variant, method.after)
             start = [f"model.pretrained={self._supernet(base, seed)[-1]}", "model.reorder=false"]
         elif method.pretrained:
-            start = [f"model.pretrained={self._largest(seed)}"]
+            start = [f"model.pretrained={self._largest(seed, method.largest or self.study.largest)}"]
         if method.teacher:
-            start.append(f"train.teacher={self._largest(seed)}")
+            start.append(f"train.teacher={self._largest(seed, method.largest or self.study.largest)}")
         own = method.options.get(variant.regime_name, ())
         file = self.study.config_of(variant.method_name)
         return self._options(file, folder, f"seed={seed}", *start, *regime.options, *options, *own)

@@ -49,6 +49,8 @@ class Method(Section):
     """False: the pretrained network is scored as it is."""
     pretrained: bool = True
     """Starts from the stand-alone largest network, otherwise from random weights."""
+    largest: Text | None = None
+    """Configuration of the training of the stand-alone largest network that it starts from; null: the study's."""
     teacher: bool = False
     """The stand-alone largest network is a fixed teacher."""
     after: Text | None = None
