@@ -219,8 +219,38 @@ def test_tables_of_a_further_truth_show_its_candidates(file: Path, commands: lis
     assert [entry.name for entry in long.candidates] == list(few)
     assert np.allclose(long.mean_truth, 1 - track.mean_truth[1:5])
     assert set(tables.TABLES) >= {"leanings"} and "stand-alone accuracy" in document.tables(track)["leanings long"]
+    same = tables.TABLES["truths"](track).splitlines()
+    assert same[0] == "|  | first truth | long truth | first truth of the same 4 |"
+    apart = f"{kendall(1 - long.mean_truth, long.mean_truth):.3f}"
+    assert next(line for line in same if "tau with the first" in line).split(" | ")[1:] == ["1.000", apart, "1.000 |"]
     both = [part.tau("sandwich-calibrated").value for part in (track.part("calibrated", ""), long)]
     assert both == [kendall(range(6), track.mean_truth), kendall(range(4), long.mean_truth)]
+
+
+def test_controls_of_width_and_of_two_priors(file: Path) -> None:
+    track = read_track(read_study(file))
+    assert track.prior("width").tolist() == [arch.out_width for arch in track.archs]
+    flops, params = (np.log(track.prior(name)) for name in ("flops", "params"))
+    both = (flops - flops.mean()) / flops.std() + (params - params.mean()) / params.std()
+    assert kendall(track.prior("flops+params"), both) == pytest.approx(1)
+
+
+def test_a_method_may_start_from_a_largest_network_of_its_own(file: Path, tmp_path: Path, commands: list[list[str]]) -> None:
+    (tmp_path / "longer.yaml").write_text(yaml.safe_dump({"base": "base.yaml", "train": {"epochs": 2}}))
+    start = {"label": "longer", "config": "base.yaml", "trained": False, "largest": "longer.yaml"}
+    study = read_study(written(tmp_path, STUDY | {"methods": {**STUDY["methods"], "longer": start}}))
+    list(runner_of(study, tmp_path).run(["no_training", "longer"], range(1), 1))
+    trained = [command for command in commands if "train_standalone" in command[0]]
+    assert sorted(Path(command[2]).name for command in trained) == ["base.yaml", "longer.yaml"]
+    starts = {
+        json.loads((study.results / f"{name}-seed0.json").read_text())["config"]["model"]["pretrained"]
+        for name in ("no_training", "longer")
+    }
+    assert starts == {"largest.safetensors", "largest-longer-.safetensors"}
+    kept = tmp_path / "home" / "largest" / "largest.safetensors"
+    kept.parent.mkdir()
+    (tmp_path / "runs" / "largest.safetensors").rename(kept)
+    assert runner_of(study, tmp_path)._largest(2, "base.yaml") == str(kept)  # another seed with the same network
 
 
 def test_the_first_recipe_is_compared_with_the_others_and_the_controls(file: Path, commands: list[list[str]]) -> None:

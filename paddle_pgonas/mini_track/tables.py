@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -55,6 +57,28 @@ def _truth_table(track: Track) -> str:
             ["noise ceiling: tau of the exact accuracies with this truth (simulated)", f"{attainable_tau(track.truth):.3f}"],
         ]
     return _markdown(["truth", f"{len(track.archs)} subnets, {len(track.truth)} seeds"], rows)
+
+
+def _truths_table(track: Track) -> str:
+    """A column for each truth: how exact it is, and the tau of the controls; the first truth also for the others' candidates."""
+    first = track.part(None, "")
+    columns = {"first truth": first}
+    for name in track.study.further_truths:
+        part = track.part(None, "", name)
+        columns |= {f"{name} truth": part, f"first truth of the same {len(part.archs)}": replace(part, truth_name="")}
+    rows = [["subnets, seeds", *(f"{len(part.archs)}, {len(part.truth)}" for part in columns.values())]]
+
+    def add(label: str, value: Callable[[Track], str]) -> None:
+        rows.append([label, *map(value, columns.values())])
+
+    add("accuracy, %", lambda part: f"{100 * part.mean_truth.min():.1f} to {100 * part.mean_truth.max():.1f}")
+    add("standard deviation of the subnets, points", lambda part: f"{100 * part.mean_truth.std():.2f}")
+    add("standard deviation of one subnet's seeds, points", lambda part: f"{100 * part.truth.var(0, ddof=1).mean() ** 0.5:.2f}")
+    add("noise ceiling: tau of the exact accuracies (simulated)", lambda part: f"{attainable_tau(part.truth):.3f}")
+    add("tau with the first truth", lambda part: f"{kendall(part.truths[''].mean(0), part.mean_truth):.3f}")
+    for name in track.study.controls:
+        add(f"tau of {name} [95 %]", lambda part, name=name: _interval(part.tau(name).estimate()))
+    return _markdown(["", *columns], rows)
 
 
 def _methods_table(track: Track) -> str:
@@ -223,6 +247,7 @@ def _markdown(head: list[str], rows: list[list[str]]) -> str:
 
 TABLES = {
     "truth": _truth_table,
+    "truths": _truths_table,
     "methods": _methods_table,
     "rules": _rules_table,
     "differences": _differences_table,
