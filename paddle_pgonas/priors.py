@@ -87,8 +87,17 @@ def with_prior(scores: np.ndarray, name: str, values: np.ndarray, weight: float)
         values: the prior of each candidate, [candidates].
         weight: of the prior; with 1 both count alike.
     """
-    mixed = _standard(scores) + weight * _standard(np.log(values) if name in COSTS else values)
+    mixed = _standard(scores) + weight * sum_of_priors({name: values})
     return scores.min() + np.ptp(scores) * (mixed - mixed.min()) / (np.ptp(mixed) or 1)
+
+
+def sum_of_priors(values: dict[str, np.ndarray]) -> np.ndarray:
+    """The sum of priors that are standardised over the candidates, [candidates]; costs enter as logarithms.
+
+    Args:
+        values: of each prior by name, [candidates].
+    """
+    return np.sum([_standard(np.log(prior) if name in COSTS else prior) for name, prior in values.items()], axis=0)
 
 
 def _standard(values: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -123,7 +124,26 @@ def test_a_job_for_the_gpu_gives_the_same_trainings(script: Script, tmp_path: Pa
     assert list(here) == list(there) == ["arch0", "arch1"]
     for name, result in here.items():
         assert np.median(np.abs(np.subtract(result["loss"], there[name]["loss"]))) < 1e-3
+        assert np.median(np.abs(np.subtract(result["acc"], there[name]["acc"]))) == 0
+        assert len(set(result["acc"])) > 1
         assert there[name]["device"] == "emulated"
-    again = script("gpu.py", job, "--results", found, "--emulate")  # nothing is left to do
-    assert again.returncode == 0
-    assert len(found.read_text().splitlines()) == 2
+    first = found.read_text().splitlines(keepends=True)[0]
+    found.write_text(first + first[:30])  # killed while it wrote the second one
+    again = script("gpu.py", job, "--results", found, "--emulate")
+    assert again.returncode == 0, again.stderr
+    assert found.read_text().startswith(first)
+    assert sorted(json.loads(line)["name"] for line in found.read_text().splitlines()) == ["arch0", "arch1"]
+
+    for refused, words in (
+        (script("train_truth.py", *options, "--results", tmp_path / "gpu", "--gpu-results", found), " already; choose"),
+        (script("train_truth.py", *options, "--results", tmp_path / "no", "--gpu-results", tmp_path / "no"), "holds no results"),
+        (
+            script("train_truth.py", *options, "--results", tmp_path / "no", "--gpu-results", found, "-o", "train.epochs=2"),
+            "another configuration",
+        ),
+    ):
+        assert refused.returncode == 1
+        assert refused.stderr.splitlines()[-1].startswith("train_truth: ") and words in refused.stderr
+    other = script("train_truth.py", *options, "--results", tmp_path / "no", "--gpu-job", job, "-o", "train.epochs=2")
+    assert other.returncode == 0
+    assert "results of another job" in script("gpu.py", job, "--results", found, "--emulate").stderr

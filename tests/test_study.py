@@ -19,6 +19,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, assert_one_line, some_archs
 from PIL import Image
+from scipy.stats import spearmanr
 
 from paddle_pgonas import config as configuration
 from paddle_pgonas.arch import MINI
@@ -218,9 +219,11 @@ def test_tables_of_a_further_truth_show_its_candidates(file: Path, commands: lis
     long = track.part("calibrated", "", "long")
     assert [entry.name for entry in long.candidates] == list(few)
     assert np.allclose(long.mean_truth, 1 - track.mean_truth[1:5])
-    assert set(tables.TABLES) >= {"leanings"} and "stand-alone accuracy" in document.tables(track)["leanings long"]
+    leaning = spearmanr(long.prior("flops"), long.mean_truth).statistic
+    assert f"{leaning:+.2f}" in document.tables(track)["leanings long"].splitlines()[2].split(" | ")[3]
+    assert document.tables(track)["leanings long"] == tables.TABLES["leanings"](track.part(None, "", "long"))
     same = tables.TABLES["truths"](track).splitlines()
-    assert same[0] == "|  | first truth | long truth | first truth of the same 4 |"
+    assert same[0] == "|  | first truth | long truth | first truth of the 4 of long |"
     apart = f"{kendall(1 - long.mean_truth, long.mean_truth):.3f}"
     assert next(line for line in same if "tau with the first" in line).split(" | ")[1:] == ["1.000", apart, "1.000 |"]
     both = [part.tau("sandwich-calibrated").value for part in (track.part("calibrated", ""), long)]
@@ -373,6 +376,30 @@ def test_a_failed_run_is_one_line_with_the_last_line_of_its_log(file: Path, tmp_
             {"methods": {"sandwich": {"label": "x", "rate_of": "y"}}, "comparisons": [], "recipes": {}},
             r"sandwich\.rate_of .*not y",
         ),
+        (
+            {
+                "methods": {"sandwich": {"label": "x", "after": "a"}, "a": {"label": "a", "regimes": ["published"]}},
+                "comparisons": [],
+                "recipes": {},
+            },
+            r"sandwich\.after",
+        ),
+        (
+            {
+                "methods": {"sandwich": {"label": "x", "rate_of": "a"}, "a": {"label": "a", "trained": False}},
+                "comparisons": [],
+                "recipes": {},
+            },
+            r"sandwich\.rate_of",
+        ),
+        (
+            {"methods": {"sandwich": {"label": "x", "largest": "b.yaml", "pretrained": False}}, "comparisons": [], "recipes": {}},
+            r"sandwich\.largest has no effect",
+        ),
+        ({"controls": ["flops+parms"]}, "controls: there is no prior parms"),
+        ({"further_truths": {"choice": "x"}}, r"further_truths\.choice: needs a name"),
+        ({"pictures": ["truths"]}, "truths needs further_truths"),
+        ({"detailed_seeds": -1}, "detailed_seeds"),
         ({"methods": {"sandwich": {"label": "x", "regimes": ["z"]}}, "comparisons": [], "recipes": {}}, "no regime z"),
     ],
 )

@@ -23,10 +23,11 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-from layout import BN_MOMENTUM, LANES, Batches, CompilerError, Layout, build, pointer
+from layout import BN_MOMENTUM, LANES, PROCESSOR, Batches, CompilerError, Layout, build, pointer
 
 SOURCE = Path(__file__).with_name("lanes.cu")
 NVCC = ["nvcc", "-arch=native", "-O3", "-std=c++17", "--extended-lambda", "-Xcompiler", "-fPIC", "-shared"]
+GPU = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
 EMULATION = ["g++", "-x", "c++", "-O2", "-std=c++17", "-fPIC", "-shared"]
 """The same source as loops on a processor, slow, to test it without a GPU."""
 
@@ -53,7 +54,7 @@ def library(emulated: bool) -> ctypes.CDLL:
         CompilerError: a compiler is missing or fails.
     """
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # streams that really run side by side
-    loaded = build(SOURCE, EMULATION if emulated else NVCC)
+    loaded = build(SOURCE, EMULATION, PROCESSOR) if emulated else build(SOURCE, NVCC, GPU)
     loaded.gpu_create.restype = loaded.gpu_keep.restype = ctypes.c_void_p
     return loaded
 
@@ -103,9 +104,11 @@ class GpuNet:
         self._kernel, self._shapes = library(emulated), (params.shape, params.shape, statistics.shape)
         first = (layout.spec(batch_size), params, statistics)  # kept during the call
         self._net = ctypes.c_void_p(self._kernel.gpu_create(*[pointer(array) for array in first]))
+        if not self._net:
+            raise ValueError(f"{layout}: too large for batches of {batch_size}")
 
     def __del__(self) -> None:
-        if hasattr(self, "_net"):
+        if getattr(self, "_net", None):
             self._kernel.gpu_destroy(self._net)
 
     def fetch(self, which: int) -> np.ndarray:
@@ -162,19 +165,34 @@ class Job:
         layout = Layout(about["side"], about["classes"], subnet["stem"], tuple(map(tuple, subnet["blocks"])))
         net = GpuNet(layout, self.batches.size, *layout.first_values(self.batches.seeds), self.emulated)
         last = net.train(self.train_images, self.steps, about["momentum"], about["weight_decay"])
-        if not np.isfinite(last).all():
-            raise SystemExit(f"{subnet['name']}: the last losses are {last}: training diverged; lower the learning rate")
+        if not (np.isfinite(last).all() and np.isfinite(net.fetch(0)).all()):  # a ReLU turns NaN into 0
+            raise SystemExit(f"{subnet['name']}: training diverged; the last losses are {last}; lower the learning rate")
         acc, loss = net.evaluate(self.val_images, self.held_out)
         result = {"acc": acc.round(6).tolist(), "loss": loss.round(5).tolist(), "seconds": round(time.time() - started, 1)}
-        return {"name": subnet["name"], **result}
+        return {"name": subnet["name"], "arch": subnet["arch"], **result}
 
 
 def device_name(emulated: bool) -> str:
     """The GPU as its driver names it."""
     if emulated:
         return "emulated"
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
+    return subprocess.run(GPU, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
+
+
+def finished(path: Path, job: str) -> set[str]:
+    """Names of the subnets in a file of results; a line that was cut short, when the program was killed, is removed.
+
+    Raises:
+        SystemExit: the results are those of another job.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    whole = [line for line in lines if line.endswith("\n")]
+    if whole != lines:
+        path.write_text("".join(whole), encoding="utf-8")
+    results = [json.loads(line) for line in whole]
+    if any(result["recipe"] != job for result in results):
+        raise SystemExit(f"gpu: {path} holds results of another job; choose another file")
+    return {result["name"] for result in results}
 
 
 def main() -> None:
@@ -186,29 +204,26 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), metavar="N", help="start no subnet after so many")
     parser.add_argument("--emulate", action="store_true", help="on the processor, slow, to test the program")
     arguments = parser.parse_args()
+    if arguments.at_once < 1 or not arguments.job.is_file() or not arguments.results.parent.is_dir():
+        parser.error("JOB.npz and the folder of --results must exist, and --at-once must be at least 1")
     started = time.time()
     try:
         library(arguments.emulate)
     except CompilerError as error:
         sys.exit(f"gpu: {error}")
     job, lock, device = Job(arguments.job, arguments.emulate), Lock(), device_name(arguments.emulate)
-    lines = arguments.results.read_text(encoding="utf-8").splitlines() if arguments.results.exists() else []
-    there = {json.loads(line)["name"] for line in lines}
-    print(
-        f"{device}: {job.steps} steps, {len(job.about['subnets'])} subnets, ready after {time.time() - started:.0f} s", flush=True
-    )
+    there = finished(arguments.results, job.about["recipe"])
+    count = len(job.about["subnets"])
+    print(f"{device}: {job.steps} steps, {count} subnets, ready after {time.time() - started:.0f} s", flush=True)
 
     def one(subnet: dict[str, Any]) -> None:
         if subnet["name"] in there or time.time() - started > arguments.seconds:
             return
         result = job.train(subnet)
         with lock, arguments.results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**result, "device": device}) + "\n")
-        spread = np.std(result["acc"], ddof=1)
-        print(
-            f"{time.time() - started:5.0f} s {result['name']}: {100 * np.mean(result['acc']):.2f} +- {100 * spread:.2f} %",
-            flush=True,
-        )
+            file.write(json.dumps({**result, "device": device, "recipe": job.about["recipe"]}) + "\n")
+        mean, spread = 100 * np.mean(result["acc"]), 100 * np.std(result["acc"], ddof=1)
+        print(f"{time.time() - started:5.0f} s {result['name']}: {mean:.2f} +- {spread:.2f} %", flush=True)
 
     with ThreadPoolExecutor(arguments.at_once) as pool:
         list(pool.map(one, job.about["subnets"]))

@@ -17,20 +17,29 @@ from paddle_pgonas.training.schedules import learning_rate
 
 
 def write_job(
-    path: Path, config: Config, entries: list[Candidate], batches: Batches, train: tuple[Any, Any], val: tuple[Any, Any]
+    path: Path,
+    config: Config,
+    recipe: str,
+    entries: list[Candidate],
+    batches: Batches,
+    train: tuple[Any, Any],
+    val: tuple[Any, Any],
 ) -> None:
     """Write a job file.
 
     Args:
         path: of the new file.
+        recipe: a digest that each result repeats.
         train: images, uint8 [N, S, S, 3], and labels, [N].
         val: the same of the validation images.
     """
     settings, side, classes = config.train, config.data.image_size, config.model.num_classes
     shapes = [layout(entry.arch, side, classes) for entry in entries]
     about = {
+        "recipe": recipe,
         "subnets": [
-            {"name": entry.name, "stem": one.stem, "blocks": one.blocks} for entry, one in zip(entries, shapes, strict=True)
+            {"name": entry.name, "arch": entry.arch.code, "stem": one.stem, "blocks": one.blocks}
+            for entry, one in zip(entries, shapes, strict=True)
         ],
         "side": side,
         "classes": classes,

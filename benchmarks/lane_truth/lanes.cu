@@ -529,13 +529,11 @@ std::mutex recording;  // one thread at a time makes a network or records a grap
 extern "C" {
 
 // spec: side of the images, batch, classes, stem width, number of blocks, then (c_in, c_mid, c_out, stride) of each block.
-// params and statistics: first values, as lanes_array of lanes.cpp has them.
+// params and statistics: first values, as lanes_array of lanes.cpp has them. Null if the network is so large that places of its values
+// do not fit into an int.
 Net* gpu_create(const int32_t* spec, const float* params, const float* statistics) {
     std::lock_guard<std::mutex> alone(recording);
     Net* net = new Net{};
-#ifdef __CUDACC__
-    check(cudaStreamCreateWithFlags(&net->stream, cudaStreamNonBlocking), "a stream");
-#endif
     int side = spec[0];
     net->batch = spec[1], net->classes = spec[2], net->width = spec[3];
     int features = 0, padded = 0, most_partial = 0, widest = 0;
@@ -578,8 +576,15 @@ Net* gpu_create(const int32_t* spec, const float* params, const float* statistic
     for (float** one : {&net->a, &net->b, &net->d}) want(*one, widest);
     float *labels, *image_right, *right, *step, *loss;
     want(labels, net->batch), want(image_right, net->batch), want(right, 1), want(step, 1), want(loss, 2);
-    size_t total = 0;
-    for (const auto& [pointer, floats] : net->wanted) total += floats;
+    size_t total = 0, largest = 0;
+    for (const auto& [pointer, floats] : net->wanted) total += floats, largest = std::max(largest, floats);
+    if (largest > INT32_MAX) {
+        delete net;
+        return nullptr;
+    }
+#ifdef __CUDACC__
+    check(cudaStreamCreateWithFlags(&net->stream, cudaStreamNonBlocking), "a stream");
+#endif
     net->arena = reserve(total * sizeof(float), net->stream);
     float* next = static_cast<float*>(net->arena);
     for (const auto& [pointer, floats] : net->wanted) *pointer = next, next += floats;
@@ -614,6 +619,8 @@ const void* gpu_keep(const void* data, int64_t bytes) {
 
 // Trains a network for some steps, the first of which is number 0 of the plan. loss and right: sums over the last step's images, [16].
 void gpu_train(Net* net, const Images* data, const Plan* plan, int steps, float momentum, float decay, float keep, double* loss, int32_t* right) {
+    const int32_t start = 0;
+    copy(net->step, &start, sizeof start, net->stream);
     const auto one = [&] {
         put(*net, *data, *plan, net->batch);
         forward(*net, net->batch, true, keep);

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from layout import BN_MOMENTUM, LANES, Batches, CompilerError, Layout, build, pointer
+from layout import BN_MOMENTUM, LANES, PROCESSOR, Batches, CompilerError, Layout, build, pointer
 
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config, Data
@@ -26,7 +26,7 @@ def library() -> ctypes.CDLL:
         UserError: g++ is missing or does not compile it.
     """
     try:
-        loaded = build(SOURCE, COMMAND)
+        loaded = build(SOURCE, COMMAND, PROCESSOR)
     except CompilerError as error:
         raise UserError(str(error)) from error
     loaded.lanes_create.restype = ctypes.c_void_p

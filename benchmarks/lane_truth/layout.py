@@ -19,18 +19,25 @@ BN_MOMENTUM = 0.9
 """Share of the running statistics that a training step keeps, as in Paddle."""
 
 
+PROCESSOR = ["g++", "-march=native", "-Q", "--help=target"]
+"""Describes this processor to :func:`build`."""
+
+
 class CompilerError(Exception):
     """A compiler is missing or does not compile a source."""
 
 
-def build(source: Path, command: list[str]) -> ctypes.CDLL:
-    """A source file as a loaded library; compiled once per source, command and processor, in the user's cache.
+def build(source: Path, command: list[str], describe: list[str]) -> ctypes.CDLL:
+    """A source file as a loaded library; compiled once per source, command and machine, in the user's cache.
+
+    Args:
+        describe: a command whose output tells the machines apart for which the compiler makes different code.
 
     Raises:
-        CompilerError: g++ or the compiler of ``command`` is missing or does not compile it.
+        CompilerError: one of the commands is missing or fails.
     """
     try:
-        target = subprocess.run(["g++", "-march=native", "-Q", "--help=target"], capture_output=True, check=True).stdout
+        target = subprocess.run(describe, capture_output=True, check=True).stdout
         digest = hashlib.sha256(source.read_bytes() + repr(command).encode() + target).hexdigest()
         folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lane_truth"
         path = folder / f"{digest}.so"
@@ -40,7 +47,7 @@ def build(source: Path, command: list[str]) -> ctypes.CDLL:
             subprocess.run([*command, str(source), "-o", str(part)], check=True)
             part.replace(path)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise CompilerError(f"{command[0]} with C++17 is needed to compile {source.name}: {error}") from error
+        raise CompilerError(f"compiling {source.name} needs {command[0]} with C++17 and {describe[0]}: {error}") from error
     return ctypes.CDLL(str(path))
 
 

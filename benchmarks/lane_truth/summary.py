@@ -58,7 +58,9 @@ def comparison(folder: Path, other: Path) -> dict[str, float]:
     ``expected deviation`` is that of two samples of the same trainings.
     """
     here, there = (read_json(path, "results")["results"] for path in (folder / "accuracies.json", other))
-    names = [name for name in here if name in there]
+    names = [name for name in here if name in there and here[name]["arch"] == there[name]["arch"]]
+    if len(names) < 3:
+        raise SystemExit(f"summary: {folder} and {other} have {len(names)} subnets in common; at least 3 are needed")
     one, two = (100 * np.array([of[name]["acc"] for name in names]) for of in (here, there))
     apart = two.mean(1) - one.mean(1)
     errors = [(table.var(1, ddof=1) / table.shape[1]).mean() for table in (one, two)]

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import hashlib
+import json
 import random
 import sys
 import time
@@ -64,7 +66,7 @@ class Trainer:
     def write_job(self, path: Path, entries: list[Candidate]) -> None:
         """Write these trainings as a job for gpu.py."""
         sets = (self.plain_images, self.labels), (self.validation.images, self.validation.labels)
-        write_job(path, self.config, entries, self.batches, *sets)
+        write_job(path, self.config, digest(self.config), entries, self.batches, *sets)
 
     def train(self, arch: Arch) -> dict[str, Any]:
         """Train a subnet from random weights: top-1 and loss on the validation images by seed, and the seconds for all."""
@@ -77,8 +79,8 @@ class Trainer:
                 net.put(self.images, self.batches.pad, data, chosen, moves)
                 rate = learning_rate(train, epoch * self.batches.steps + number, self.batches.steps, train.batch_size)
                 loss, _ = net.step(self.labels[chosen], rate, train.momentum, train.weight_decay)
-        if not np.isfinite(loss).all():
-            raise UserError(f"{arch}: the last losses are {loss}: training diverged; lower train.lr_per_256")
+        if not (np.isfinite(loss).all() and np.isfinite(net.params).all()):  # a ReLU turns NaN into 0
+            raise UserError(f"{arch}: training diverged; the last losses are {loss}; lower train.lr_per_256")
         images = np.ascontiguousarray(self.validation.images)
         acc, loss = net.evaluate(images, self.validation.labels.astype(np.int64), data)
         seconds = round(time.time() - started, 1)
@@ -94,6 +96,12 @@ def recipe(config: Config) -> dict[str, Any]:
         "data": {"images": Path(str(config.data.root)).name} | {name: data[name] for name in DATA_KEYS},
         "train": {name: train[name] for name in TRAIN_KEYS},
     }
+
+
+def digest(config: Config) -> str:
+    """Tells recipes apart in jobs for the GPU and their results; the images' folder may have another name."""
+    about = recipe(config)
+    return hashlib.sha256(json.dumps(about | {"data": about["data"] | {"images": ""}}, sort_keys=True).encode()).hexdigest()
 
 
 def results_so_far(path: Path, about: dict[str, Any]) -> dict[str, Any]:
@@ -121,6 +129,27 @@ def add(folder: Path, candidates: list[Candidate], entry: Candidate, result: dic
         write_json(folder / "truth.json", {name: mean(one) for name, one in record["results"].items()})
 
 
+def add_from_gpu(folder: Path, candidates: list[Candidate], results: Path, config: Config, about: dict[str, Any]) -> None:
+    """Add the results of a job for the GPU.
+
+    Raises:
+        UserError: there are none, or they are of another recipe or of other candidates, or some are known already.
+    """
+    lines, by_name = read_json_lines(results), {entry.name: entry for entry in candidates}
+    if not lines:
+        raise UserError(f"{results}: holds no results; give the file that gpu.py wrote")
+    known = results_so_far(folder / "accuracies.json", about)["results"]
+    for line in lines:
+        entry = by_name.get(line.get("name"))
+        if line.get("recipe") != digest(config) or entry is None or entry.arch.code != line["arch"]:
+            raise UserError(f"{results}: made with another configuration or for other candidates; give those of its job")
+        if entry.name in known:
+            raise UserError(f"{folder / 'accuracies.json'}: holds {entry.name} already; choose another folder or remove it")
+    for line in lines:
+        result = {name: line[name] for name in ("acc", "loss", "seconds", "device")}
+        add(folder, candidates, by_name[line["name"]], result, about)
+
+
 def mean(result: dict[str, Any]) -> dict[str, Any]:
     """An entry of a truth file: mean top-1 over the seeds and its standard error."""
     accs = np.array(result["acc"])
@@ -145,8 +174,9 @@ def main() -> None:
     parser.add_argument(
         "--part", type=_part, default="0/1", metavar="I/N", help="of N processes this is the one of number I (from 0)"
     )
-    parser.add_argument("--gpu-job", type=Path, metavar="FILE", help="write a job for gpu.py (FILE.npz) instead of training")
-    parser.add_argument("--gpu-results", type=Path, metavar="FILE", help="add the results of such a job instead of training")
+    gpu = parser.add_mutually_exclusive_group()
+    gpu.add_argument("--gpu-job", type=Path, metavar="FILE", help="write a job for gpu.py (FILE.npz) instead of training")
+    gpu.add_argument("--gpu-results", type=Path, metavar="FILE", help="add the results of such a job instead of training")
     arguments = parser.parse_args()
     config = load_config(arguments.config, arguments.override)
     candidates = read_candidates(arguments.candidates, find_space(config.space))
@@ -157,15 +187,12 @@ def main() -> None:
     arguments.results.mkdir(parents=True, exist_ok=True)
     path = arguments.results / "accuracies.json"
     if arguments.gpu_results:
-        for result in read_json_lines(arguments.gpu_results):
-            name = result.pop("name")
-            [entry] = (one for one in candidates if one.name == name)
-            add(arguments.results, candidates, entry, result, about)
+        add_from_gpu(arguments.results, candidates, arguments.gpu_results, config, about)
         return
     trainer = Trainer(config)
     if arguments.gpu_job:
         known = results_so_far(path, about)["results"]
-        trainer.write_job(arguments.gpu_job, [entry for entry in order if entry.name not in known])
+        trainer.write_job(arguments.gpu_job, [entry for entry in order[number::count] if entry.name not in known])
         return
     for entry in order[number::count]:
         if entry.name in results_so_far(path, about)["results"]:

@@ -20,7 +20,7 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json, read_json_lines, write_json, write_text
 from paddle_pgonas.mini_track.statistics import Taus, resampled_tau
 from paddle_pgonas.mini_track.study import Study, Variant
-from paddle_pgonas.priors import with_prior
+from paddle_pgonas.priors import sum_of_priors, with_prior
 from paddle_pgonas.store import SUFFIX
 from paddle_pgonas.submission import Candidate, read_candidates, read_scores, write_scores
 
@@ -66,7 +66,7 @@ def collect(folder: Path, variant: Variant, seed: int, study: Study, commit: str
     trained = folder / "config.yaml"
     config = _portable(yaml.safe_load(trained.read_text(encoding="utf-8")) if trained.exists() else scored["config"])
     lines, watched = read_json_lines(folder / "metrics.jsonl"), _watched(folder, study)
-    if watched and len(watched) != len(study.watch_at):
+    if len(watched) != (len(study.watch_at) if study.watched(variant, seed) else 0):
         raise UserError(f"{folder}: was measured {len(watched)} times, not {len(study.watch_at)}; remove it and run again")
     scored_by = BN if study.detailed(variant, seed) else (variant.regime.bn,)
     groups = [line for name in variant.method.groups or {} for line in read_json_lines(folder / name / "metrics.jsonl")]
@@ -141,12 +141,13 @@ class Track:
     memo: dict[tuple[object, ...], Taus] = field(default_factory=dict)
     """Values of :meth:`tau`, shared by all parts, because many tables need them."""
 
-    def part(self, regime: str | None, half: str, truth_name: str = "") -> Track:
+    def part(self, regime: str | None, half: str, truth_name: str | None = None) -> Track:
         """The same of one regime (None: of all) and of one half of the candidates (empty: of all) as far as they have a truth.
 
         Args:
-            truth_name: of a further truth to take instead.
+            truth_name: of the truth that counts (empty: the first one); by default that of this part.
         """
+        truth_name = self.truth_name if truth_name is None else truth_name
         known = np.isfinite(self.truths[truth_name]).all(0)
         rows = [row for row in self.study.half(half, len(self.candidates)) if known[row]]
         runs = {name: runs for name, runs in self.runs.items() if regime in (None, self.study.variants[name].regime_name)}
@@ -175,14 +176,13 @@ class Track:
         return self.prior("flops")
 
     def prior(self, name: str) -> np.ndarray:
-        """A control's values for the track's image size and classes, [candidates]; ``flops+params`` weighs both alike."""
+        """A control's values for the track's image size and classes, [candidates]; of priors joined by ``+``, their sum."""
         if name == "blocks":
             return np.array([sum(arch.depths) for arch in self.archs])
         if name == "width":
             return np.array([arch.out_width for arch in self.archs])
         if "+" in name:
-            first, _, other = name.partition("+")
-            return with_prior(np.log(self.prior(first)), other, self.prior(other), 1)
+            return sum_of_priors({one: self.prior(one) for one in name.split("+")})
         return np.array(list(map(self.config.prior(name), self.archs)))
 
     def label(self, name: str) -> str:
@@ -273,7 +273,9 @@ def read_track(study: Study) -> Track:
     names = [entry.name for entry in candidates]
     runs: dict[str, list[dict[str, Any]]] = {}
     for name, variant in study.variants.items():
-        for path in sorted(study.results.glob(f"{variant.stem}-seed*.json")):
+        for path in sorted(
+            study.results.glob(f"{variant.stem}-seed*.json"), key=lambda path: int(path.stem.rpartition("seed")[2])
+        ):
             run = read_json(path, "result")
             if any(list(scores) != names for scores in run["scores"].values()):
                 raise UserError(f"{path}: names other candidates than {study.candidates}; remove it and run again")

@@ -86,9 +86,9 @@ class Runner:
         if study.truth is not None and "truth" in wanted:
             jobs += [partial(self._train_truth, seed, study.truth) for seed in range(study.truth_seeds)]
         if "largest" in (only or []):  # otherwise trained when a run needs it
-            jobs += [
-                partial(self._largest, seed, study.largest) for seed in sorted({seed % study.largest_seeds for seed in seeds})
-            ]
+            numbers = sorted({seed % study.largest_seeds for seed in seeds})
+            configs = dict.fromkeys([study.largest, *(method.largest for method in study.methods.values() if method.largest)])
+            jobs += [partial(self._largest, number, config) for config in configs for number in numbers]
         jobs += [partial(self._result, variant, seed) for seed in seeds for variant in chosen if self._runs(variant, seed)]
         with exclusive(self.runs, "study"), ThreadPoolExecutor(processes) as pool:
             yield from pool.map(lambda job: job(), jobs)
@@ -142,13 +142,11 @@ class Runner:
 
     def _supernet(self, variant: Variant, seed: int) -> list[Path]:
         """The weights of a variant's supernet (of several groups: of each), trained if they do not exist."""
-        watched = self.study.watch_at and self.study.watch_images and not variant.method.groups
-        watched = watched and self.study.detailed(variant, seed)
         shares = f"train.watch_at={list(self.study.watch_at)}"
         watch = [f"train.watch_images={self.study.watch_images}", shares, f"train.watch_truth={self.study.candidates}"]
         name = f"{variant.name}-seed{seed}"
         with self._locks[name]:
-            options = [*self._rate_option(variant), *(watch if watched else [])]
+            options = [*self._rate_option(variant), *(watch if self.study.watched(variant, seed) else [])]
             return self._train(name, variant, seed, self._folder(variant, seed), *options)
 
     def _folder(self, variant: Variant, seed: int) -> Path:

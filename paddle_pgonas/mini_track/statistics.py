@@ -80,14 +80,19 @@ class Taus:
         """The mean over the runs and its interval."""
         return _estimate(self.values.mean(0), [self.values[:, 0]], bound=1)
 
+    def common(self, other: Taus) -> list[int]:
+        """Seeds of both whose runs are compared with each other; none if they are too few."""
+        seeds = sorted(set(self.seeds) & set(other.seeds))
+        return seeds if len(seeds) >= PAIRS else []
+
     def minus(self, other: Taus) -> Estimate:
         """How far the mean lies above another one.
 
         Runs of the same seed are compared with each other, and others left out. With fewer than three such pairs, which tell
         little about how much seeds differ, all runs count as independent.
         """
-        common = sorted(set(self.seeds) & set(other.seeds))
-        if len(common) < PAIRS:
+        common = self.common(other)
+        if not common:
             return _estimate(self.values.mean(0) - other.values.mean(0), [self.values[:, 0], other.values[:, 0]], bound=2)
         mine, theirs = (taus.values[[taus.seeds.index(seed) for seed in common]] for taus in (self, other))
         return _estimate((mine - theirs).mean(0), [(mine - theirs)[:, 0]], bound=2)

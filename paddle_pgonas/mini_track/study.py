@@ -21,6 +21,8 @@ Numbers = Annotated[tuple[Number, ...], ListAsTuple]
 Pairs = Annotated[tuple[Annotated[tuple[Text, Text], ListAsTuple], ...], ListAsTuple]
 
 
+OF_ARCH = ("blocks", "width")
+"""Controls that are no priors: the number of blocks, and the channels of the last stage."""
 HALVES = ("choice", "confirmation")
 """Decisions are made on the first half of the candidates and tested on the second."""
 
@@ -50,7 +52,8 @@ class Method(Section):
     pretrained: bool = True
     """Starts from the stand-alone largest network, otherwise from random weights."""
     largest: Text | None = None
-    """Configuration of the training of the stand-alone largest network that it starts from; null: the study's."""
+    """Configuration of the training of the stand-alone largest network that it starts from and that is its teacher; null: the
+    study's."""
     teacher: bool = False
     """The stand-alone largest network is a fixed teacher."""
     after: Text | None = None
@@ -121,7 +124,7 @@ class Study(Section):
     """Overrides of every configuration."""
     highest_codes: Annotated[tuple[Integer, ...], ListAsTuple] | None = None
     """Highest width code per stage of the candidates; bounds the subnets on which learning rates are chosen."""
-    detailed_seeds: Integer | None = None
+    detailed_seeds: Integer | None = key(None, at_least=0)
     """Only runs of the seeds below it are measured during the training and scored by both kinds of BatchNorm statistics, the
     others by their regime's at the end, which takes half the time. null: all."""
     watch_images: Integer = key(0, at_least=0)
@@ -131,8 +134,7 @@ class Study(Section):
     halves: Integer | None = None
     """Seed of the division of the candidates into ``choice`` and ``confirmation``."""
     controls: Texts = ("flops", "params", "zen")
-    """Priors in the tables of methods; also ``blocks``, the number of blocks, and ``width``, the last stage's. Two priors joined
-    by ``+`` are standardised and added."""
+    """Priors in the tables of methods, also those of OF_ARCH. Priors joined by ``+`` are standardised and added."""
     regimes: dict[str, Regime] = key({"": Regime()})
     methods: dict[str, Method]
     comparisons: Pairs = ()
@@ -182,6 +184,11 @@ class Study(Section):
         """Whether a run is measured and scored in detail; without training, a run belongs to all regimes."""
         return not variant.method.trained or self.detailed_seeds is None or seed < self.detailed_seeds
 
+    def watched(self, variant: Variant, seed: int) -> bool:
+        """Whether a run is measured during its training. Copies of few-shot supernets are not."""
+        method = variant.method
+        return bool(self.watch_at and self.watch_images and method.trained and not method.groups and self.detailed(variant, seed))
+
     def half(self, name: str, count: int) -> list[int]:
         """Positions, in order, of the candidates of ``choice`` or ``confirmation``; of all for an empty name."""
         order = list(range(count))
@@ -191,8 +198,13 @@ class Study(Section):
     def problems(self) -> Iterator[str]:
         """Names that do not exist."""
         known = {*self.methods, *self.variants, *self.controls}
-        for name in sorted({*self.further_truths} & {*self.regimes, *HALVES}):
-            yield f"further_truths.{name}: a regime or a half has this name"
+        for name in self.further_truths:
+            if name in {"", *self.regimes, *HALVES}:
+                yield f"further_truths.{name}: needs a name that is no regime and no half"
+        if "truths" in self.pictures and not self.further_truths:
+            yield "pictures: truths needs further_truths"
+        for control in self.controls:
+            yield from (f"controls: there is no prior {one}" for one in control.split("+") if one not in {*PRIORS, *OF_ARCH})
         for pair in self.comparisons:
             yield from (f"comparisons: there is no method {name}" for name in pair if name not in known)
         labels = [recipe.label for recipe in self.recipes.values()]
@@ -204,14 +216,21 @@ class Study(Section):
             if labels.count(recipe.label) > 1:
                 yield f"recipes.{name}: another recipe has the label {recipe.label}"
         for name, method in self.methods.items():
-            if method.after is not None and (method.after not in self.methods or self.methods[method.after].after is not None):
-                yield f"methods.{name}.after must be a method that starts after no other one, not {method.after}"
-            if method.rate_of is not None and (
-                method.rate_of not in self.methods or self.methods[method.rate_of].rate_of is not None
-            ):
-                yield f"methods.{name}.rate_of must be a method that has learning rates of its own, not {method.rate_of}"
+            for words, of in (("after", method.after), ("rate_of", method.rate_of)):
+                if of is not None and not self._serves(of, method):
+                    yield f"methods.{name}.{words} must be a trained method of the same regimes that has none itself, not {of}"
+            if method.largest is not None and (method.after is not None or not (method.pretrained or method.teacher)):
+                yield f"methods.{name}.largest has no effect; it starts from another network and has no teacher"
             for words, named in (("options", method.options), ("regimes", method.regimes)):
                 yield from (f"methods.{name}.{words}: there is no regime {of}" for of in named if of not in self.regimes)
+
+    def _serves(self, name: str, method: Method) -> bool:
+        """Whether another method can start from the named one, or take its learning rate."""
+        if name not in self.methods:
+            return False
+        named = self.methods[name]
+        regimes, needed = (set(one.regimes or self.regimes) for one in (named, method))
+        return named.trained and named.after is None and named.rate_of is None and regimes >= needed
 
 
 def read_study(path: str | Path) -> Study:

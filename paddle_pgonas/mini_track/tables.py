@@ -61,11 +61,10 @@ def _truth_table(track: Track) -> str:
 
 def _truths_table(track: Track) -> str:
     """A column for each truth: how exact it is, and the tau of the controls; the first truth also for the others' candidates."""
-    first = track.part(None, "")
-    columns = {"first truth": first}
+    columns = {"first truth": track.part(None, "", "")}
     for name in track.study.further_truths:
         part = track.part(None, "", name)
-        columns |= {f"{name} truth": part, f"first truth of the same {len(part.archs)}": replace(part, truth_name="")}
+        columns |= {f"{name} truth": part, f"first truth of the {len(part.archs)} of {name}": replace(part, truth_name="")}
     rows = [["subnets, seeds", *(f"{len(part.archs)}, {len(part.truth)}" for part in columns.values())]]
 
     def add(label: str, value: Callable[[Track], str]) -> None:
@@ -106,7 +105,7 @@ def _methods_table(track: Track) -> str:
         "scores from",
         "tau per seed",
         f"tau, {bn} [95 %]",
-        f"tau, {other}",
+        f"tau, {other} (measured seeds)",
         "Pearson x 100",
         "smallest / largest, %",
         "minutes",
@@ -190,13 +189,18 @@ def _power_table(track: Track) -> str:
 
 
 def _differences_table(track: Track) -> str:
+    """How far one method lies above another one by each metric, and from how many runs that is known."""
     rows = []
     for method, other in (pair for comparison in track.study.comparisons for pair in track.resolved(comparison)):
-        pairs = ((track.tau(method, metric=metric), track.tau(other, metric=metric)) for metric in READINGS)
-        rows.append([track.label(method), track.label(other), *(_interval(one.minus(two), signed=True) for one, two in pairs)])
-    return _markdown(
-        ["method", "against", "difference in tau, by top-1 [95 %]", "by likelihood [95 %]", "by probability [95 %]"], rows
-    )
+        pairs = [(track.tau(method, metric=metric), track.tau(other, metric=metric)) for metric in READINGS]
+        one, two = pairs[0]
+        common = len(one.common(two))
+        counts = [str(len(taus.values)) for name, taus in ((method, one), (other, two)) if name not in track.study.controls]
+        runs = f"{common} pairs" if common else ", ".join(counts)
+        intervals = (_interval(one.minus(two), signed=True) for one, two in pairs)
+        rows.append([track.label(method), track.label(other), runs, *intervals])
+    metrics = ("top-1", "likelihood", "probability")
+    return _markdown(["method", "against", "runs", *(f"difference in tau, by {metric} [95 %]" for metric in metrics)], rows)
 
 
 def _pairs_table(track: Track) -> str:
