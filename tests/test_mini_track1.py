@@ -201,17 +201,23 @@ def test_readme_and_truth_say_what_the_committed_results_say() -> None:
     assert document.truth_csv(results) == (HOME / "truth.csv").read_text(encoding="utf-8")
     assert list(results.runs) == list(STUDY.methods)
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    similar = track.read_track(read_study(REPOSITORY / "configs" / "track_shaped" / "study.yaml")).part(None, "", "long")
     recipes = {
-        "`official_baseline`": "baseline",
-        "`sandwich`": "sandwich_relu",
-        "`pgonas_prelu_flops`": "pgonas_flops_warmup",
-        "`pgonas_mish_zen`": "pgonas_zen",
-        "`official_baseline` with": "progressive",
+        "`sandwich`": ("sandwich_relu", "sandwich-calibrated"),
+        "`zero_step`": (None, "no_training-calibrated"),
+        "`official_baseline` with `model.bn": ("baseline", "baseline-calibrated"),
+        "`pgonas_prelu_flops`": ("pgonas_flops_warmup", "pgonas_flops-calibrated"),
+        "`pgonas_mish_zen`": ("pgonas_zen", "pgonas_zen-calibrated"),
+        "`as_published": (None, "pgonas_flops-published"),
+        "`official_baseline` with the same": ("progressive", "progressive-calibrated"),
     }
-    rows = {cells[2].strip(): line for line in readme.splitlines() if len(cells := line.split("|")) == 6}
-    for recipe, method in recipes.items():
-        [row] = [row for cell, row in rows.items() if cell == recipe or (recipe.endswith("with") and cell.startswith(recipe))]
-        assert shown(results.tau(method).value) in row
+    table = [cells for line in readme.splitlines() if len(cells := [cell.strip() for cell in line.split("|")]) == 8]
+    for recipe, (method, variant) in recipes.items():
+        [row] = [row for row in table if row[2].startswith(recipe)]
+        assert row[5].startswith(shown(results.tau(method).value)) if method else not row[5]
+        metric = "top1" if "top-1" in row[6] else "probability"
+        assert row[6].startswith(shown(similar.tau(variant, metric=metric).value))
+    assert shown(similar.tau("flops").value) in readme
     other = [shown(results.tau(method).value) for method in ("sandwich_prelu", "flops")]
     assert [tau for tau in other if tau not in readme] == []
     for picture in ("ranks", "tau", "curves"):
