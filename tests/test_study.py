@@ -251,9 +251,12 @@ def test_a_method_may_start_from_a_largest_network_of_its_own(file: Path, tmp_pa
     }
     assert starts == {"largest.safetensors", "largest-longer-.safetensors"}
     kept = tmp_path / "home" / "largest" / "largest.safetensors"
-    kept.parent.mkdir()
-    (tmp_path / "runs" / "largest.safetensors").rename(kept)
-    assert runner_of(study, tmp_path)._largest(2, "base.yaml") == str(kept)  # another seed with the same network
+    assert str(tmp_path) not in kept.read_bytes().decode("latin-1")  # no path of the machine
+    done = len(commands)
+    assert Runner(study, REPOSITORY, "nowhere", tmp_path / "other")._largest(2, "base.yaml") == str(
+        kept
+    )  # another seed with the same network
+    assert len(commands) == done
 
 
 def test_the_first_recipe_is_compared_with_the_others_and_the_controls(file: Path, commands: list[list[str]]) -> None:

@@ -86,6 +86,12 @@ def collect(folder: Path, variant: Variant, seed: int, study: Study, commit: str
     write_text(study.results / f"{variant.stem}-seed{seed}.json", json.dumps(result) + "\n")
 
 
+def keep_largest(weights: Path, kept: Path) -> None:
+    """Copy a largest network beside the results, without file paths of the machine in its record."""
+    arrays, record = container.read(weights)
+    container.write(kept, {**record, "config": _portable(record["config"])}, arrays)
+
+
 def _watched(folder: Path, study: Study) -> dict[str, Any]:
     """Candidates' metrics after a number of training steps."""
     names = {entry.arch.code: entry.name for entry in read_candidates(study.candidates, study.config().search_space)}

@@ -113,20 +113,19 @@ class Runner:
     def _largest(self, seed: int, config: str) -> str:
         """Weights of the stand-alone largest network that the supernets of a seed start from or distil from.
 
-        Those that are kept beside the results come first, because another machine would train another sample of the same seed.
+        They are kept beside the results, because another machine would train another sample of the same seed.
         """
         number = seed % self.study.largest_seeds
         recipe = "" if config == self.study.largest else f"-{Path(config).stem}-"
         weights = self.runs / f"largest{recipe}{number or ''}.safetensors"
         kept = self.study.path(self.study.home) / "largest" / weights.name
-        if kept.exists():
-            return str(kept)
         with self._locks[weights.name]:
-            if not weights.exists():
+            if not kept.exists():
                 options = self._options(self.study.path(config), self.runs / f"largest{recipe}", f"seed={number}")
                 arch = self.study.config().search_space.largest
                 self._tool(weights.stem, "train_standalone", *options, "--arch", arch, "--weights", weights)
-        return str(weights)
+                track.keep_largest(weights, kept)
+        return str(kept)
 
     def _result(self, variant: Variant, seed: int) -> str:
         """Train one supernet, score the candidates with each choice of statistics, and store the result."""
