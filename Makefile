@@ -1,7 +1,7 @@
 # make setup   .venv with everything      make demo   the main job on built-in images, against a truth
 # make test    the tests                  make lint   style and types      make docs   docs/api.md from the docstrings
 # make smoke   imports every module and runs the first steps of a training
-# make study CIFAR10=DIR TINY=DIR   both studies of configs/track_shaped, about a day on two cores; existing results are kept
+# make study CIFAR10=DIR TINY=DIR   both studies of configs/track_shaped but for the long truth; existing results are kept
 # make fuzz    changed files for every reader      make torture   jobs killed, disks filled, kept files damaged
 # PYTHON chooses the interpreter, REQUIREMENTS the wheel of Paddle (a GPU wheel only where nvidia-smi finds a GPU).
 

@@ -47,9 +47,19 @@ def test_a_training_step_and_an_evaluation_are_those_of_paddle(script: Script) -
     assert len(checked.stdout.splitlines()) == 4
 
 
-def test_the_gpu_trainer_emulated_on_the_processor_is_the_same(script: Script, tmp_path: Path) -> None:
+def has_gpu() -> bool:
+    """Whether there is a GPU that CUDA's compiler can be used for; Paddle is not needed for it."""
+    tools = shutil.which("nvidia-smi"), shutil.which("nvcc")
+    return all(tools) and subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False).returncode == 0
+
+
+ON_A_GPU = pytest.param([], marks=pytest.mark.skipif(not has_gpu(), reason="needs a GPU and nvcc"), id="gpu")
+
+
+@pytest.mark.parametrize("where", [pytest.param(["--emulate"], id="emulated"), ON_A_GPU])
+def test_the_gpu_trainer_is_the_same(script: Script, tmp_path: Path, where: list[str]) -> None:
     assert script("gpu_check.py", "write", tmp_path / "check.npz").returncode == 0
-    checked = script("gpu_check.py", "compare", tmp_path / "check.npz", "--emulate")
+    checked = script("gpu_check.py", "compare", tmp_path / "check.npz", *where)
     assert checked.returncode == 0, checked.stderr
     assert len(checked.stdout.splitlines()) == 3
 
