@@ -429,15 +429,16 @@ def test_a_committed_document_says_what_its_results_say(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", WITH_TRUTH, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_committed_results_were_made_with_the_configurations_as_they_are(path: Path, tmp_path: Path) -> None:
-    """Those of the first study are older than some keys."""
+def test_committed_results_were_made_with_the_configurations_as_they_are(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the first study are older than some keys. Not all largest networks were kept, so none is trained or copied."""
+    monkeypatch.setattr(Runner, "_tool", lambda *_: None)
+    monkeypatch.setattr(results, "keep_largest", lambda *_: None)
     study = read_study(path)
     if study.regimes.keys() == {""}:
         return
     runs = tmp_path / "runs"
-    runs.mkdir()
-    for number in range(study.largest_seeds):
-        (runs / f"largest{number or ''}.safetensors").touch()
     for variant in study.variants.values():
         for file in sorted(study.results.glob(f"{variant.stem}-seed*.json")):
             result = json.loads(file.read_text(encoding="utf-8"))
