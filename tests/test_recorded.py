@@ -56,6 +56,13 @@ def test_the_torture_test() -> None:
     assert_shown("docs/reliability.md", map(str, shown))
 
 
+def test_the_gpu_trainer() -> None:
+    """The largest deviations of gradients and weights over the subnets."""
+    text = (RECORDED / "gpu_check.txt").read_text(encoding="utf-8")
+    worst = (max(re.findall(rf"{name} (\S+),", text), key=float) for name in ("gradients", "weights"))
+    assert_shown("benchmarks/lane_truth/README.md", worst)
+
+
 def test_the_replay_of_the_published_steps() -> None:
     """The largest difference of each quantity over the steps, and its tolerance."""
     text = (RECORDED / "verify_published.txt").read_text(encoding="utf-8")
