@@ -146,7 +146,10 @@ def test_a_job_for_the_gpu_gives_the_same_trainings(script: Script, tmp_path: Pa
 
     for refused, words in (
         (script("train_truth.py", *options, "--results", tmp_path / "gpu", "--gpu-results", found), " already; choose"),
-        (script("train_truth.py", *options, "--results", tmp_path / "no", "--gpu-results", tmp_path / "no"), "holds no results"),
+        (
+            script("train_truth.py", *options, "--results", tmp_path / "no", "--gpu-results", tmp_path / "none"),
+            "holds no results",
+        ),
         (
             script("train_truth.py", *options, "--results", tmp_path / "no", "--gpu-results", found, "-o", "train.epochs=2"),
             "another configuration",

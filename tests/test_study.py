@@ -27,7 +27,7 @@ from paddle_pgonas.correlation import kendall
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import write_json
 from paddle_pgonas.locks import exclusive
-from paddle_pgonas.mini_track import document, results, runner, statistics, tables
+from paddle_pgonas.mini_track import collecting, document, runner, statistics, tables
 from paddle_pgonas.mini_track.results import read_track
 from paddle_pgonas.mini_track.runner import Runner
 from paddle_pgonas.mini_track.study import Study, read_study
@@ -434,7 +434,7 @@ def test_committed_results_were_made_with_the_configurations_as_they_are(
 ) -> None:
     """Those of the first study are older than some keys. Not all largest networks were kept, so none is trained or copied."""
     monkeypatch.setattr(Runner, "_tool", lambda *_: None)
-    monkeypatch.setattr(results, "keep_largest", lambda *_: None)
+    monkeypatch.setattr(collecting, "keep_largest", lambda *_: None)
     study = read_study(path)
     if study.regimes.keys() == {""}:
         return
@@ -451,7 +451,7 @@ def test_committed_results_were_made_with_the_configurations_as_they_are(
                 base.mkdir(parents=True, exist_ok=True)
                 (base / "supernet.safetensors").touch()
             options = list(map(str, started._options_of(variant, result["seed"], tmp_path, *started._rate_option(variant))))
-            now = results._portable(configuration.load_config(options[1], options[3:]).model_dump(mode="json"))
+            now = collecting._portable(configuration.load_config(options[1], options[3:]).model_dump(mode="json"))
             then = result["config"]
             for config in (now, then):
                 config["train"] = {name: value for name, value in config["train"].items() if not name.startswith("watch")}

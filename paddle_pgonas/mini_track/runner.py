@@ -20,7 +20,7 @@ import numpy as np
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import read_json, write_json
 from paddle_pgonas.locks import exclusive
-from paddle_pgonas.mini_track import results as track
+from paddle_pgonas.mini_track import collecting
 from paddle_pgonas.mini_track.study import Study, Variant
 from paddle_pgonas.regions import Region
 from paddle_pgonas.submission import Candidate, read_candidates, write_scores
@@ -101,13 +101,13 @@ class Runner:
     def _train_truth(self, seed: int, config: str) -> str:
         """Train the subnets that the committed truth of this seed lacks, and add them to it."""
         working = self.runs / "truth"
-        missing = track.missing_truth(self.study, seed)
+        missing = collecting.missing_truth(self.study, seed)
         if missing:
             wanted, trained = working / f"missing-seed{seed}.json", working / f"trained-seed{seed}.json"
             write_scores(wanted, missing, [0.0] * len(missing))
             options = self._options(self.study.path(config), working, f"seed={seed}")
             self._tool(f"truth-seed{seed}", "train_standalone", *options, "--candidates", wanted, "--output", trained)
-            track.collect_truth(self.study, working, seed)
+            collecting.collect_truth(self.study, working, seed)
         return str(self.study.results / f"truth-seed{seed}.json")
 
     def _largest(self, seed: int, config: str) -> str:
@@ -124,7 +124,7 @@ class Runner:
                 options = self._options(self.study.path(config), self.runs / f"largest{recipe}", f"seed={number}")
                 arch = self.study.config().search_space.largest
                 self._tool(weights.stem, "train_standalone", *options, "--arch", arch, "--weights", weights)
-                track.keep_largest(weights, kept)
+                collecting.keep_largest(weights, kept)
         return str(kept)
 
     def _result(self, variant: Variant, seed: int) -> str:
@@ -134,9 +134,9 @@ class Runner:
             folder, commit = self._folder(variant, seed), self._commit()
             weights = self._supernet(variant, seed)
             options = self._options_of(variant, seed, folder, *self._rate_option(variant))
-            for bn in track.BN if self.study.detailed(variant, seed) else [variant.regime.bn]:
+            for bn in collecting.BN if self.study.detailed(variant, seed) else [variant.regime.bn]:
                 self._score(variant.name, options, weights, self.study.candidates, folder / f"{bn}.json", bn)
-            track.collect(folder, variant, seed, self.study, commit)
+            collecting.collect(folder, variant, seed, self.study, commit)
         return str(result)
 
     def _supernet(self, variant: Variant, seed: int) -> list[Path]:
@@ -209,7 +209,7 @@ class Runner:
         bn = variant.regime.bn
         self._score(name, few, weights, self._probes(), folder / f"{bn}.json", bn)
         rows = read_json(folder / f"{bn}.metrics.json", "metrics").values()
-        return round(float(np.mean([row["loss"] for row in rows])), track.DIGITS)
+        return round(float(np.mean([row["loss"] for row in rows])), collecting.DIGITS)
 
     def _probes(self) -> Path:
         """Random subnets of the candidates' widths, none of them a candidate, as a candidate file."""

@@ -13,7 +13,8 @@ from scipy.stats import spearmanr
 from paddle_pgonas import cost
 from paddle_pgonas.correlation import Estimate, kendall, pearson
 from paddle_pgonas.files import read_json
-from paddle_pgonas.mini_track.results import BN, Track
+from paddle_pgonas.mini_track.collecting import BN
+from paddle_pgonas.mini_track.results import Track
 from paddle_pgonas.mini_track.statistics import (
     Taus,
     attainable_tau,
