@@ -219,7 +219,7 @@ class Study(Section):
             for words, of in (("after", method.after), ("rate_of", method.rate_of)):
                 if of is not None and not self._serves(of, method):
                     yield f"methods.{name}.{words} must be a trained method of the same regimes that has none itself, not {of}"
-            if method.largest is not None and (method.after is not None or not (method.pretrained or method.teacher)):
+            if method.largest is not None and (method.after is not None or not method.pretrained) and not method.teacher:
                 yield f"methods.{name}.largest has no effect; it starts from another network and has no teacher"
             for words, named in (("options", method.options), ("regimes", method.regimes)):
                 yield from (f"methods.{name}.{words}: there is no regime {of}" for of in named if of not in self.regimes)
