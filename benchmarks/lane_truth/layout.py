@@ -17,8 +17,6 @@ import numpy as np
 LANES = 16
 BN_MOMENTUM = 0.9
 """Share of the running statistics that a training step keeps, as in Paddle."""
-
-
 PROCESSOR = ["g++", "-march=native", "-Q", "--help=target"]
 """Describes this processor to :func:`build`."""
 

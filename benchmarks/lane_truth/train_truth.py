@@ -98,21 +98,24 @@ def recipe(config: Config) -> dict[str, Any]:
     }
 
 
+def comparable(of: dict[str, Any]) -> dict[str, Any]:
+    """A recipe without the name of the images' folder, which may differ."""
+    return of | {"data": of["data"] | {"images": ""}}
+
+
 def digest(config: Config) -> str:
-    """Tells recipes apart in jobs for the GPU and their results; the images' folder may have another name."""
-    about = recipe(config)
-    return hashlib.sha256(json.dumps(about | {"data": about["data"] | {"images": ""}}, sort_keys=True).encode()).hexdigest()
+    """Tells recipes apart in jobs for the GPU and their results."""
+    return hashlib.sha256(json.dumps(comparable(recipe(config)), sort_keys=True).encode()).hexdigest()
 
 
 def results_so_far(path: Path, about: dict[str, Any]) -> dict[str, Any]:
     """The file of every seed's accuracies.
 
     Raises:
-        UserError: another recipe made it. The images' folder may have another name.
+        UserError: another recipe made it.
     """
     record: dict[str, Any] = read_json(path, "results") if path.exists() else about | {"results": {}}
-    there, here = ({**one["recipe"], "data": {**one["recipe"]["data"], "images": ""}} for one in (record, about))
-    if there != here:
+    if comparable(record["recipe"]) != comparable(about["recipe"]):
         raise UserError(f"{path}: made with another recipe; choose another folder or remove it")
     return record
 

@@ -59,8 +59,9 @@ def collect(folder: Path, variant: Variant, seed: int, study: Study, commit: str
     trained = folder / "config.yaml"
     config = _portable(yaml.safe_load(trained.read_text(encoding="utf-8")) if trained.exists() else scored["config"])
     lines, watched = read_json_lines(folder / "metrics.jsonl"), _watched(folder, study)
-    if len(watched) != (len(study.watch_at) if study.watched(variant, seed) else 0):
-        raise UserError(f"{folder}: was measured {len(watched)} times, not {len(study.watch_at)}; remove it and run again")
+    times = len(study.watch_at) if study.watched(variant, seed) else 0
+    if len(watched) != times:
+        raise UserError(f"{folder}: was measured {len(watched)} times, not {times}; remove it and run again")
     scored_by = BN if study.detailed(variant, seed) else (variant.regime.bn,)
     groups = [line for name in variant.method.groups or {} for line in read_json_lines(folder / name / "metrics.jsonl")]
     result = {
