@@ -21,8 +21,8 @@ from paddle_pgonas.config import Data
 from paddle_pgonas.data.batches import AUGMENT, SHUFFLE, EpochBatches
 from paddle_pgonas.data.sources import open_source
 from paddle_pgonas.data.transforms import shift
-from paddle_pgonas.files import read_json
-from paddle_pgonas.submission import Candidate, read_scores, write_scores
+from paddle_pgonas.files import read_json, write_json
+from paddle_pgonas.submission import Candidate, read_candidates, read_scores, write_scores
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
@@ -116,9 +116,29 @@ def test_a_truth_grows_and_other_recipes_are_refused(script: Script, tmp_path: P
 
     again = script("train_truth.py", *shared)
     assert (again.returncode, again.stdout) == (0, "")
-    other = script("train_truth.py", *shared, "-o", "train.epochs=2")
-    assert other.returncode == 1
-    assert other.stderr.startswith("train_truth: ") and "another recipe" in other.stderr
+    for changed in (["-o", "train.epochs=2"], ["--seeds", "4"]):
+        other = script("train_truth.py", *shared, *changed)
+        assert other.returncode == 1
+        assert other.stderr.startswith("train_truth: ") and "another recipe" in other.stderr
+
+
+def test_fewer_seeds_share_the_lanes_and_give_the_same_trainings(script: Script, tmp_path: Path) -> None:
+    options, first = images_and_recipe(tmp_path), read_candidates(tmp_path / "candidates.json", MINI)[0]
+    assert script("train_truth.py", *options, "--results", tmp_path / "all").returncode == 0
+    everything = read_json(tmp_path / "all" / "accuracies.json", "results")["results"]
+    write_json(tmp_path / "known.json", {"results": {first.name: {}}})
+    shared = [*options, "--results", tmp_path / "few", "--without", tmp_path / "known.json"]
+    assert script("train_truth.py", *shared, "--seeds", "4").returncode == 0
+    few = read_json(tmp_path / "few" / "accuracies.json", "results")
+    assert few["seeds"] == [0, 1, 2, 3] and set(few["results"]) == set(everything) - {first.name}
+    for name, result in few["results"].items():
+        assert np.allclose(result["loss"], everything[name]["loss"][:4], atol=1e-3)
+        assert len(set(result["loss"])) == 4
+    for refused, words in (
+        (script("train_truth.py", *options, "--results", tmp_path / "no", "--seeds", "2"), "need a multiple of 8"),
+        (script("train_truth.py", *shared, "--seeds", "4", "--gpu-job", tmp_path / "job.npz"), "a GPU trains 16"),
+    ):
+        assert refused.returncode and words in refused.stderr.splitlines()[-1]
 
 
 def test_a_job_for_the_gpu_gives_the_same_trainings(script: Script, tmp_path: Path) -> None:

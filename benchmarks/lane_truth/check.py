@@ -15,18 +15,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 import paddle
 import paddle.nn.functional as F
-from lanes import LANES, LaneNet
+from lanes import COUNTS, LaneNet
 
 from paddle_pgonas.arch import MINI, Arch
 from paddle_pgonas.config import Data
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.spaces import find_space
 
-CLASSES, BATCH, SIDE, RATE, MOMENTUM, DECAY = 100, 12, 16, 0.05, 0.9, 5e-4
+CLASSES, BATCH, SIDE, RATE, MOMENTUM, DECAY = 100, 16, 16, 0.05, 0.9, 5e-4
 TOLERANCE = 1e-4
 """Largest deviation relative to a tensor's largest value. Both sides compute in float32."""
 CHECKED = (0, 7, 15)
-"""Lanes that are compared; the three have different weights and images."""
+"""Lanes that are compared; with 16 networks the three have different weights and images."""
 
 
 def subnets() -> list[Arch]:
@@ -74,32 +74,33 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     return float((np.log(np.exp(logits).sum(1)) - logits[np.arange(len(labels)), labels]).mean())
 
 
-def compare(arch: Arch) -> dict[str, float]:
+def compare(arch: Arch, networks: int) -> dict[str, float]:
     """The largest deviations over the checked lanes."""
     rng, data = np.random.default_rng(0), Data(mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
-    images = rng.integers(0, 256, (LANES * BATCH, SIDE, SIDE, 3), dtype=np.uint8)
-    labels = rng.integers(0, CLASSES, (LANES, BATCH))
-    lanes = LaneNet(arch, SIDE, CLASSES, BATCH)
-    for lane in range(LANES):
-        lanes.draw(lane, rng)
+    images = rng.integers(0, 256, (networks * BATCH, SIDE, SIDE, 3), dtype=np.uint8)
+    labels = rng.integers(0, CLASSES, (networks, BATCH))
+    lanes = LaneNet(arch, SIDE, CLASSES, BATCH, networks)
+    for number in range(networks):
+        lanes.draw(number, rng)
     before = {lane: {name: value.copy() for name, value in tensors(lanes, lanes.params, lane).items()} for lane in CHECKED}
-    chosen = np.arange(LANES * BATCH).reshape(LANES, BATCH)
+    chosen = np.arange(networks * BATCH).reshape(networks, BATCH)
     lanes.put(images, 0, data, chosen)
     loss, _ = lanes.step(labels, RATE, MOMENTUM, DECAY)
     gradients = lanes.grads.copy()
     _, evaluated = lanes.evaluate(images, labels.reshape(-1), data)
     worst: dict[str, float] = {}
     for lane in CHECKED:
+        number = lane // lanes.parts
         net = ResNet(arch, CLASSES, "relu")
         net.set_state_dict({**net.state_dict(), **{name: paddle.to_tensor(value) for name, value in before[lane].items()}})
         net.train()
         normal = (images.astype(np.float32) / 255 - np.float32(data.mean)) / np.float32(data.std)
         inputs = paddle.to_tensor(normal.transpose(0, 3, 1, 2).astype(np.float32))
         optimizer = paddle.optimizer.Momentum(RATE, MOMENTUM, net.parameters(), weight_decay=DECAY)
-        own = F.cross_entropy(net(inputs[lane * BATCH : (lane + 1) * BATCH]), paddle.to_tensor(labels[lane]))
+        own = F.cross_entropy(net(inputs[number * BATCH : (number + 1) * BATCH]), paddle.to_tensor(labels[number]))
         own.backward()
         named = {name: one for name, one in net.named_parameters() if not one.stop_gradient}
-        seen = {"loss": abs(float(own) - loss[lane])}
+        seen = {"loss": abs(float(own) - loss[number])}
         seen["gradients"] = deviation(tensors(lanes, gradients, lane), {name: one.grad.numpy() for name, one in named.items()})
         optimizer.step()
         seen["weights"] = deviation(tensors(lanes, lanes.params, lane), {name: one.numpy() for name, one in named.items()})
@@ -107,7 +108,7 @@ def compare(arch: Arch) -> dict[str, float]:
         seen["running statistics"] = deviation(running(lanes, lane), buffers)
         net.eval()
         expected = cross_entropy(net(inputs).numpy(), labels.reshape(-1))
-        seen["evaluation"] = abs(expected - evaluated[lane]) / expected
+        seen["evaluation"] = abs(expected - evaluated[number]) / expected
         worst = {name: max(value, worst.get(name, 0.0)) for name, value in seen.items()}
     return worst
 
@@ -115,9 +116,9 @@ def compare(arch: Arch) -> dict[str, float]:
 def main() -> None:
     """Compare, and stop with an error beyond the tolerance."""
     paddle.set_device("cpu")
-    for arch in subnets():
-        worst = compare(arch)
-        print(arch.space.name, arch, ", ".join(f"{name} {value:.1e}" for name, value in worst.items()))
+    for arch, networks in zip(subnets(), COUNTS, strict=True):
+        worst = compare(arch, networks)
+        print(arch.space.name, arch, networks, "networks,", ", ".join(f"{name} {value:.1e}" for name, value in worst.items()))
         if max(worst.values()) > TOLERANCE:
             raise SystemExit(f"{arch}: a deviation is larger than {TOLERANCE}")
 

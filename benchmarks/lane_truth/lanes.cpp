@@ -3,6 +3,9 @@
 // The copies have one architecture and differ in first weights, order of images and augmentation, that is in their seed. So all
 // arithmetic of a single network becomes arithmetic on full vector registers, whatever the channel counts are.
 //
+// With fewer seeds a copy may have several neighbouring lanes ("parts"), each of which computes a part of every batch. They hold
+// the same weights; BatchNorm's sums and the gradients are summed over them.
+//
 // Memory: features [image][row][column][channel][lane]. What a convolution reads has a border of one zero pixel. Parameters
 // are one block: per convolution the weight [kernel row][kernel column][in][out][lane], BatchNorm's weight and bias; last
 // the linear layer's weight [in][out][lane] and bias.
@@ -22,6 +25,16 @@ namespace {
 constexpr int LANES = 16;
 typedef float Lanes __attribute__((vector_size(4 * LANES)));
 typedef int32_t Mask __attribute__((vector_size(4 * LANES)));
+
+// In every lane the sum over the lanes of its copy.
+Lanes over_parts(Lanes x, int parts) {
+    for (int apart = 1; apart < parts; apart *= 2) {
+        Mask other;
+        for (int lane = 0; lane < LANES; ++lane) other[lane] = lane ^ apart;
+        x += __builtin_shuffle(x, other);
+    }
+    return x;
+}
 
 struct Buffer {  // zeroed, aligned for whole-register access
     Lanes* data = nullptr;
@@ -167,7 +180,7 @@ void weight_tile_of(int co, const Lanes* x, long x_row, long x_step, long x_colu
 
 // A convolution with its BatchNorm. Sides are even where the stride is 2.
 struct Conv {
-    int c_in = 0, c_out = 0, kernel = 0, stride = 0, side_in = 0, side = 0;
+    int c_in = 0, c_out = 0, kernel = 0, stride = 0, side_in = 0, side = 0, parts = 1;
     long weight = 0, affine = 0, running = 0;  // places in the parameters and the running statistics
     Buffer z;                                  // the convolution's output, before BatchNorm
     std::vector<Lanes> sums, mean, inverse, scale, shift;
@@ -197,15 +210,15 @@ struct Conv {
 
     // z * scale + shift is BatchNorm's output, with the batch's statistics (which then join the running ones) or the running ones.
     void normalise(const Lanes* params, Lanes* statistics, int images, bool training, float keep) {
-        const float count = float(images) * side * side;
+        const float count = float(images) * parts * side * side;
         const Lanes *gamma = params + affine, *beta = gamma + c_out;
         Lanes *running_mean = statistics + running, *running_variance = running_mean + c_out;
         for (int c = 0; c < c_out; ++c) {
             Lanes variance = running_variance[c];
             mean[c] = running_mean[c];
             if (training) {
-                mean[c] = sums[2 * c] / count;
-                variance = sums[2 * c + 1] / count - mean[c] * mean[c];
+                mean[c] = over_parts(sums[2 * c], parts) / count;
+                variance = over_parts(sums[2 * c + 1], parts) / count - mean[c] * mean[c];
                 variance = variance > 0 ? variance : Lanes{};
                 running_mean[c] = running_mean[c] * keep + mean[c] * (1 - keep);
                 running_variance[c] = running_variance[c] * keep + variance * (1 - keep);
@@ -217,9 +230,9 @@ struct Conv {
     }
 
     // From the gradient of the ReLU's output (no border), which becomes that of BatchNorm's output, to that of z (with border), and
-    // the gradients of weight and bias. Without a ReLU, out is null.
+    // the gradients of weight and bias, a part's own. Without a ReLU, out is null.
     void backward_norm(Lanes* g, const Lanes* out, Lanes* gz, int images, const Lanes* params, Lanes* grads) {
-        const long pixels = long(images) * side * side;
+        const float count = float(images) * parts * side * side;
         std::vector<Lanes> sum(c_out), dot(c_out);
         for (int n = 0; n < images; ++n)
             for (int y = 0; y < side; ++y) {
@@ -243,8 +256,8 @@ struct Conv {
             grads[affine + c] = dot[c];
             grads[affine + c_out + c] = sum[c];
             a[c] = scale[c];
-            b[c] = -scale[c] * inverse[c] * dot[c] / float(pixels);
-            d[c] = -scale[c] * sum[c] / float(pixels) - b[c] * mean[c];
+            b[c] = -scale[c] * inverse[c] * over_parts(dot[c], parts) / count;
+            d[c] = -scale[c] * over_parts(sum[c], parts) / count - b[c] * mean[c];
         }
         const long row = padded_row();
         long p = 0;
@@ -318,7 +331,7 @@ struct Block {
 };
 
 struct Net {
-    int batch, classes, width, side;
+    int batch, classes, width, side, parts;
     std::vector<Block> blocks;
     Conv stem;
     Buffer images, stem_out, params, grads, momenta, statistics;
@@ -384,7 +397,7 @@ void forward(Net& net, int images, bool training, float keep) {
     }
 }
 
-// Turns the logits into the gradient of the mean cross-entropy; adds losses and right answers per lane.
+// Turns the logits into the gradient of the batch's mean cross-entropy; adds losses and right answers per lane.
 void cross_entropy(Net& net, int images, const int64_t* labels, long lane_step, double* loss, int64_t* right) {
     std::vector<Lanes> exps(net.classes);
     for (int n = 0; n < images; ++n) {
@@ -406,7 +419,7 @@ void cross_entropy(Net& net, int images, const int64_t* labels, long lane_step, 
         }
         for (int k = 0; k < net.classes; ++k)
             for (int lane = 0; lane < LANES; ++lane)
-                logits[k][lane] = (exps[k][lane] / total[lane] - (labels[lane * lane_step + n] == k ? 1 : 0)) / images;
+                logits[k][lane] = (exps[k][lane] / total[lane] - (labels[lane * lane_step + n] == k ? 1 : 0)) / (images * net.parts);
     }
 }
 
@@ -446,22 +459,25 @@ void backward(Net& net, int images) {
             through(block.first, x, net.grad_inside.data, block.inside.data, net.grad.data, true);
     }
     through(net.stem, net.images.data, net.grad.data, net.stem_out.data, nullptr, false);
+    for (long i = 0; i < net.grads.size; ++i) grads[i] = over_parts(grads[i], net.parts);
 }
 
 }  // namespace
 
 extern "C" {
 
-// spec: side of the images, batch, classes, stem width, number of blocks, then (c_in, c_mid, c_out, stride) of each block.
-Net* lanes_create(const int32_t* spec) {
+// spec: side of the images, a lane's images of a batch, classes, stem width, number of blocks, then (c_in, c_mid, c_out, stride)
+// of each block. parts: neighbouring lanes that make one copy, a power of 2.
+Net* lanes_create(const int32_t* spec, int parts) {
     Net* net = new Net;
+    net->parts = parts;
     int side = spec[0], blocks = spec[4];
     net->batch = spec[1], net->classes = spec[2], net->width = spec[3];
     long parameters = 0, statistics = 0, features = 0, padded = 0;
     const auto conv = [&](int c_in, int c_out, int kernel, int stride, int side_in) {
         Conv made;
         made.c_in = c_in, made.c_out = c_out, made.kernel = kernel, made.stride = stride;
-        made.side_in = side_in, made.side = side_in / stride;
+        made.side_in = side_in, made.side = side_in / stride, made.parts = parts;
         made.weight = parameters, made.affine = parameters + made.weights(), made.running = statistics;
         parameters += made.weights() + 2 * c_out, statistics += 2 * c_out;
         made.allocate(net->batch);
@@ -526,7 +542,8 @@ void lanes_images(Net* net, const uint8_t* all, int pad, int lanes, int images, 
         }
 }
 
-// One step of SGD with momentum and weight decay on every parameter, on the images put in before. labels: [16][images].
+// One step of SGD with momentum and weight decay on every parameter, on the images put in before. labels: [16][images], images a
+// lane's number of them.
 // rates: one per lane. Adds each lane's sum of losses and its number of right answers.
 void lanes_step(Net* net, int images, const int64_t* labels, const float* rates, float momentum, float decay, float keep, double* loss,
                 int64_t* right) {

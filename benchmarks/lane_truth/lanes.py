@@ -1,4 +1,4 @@
-"""16 seeds of one architecture trained side by side on a processor (lanes.cpp); the recipe is the project's."""
+"""Seeds of one architecture trained side by side on a processor (lanes.cpp); the recipe is the project's."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from paddle_pgonas.errors import UserError
 
 SOURCE = Path(__file__).with_name("lanes.cpp")
 COMMAND = ["g++", "-O3", "-march=native", "-mprefer-vector-width=512", "-ffast-math", "-std=c++17", "-shared", "-fPIC"]
+
+COUNTS = (2, 4, 8, LANES)
+"""Numbers of networks that can be trained side by side."""
 
 
 @cache
@@ -69,11 +72,22 @@ def normalisation(data: Data) -> tuple[np.ndarray, np.ndarray]:
 
 
 class LaneNet:
-    """16 networks of one architecture. ``params``, ``grads`` and ``statistics`` are [values, 16] float32 views."""
+    """Networks of one architecture, a number of :data:`COUNTS`.
 
-    def __init__(self, arch: Arch, image_size: int, num_classes: int, batch_size: int) -> None:
-        self.arch, self.batch_size, self.layout = arch, batch_size, layout(arch, image_size, num_classes)
-        self._net = ctypes.c_void_p(library().lanes_create(pointer(self.layout.spec(batch_size))))
+    Each has ``parts`` of the 16 lanes, which share its batches; network n has those from n times ``parts``. ``params``, ``grads``
+    and ``statistics`` are [values, 16] float32 views, with equal values in a network's lanes.
+
+    Raises:
+        UserError: the batches cannot be shared.
+    """
+
+    def __init__(self, arch: Arch, image_size: int, num_classes: int, batch_size: int, networks: int = LANES) -> None:
+        assert networks in COUNTS
+        self.networks, self.parts = networks, LANES // networks
+        if batch_size % self.parts:
+            raise UserError(f"train.batch_size {batch_size}: {networks} seeds need a multiple of {self.parts}")
+        self.arch, self.batch_size, self.layout = arch, batch_size // self.parts, layout(arch, image_size, num_classes)
+        self._net = ctypes.c_void_p(library().lanes_create(pointer(self.layout.spec(self.batch_size)), self.parts))
         self.params, self.grads, self.statistics = (self._view(which) for which in range(3))
         self.layout.constants(self.params, self.statistics)
 
@@ -95,16 +109,20 @@ class LaneNet:
             names += [f"{name}.conv1|{name}.bn1", f"{name}.conv2|{name}.bn2", *shortcut]
         return [(name, *described) for name, described in zip(names, self.layout.convolutions(), strict=True)]
 
-    def draw(self, lane: int, rng: np.random.Generator) -> None:
-        """Draw a lane's first weights."""
-        self.layout.draw(self.params, lane, rng)
+    def draw(self, network: int, rng: np.random.Generator) -> None:
+        """Draw a network's first weights."""
+        first = network * self.parts
+        self.layout.draw(self.params, first, rng)
+        self.params[:, first : first + self.parts] = self.params[:, [first]]
 
     def put(self, images: np.ndarray, pad: int, data: Data, chosen: np.ndarray, moves: np.ndarray | None = None) -> None:
-        """Put images into the input: ``chosen`` [lanes, images], ``moves`` (top, left, flip) [lanes, images, 3].
+        """Put a batch into the input: ``chosen`` [networks, images], ``moves`` (top, left, flip) [networks, images, 3].
 
-        ``lanes`` is 16, or 1 for the same images in every lane. ``images`` are uint8 [all, S + 2 pad, S + 2 pad, 3].
+        ``chosen`` [1, images] puts the same images into every lane. ``images`` are uint8 [all, S + 2 pad, S + 2 pad, 3].
         """
         moves = np.zeros((*chosen.shape, 3), dtype=np.int64) if moves is None else moves
+        if len(chosen) == self.networks:
+            chosen, moves = chosen.reshape(LANES, -1), moves.reshape(LANES, -1, 3)
         scale, shift = normalisation(data)
         count = chosen.shape[1]
         assert count <= self.batch_size
@@ -113,24 +131,27 @@ class LaneNet:
         library().lanes_images(self._net, pointer(images), pad, len(chosen), count, *places, pointer(scale), pointer(shift))
 
     def step(self, labels: np.ndarray, rate: float | np.ndarray, momentum: float, decay: float) -> tuple[np.ndarray, np.ndarray]:
-        """One step of SGD on the images put in: loss of each lane (before the step) and right answers.
+        """One step of SGD on the batch put in: loss of each network (before the step) and right answers.
 
         Args:
-            labels: int64 [16, images].
+            labels: int64 [networks, images].
             rate: for all lanes, or [16].
         """
         loss, right = np.zeros(LANES), np.zeros(LANES, dtype=np.int64)
+        count = labels.shape[1]
         rates = np.full(LANES, rate, dtype=np.float32)
         others = [ctypes.c_float(number) for number in (momentum, decay, BN_MOMENTUM)]
-        library().lanes_step(self._net, labels.shape[1], pointer(labels), pointer(rates), *others, pointer(loss), pointer(right))
-        return loss / labels.shape[1], right
+        library().lanes_step(
+            self._net, count // self.parts, pointer(labels), pointer(rates), *others, pointer(loss), pointer(right)
+        )
+        return loss.reshape(self.networks, -1).sum(1) / count, right.reshape(self.networks, -1).sum(1)
 
     def evaluate(self, images: np.ndarray, labels: np.ndarray, data: Data) -> tuple[np.ndarray, np.ndarray]:
-        """Top-1 and mean cross-entropy of each lane on uint8 [N, S, S, 3]."""
+        """Top-1 and mean cross-entropy of each network on uint8 [N, S, S, 3]."""
         loss, right = np.zeros(LANES), np.zeros(LANES, dtype=np.int64)
         for start in range(0, len(labels), self.batch_size):
             chosen = np.arange(start, min(start + self.batch_size, len(labels)), dtype=np.int64)
             self.put(images, 0, data, chosen[None])
             part = labels[chosen]
             library().lanes_evaluate(self._net, len(chosen), pointer(part), pointer(loss), pointer(right))
-        return right / len(labels), loss / len(labels)
+        return right[:: self.parts] / len(labels), loss[:: self.parts] / len(labels)

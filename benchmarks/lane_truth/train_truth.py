@@ -1,4 +1,4 @@
-"""Stand-alone accuracies of many subnets with 16 seeds each, which a processor trains side by side (lanes.cpp).
+"""Stand-alone accuracies of many subnets with 16 seeds each, or fewer, which a processor trains side by side (lanes.cpp).
 
 Takes a configuration of the project and a candidate file. ``accuracies.json`` (every seed) and ``truth.json`` (means with
 standard errors, a truth file for the project's tools) are written anew after every subnet, so a killed run loses the subnet that
@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 from gpu_job import write_job
-from lanes import LANES, LaneNet, batches
+from lanes import COUNTS, LaneNet, batches
+from layout import LANES
 
 from paddle_pgonas.arch import Arch
 from paddle_pgonas.config import Config, load_config
@@ -40,23 +41,22 @@ from paddle_pgonas.submission import Candidate, read_candidates
 from paddle_pgonas.training.schedules import learning_rate
 
 ORDER_SEED = 0
-SEEDS = list(range(LANES))
 TRAIN_KEYS = ("epochs", "batch_size", "lr_per_256", "momentum", "weight_decay", "warmup_epochs")
 DATA_KEYS = ("source", "image_size", "resize", "augment", "mean", "std", "train_limit", "val_limit")
 
 
 class Trainer:
-    """Trains one subnet after the other, each with 16 seeds; the images are decoded once, by the project."""
+    """Trains one subnet after the other, each with all seeds; the images are decoded once, by the project."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, seeds: list[int]) -> None:
         train, model = config.train, config.model
         plain = train.schedule == "cosine" and train.accumulate == 1 and train.amp == "off" and train.clip_grad_norm is None
         if not plain or model.activation != "relu":
             raise UserError("train: needs schedule cosine, accumulate 1, amp off, no clip_grad_norm; model.activation: relu")
-        self.config = config
+        self.config, self.seeds = config, seeds
         source = open_source(config.data, "train", model.num_classes)
         images = decoded(source, config.data, cache_folder(config))
-        self.batches = batches(len(images.labels), config, SEEDS)
+        self.batches = batches(len(images.labels), config, seeds)
         edge = (self.batches.pad, self.batches.pad)
         self.plain_images = np.asarray(images.images)
         self.images = np.pad(self.plain_images, ((0, 0), edge, edge, (0, 0)))
@@ -71,9 +71,9 @@ class Trainer:
     def train(self, arch: Arch) -> dict[str, Any]:
         """Train a subnet from random weights: top-1 and loss on the validation images by seed, and the seconds for all."""
         started, train, data = time.time(), self.config.train, self.config.data
-        net = LaneNet(arch, data.image_size, self.config.model.num_classes, train.batch_size)
-        for lane, seed in enumerate(SEEDS):
-            net.draw(lane, np.random.default_rng(seed))
+        net = LaneNet(arch, data.image_size, self.config.model.num_classes, train.batch_size, len(self.seeds))
+        for number, seed in enumerate(self.seeds):
+            net.draw(number, np.random.default_rng(seed))
         for epoch in range(train.epochs):
             for number, (chosen, moves) in enumerate(zip(*self.batches.epoch(epoch), strict=True)):
                 net.put(self.images, self.batches.pad, data, chosen, moves)
@@ -112,11 +112,11 @@ def results_so_far(path: Path, about: dict[str, Any]) -> dict[str, Any]:
     """The file of every seed's accuracies.
 
     Raises:
-        UserError: another recipe made it.
+        UserError: another recipe made it, or other seeds.
     """
     record: dict[str, Any] = read_json(path, "results") if path.exists() else about | {"results": {}}
-    if comparable(record["recipe"]) != comparable(about["recipe"]):
-        raise UserError(f"{path}: made with another recipe; choose another folder or remove it")
+    if comparable(record["recipe"]) != comparable(about["recipe"]) or record["seeds"] != about["seeds"]:
+        raise UserError(f"{path}: made with another recipe or other seeds; choose another folder or remove it")
     return record
 
 
@@ -177,22 +177,27 @@ def main() -> None:
     parser.add_argument(
         "--part", type=_part, default="0/1", metavar="I/N", help="of N processes this is the one of number I (from 0)"
     )
+    parser.add_argument("--seeds", type=int, choices=COUNTS, default=LANES, help="trainings per subnet (default: %(default)s)")
+    parser.add_argument("--without", type=Path, metavar="FILE", help="an accuracies.json whose subnets are left out")
     gpu = parser.add_mutually_exclusive_group()
     gpu.add_argument("--gpu-job", type=Path, metavar="FILE", help="write a job for gpu.py (FILE.npz) instead of training")
     gpu.add_argument("--gpu-results", type=Path, metavar="FILE", help="add the results of such a job instead of training")
     arguments = parser.parse_args()
+    if arguments.seeds != LANES and (arguments.gpu_job or arguments.gpu_results):
+        parser.error(f"--seeds: a GPU trains {LANES}")
     config = load_config(arguments.config, arguments.override)
     candidates = read_candidates(arguments.candidates, find_space(config.space))
-    order = list(candidates)
+    left_out = read_json(arguments.without, "results")["results"] if arguments.without else {}
+    order = [entry for entry in candidates if entry.name not in left_out]
     random.Random(ORDER_SEED).shuffle(order)  # so that an unfinished truth is a fair sample
     number, count = arguments.part
-    about = {"recipe": recipe(config), "versions": {"trainer": "lane_truth", **versions()}, "seeds": SEEDS}
+    about = {"recipe": recipe(config), "versions": {"trainer": "lane_truth", **versions()}, "seeds": list(range(arguments.seeds))}
     arguments.results.mkdir(parents=True, exist_ok=True)
     path = arguments.results / "accuracies.json"
     if arguments.gpu_results:
         add_from_gpu(arguments.results, candidates, arguments.gpu_results, config, about)
         return
-    trainer = Trainer(config)
+    trainer = Trainer(config, about["seeds"])
     if arguments.gpu_job:
         known = results_so_far(path, about)["results"]
         trainer.write_job(arguments.gpu_job, [entry for entry in order[number::count] if entry.name not in known])
