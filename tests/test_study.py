@@ -6,6 +6,7 @@ import io
 import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
@@ -211,7 +212,7 @@ def test_tables_of_a_further_truth_show_its_candidates(file: Path, commands: lis
     few = {name: {**row, "acc": [1 - acc for acc in row["acc"]]} for name, row in list(known["results"].items())[1:5]}
     write_json(file.parent / "home" / "long" / "accuracies.json", {**known, "results": few})
     study = read_study(
-        written(file.parent, STUDY | {"further_truths": {"long": "long/accuracies.json"}, "tables": ["leanings long"]})
+        written(file.parent, STUDY | {"further_truths": {"long": ["long/accuracies.json"]}, "tables": ["leanings long"]})
     )
     rows = {bn: {e.name: {"top1": float(n), "loss": 1.0} for n, e in enumerate(CANDIDATES)} for bn in ("running", "calibrated")}
     write_json(study.results / "sandwich-calibrated-seed0.json", {"seed": 0, "scores": rows, "train_seconds": 1})
@@ -228,6 +229,34 @@ def test_tables_of_a_further_truth_show_its_candidates(file: Path, commands: lis
     assert next(line for line in same if "tau with the first" in line).split(" | ")[1:] == ["1.000", apart, "1.000 |"]
     both = [part.tau("sandwich-calibrated").value for part in (track.part("calibrated", ""), long)]
     assert both == [kendall(range(6), track.mean_truth), kendall(range(4), long.mean_truth)]
+
+
+def test_a_further_truth_joins_files_with_different_numbers_of_seeds(file: Path) -> None:
+    home = file.parent / "home"
+    exact: dict[str, float] = {}
+    for name, numbers, seeds in (("long", (0, 2, 3), 4), ("unseen", (4, 5), 2)):
+        results = {
+            CANDIDATES[n].name: {"arch": CANDIDATES[n].arch.code, "acc": [n / 8 + s / 64 for s in range(seeds)]} for n in numbers
+        }
+        exact |= {CANDIDATES[n].name: n / 8 + (seeds - 1) / 128 for n in numbers}
+        write_json(home / name / "accuracies.json", {"seeds": list(range(seeds)), "results": results})
+    paths = ["long/accuracies.json", "unseen/accuracies.json"]
+    written(file.parent, STUDY | {"further_truths": {"all": paths, "unseen": paths[1:]}})
+    track = read_track(read_study(file))
+    everything, unseen = (track.part(None, "", name) for name in ("all", "unseen"))
+    assert [entry.name for entry in everything.candidates] == list(exact)
+    assert everything.mean_truth.tolist() == list(exact.values())
+    assert [entry.name for entry in unseen.candidates] == list(exact)[3:]
+    assert unseen.truth.tolist() == [[4 / 8, 5 / 8], [4 / 8 + 1 / 64, 5 / 8 + 1 / 64]]
+    row = next(line for line in tables.TABLES["truths"](track).splitlines() if "subnets x seeds" in line)
+    assert row == "| subnets x seeds | 6 x 2 | 3 x 4, 2 x 2 | 5 x 2 | 2 x 2 | 2 x 2 |"
+    deviations = [float(np.std([s / 64 for s in range(seeds)], ddof=1)) for seeds in (4, 2)]
+    pooled = ((deviations[0] ** 2 * 9 + deviations[1] ** 2 * 2) / 11) ** 0.5
+    assert statistics.seed_deviation(everything.truth) == pytest.approx(pooled)
+
+    shutil.copy(home / "long" / "accuracies.json", home / "unseen" / "accuracies.json")
+    with pytest.raises(UserError, match=f"unseen.accuracies.json: another file of the same truth holds {CANDIDATES[0].name}"):
+        read_track(read_study(file))
 
 
 def test_controls_of_width_and_of_two_priors(file: Path) -> None:
@@ -400,7 +429,7 @@ def test_a_failed_run_is_one_line_with_the_last_line_of_its_log(file: Path, tmp_
             r"sandwich\.largest has no effect",
         ),
         ({"controls": ["flops+parms"]}, "controls: there is no prior parms"),
-        ({"further_truths": {"choice": "x"}}, r"further_truths\.choice: needs a name"),
+        ({"further_truths": {"choice": ["x"]}}, r"further_truths\.choice: needs a name"),
         ({"pictures": ["truths"]}, "truths needs further_truths"),
         ({"detailed_seeds": -1}, "detailed_seeds"),
         ({"methods": {"sandwich": {"label": "x", "regimes": ["z"]}}, "comparisons": [], "recipes": {}}, "no regime z"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -73,11 +74,11 @@ def _tau_figure(track: Track, metric: str = "top1") -> Figure:
 
 def _truths_figure(track: Track) -> Figure:
     """Every further truth against the first one, a point per subnet, its parameters as its colour."""
-    figure = Figure(figsize=(5.5, 4.2), layout="constrained")
     names = list(track.study.further_truths)
+    figure = Figure(figsize=(0.7 + 4.6 * len(names), 4), layout="constrained")
     for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
         part = track.part(None, "", name)
-        first, other = (100 * part.truths[of].mean(0) for of in ("", name))
+        first, other = (100 * replace(part, truth_name=of).mean_truth for of in ("", name))
         points = axes.scatter(first, other, c=part.prior("params") / 1000, s=24, cmap="viridis")
         axes.set(xlabel="stand-alone accuracy, first truth, %", ylabel=f"{name} truth, %")
         axes.set_title(f"Kendall tau {kendall(first, other):.2f}", fontsize=10)

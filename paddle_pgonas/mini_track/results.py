@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +31,7 @@ class Track:
     candidates: list[Candidate]
     truths: dict[str, np.ndarray]
     """Stand-alone accuracies by the name of the further truth (empty: the first one), [seeds, candidates]; NaN for candidates
-    that have none yet."""
+    that have none yet, and where one has fewer seeds than others."""
     runs: dict[str, list[dict[str, Any]]]
     """Result files by variant, in the order of the study and of the seeds."""
     truth_name: str = ""
@@ -45,7 +46,7 @@ class Track:
             truth_name: of the truth that counts (empty: the first one); by default that of this part.
         """
         truth_name = self.truth_name if truth_name is None else truth_name
-        known = np.isfinite(self.truths[truth_name]).all(0)
+        known = np.isfinite(self.truths[truth_name]).any(0)
         rows = [row for row in self.study.half(half, len(self.candidates)) if known[row]]
         runs = {name: runs for name, runs in self.runs.items() if regime in (None, self.study.variants[name].regime_name)}
         candidates = [self.candidates[row] for row in rows]
@@ -59,13 +60,13 @@ class Track:
 
     @property
     def truth(self) -> np.ndarray:
-        """Stand-alone accuracy, [seeds, candidates]."""
+        """Stand-alone accuracy, [seeds, candidates]; NaN where a candidate has fewer seeds than others."""
         return self.truths[self.truth_name]
 
     @property
     def mean_truth(self) -> np.ndarray:
         """Stand-alone accuracy, the mean over its seeds, [candidates]."""
-        return self.truth.mean(0)
+        return np.nanmean(self.truth, 0)
 
     @cached_property
     def macs(self) -> np.ndarray:
@@ -165,8 +166,8 @@ def read_track(study: Study) -> Track:
     candidates = read_candidates(study.candidates, config.search_space)
     home = study.path(study.home)
     accuracies = home / "accuracies.json"
-    truth = np.array(_truth_files(study, config, candidates) if study.truth else _seeds(accuracies, candidates))
-    further = {name: np.array(_seeds(home / path, candidates)) for name, path in study.further_truths.items()}
+    truth = np.array(_truth_files(study, config, candidates)) if study.truth else _seeds([accuracies], candidates)
+    further = {name: _seeds([home / path for path in paths], candidates) for name, paths in study.further_truths.items()}
     names = [entry.name for entry in candidates]
     runs: dict[str, list[dict[str, Any]]] = {}
     for name, variant in study.variants.items():
@@ -192,11 +193,23 @@ def _truth_files(study: Study, config: Config, candidates: list[Candidate]) -> l
     return truth
 
 
-def _seeds(path: Path, candidates: list[Candidate]) -> list[list[float]]:
-    """The same of a file of every seed's accuracies, NaN for the candidates that it lacks."""
-    known = read_json(path, "stand-alone accuracies")
-    rows = {entry["arch"]: entry["acc"] for entry in known["results"].values()}
-    if not rows:
-        raise UserError(f"{path}: holds no accuracies yet")
-    unknown = [math.nan] * len(known["seeds"])
-    return np.array([rows.get(entry.arch.code, unknown) for entry in candidates]).T.tolist()
+def _seeds(paths: Iterable[Path], candidates: list[Candidate]) -> np.ndarray:
+    """The same of files of every seed's accuracies, NaN for the seeds and candidates that they lack.
+
+    Raises:
+        UserError: a file has no accuracies, or two have the same candidate.
+    """
+    rows: dict[str, list[float]] = {}
+    for path in paths:
+        known = read_json(path, "stand-alone accuracies")
+        if not known["results"]:
+            raise UserError(f"{path}: holds no accuracies yet")
+        for name, entry in known["results"].items():
+            if entry["arch"] in rows:
+                raise UserError(f"{path}: another file of the same truth holds {name}, too")
+            rows[entry["arch"]] = entry["acc"]
+    truth = np.full((max(map(len, rows.values())), len(candidates)), math.nan)
+    for column, entry in enumerate(candidates):
+        accs = rows.get(entry.arch.code, [])
+        truth[: len(accs), column] = accs
+    return truth

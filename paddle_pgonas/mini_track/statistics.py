@@ -131,13 +131,19 @@ def share_ordered_alike(values: np.ndarray, truth: np.ndarray, pairs: np.ndarray
     return float((1 + (_signs(values) * _signs(truth))[pairs].mean()) / 2)
 
 
-def attainable_tau(truth: np.ndarray) -> float:
-    """Noise ceiling: simulated Kendall tau of error-free scores with a truth as noisy as this one, [seeds, n].
+def seed_deviation(truth: np.ndarray) -> float:
+    """Standard deviation between the seeds of one subnet, pooled over the subnets; truth [seeds, n], NaN for missing seeds."""
+    freedom = np.isfinite(truth).sum(0) - 1
+    return float(np.sqrt(np.nanvar(truth, 0, ddof=1) @ freedom / freedom.sum()))
 
-    The subnets' means are taken as exact accuracies, and noisy means over the same number of seeds are simulated around them.
+
+def attainable_tau(truth: np.ndarray) -> float:
+    """Noise ceiling: simulated Kendall tau of error-free scores with a truth as noisy as this one, [seeds, n], NaN for missing.
+
+    The subnets' means are taken as exact accuracies, and noisy means over the same numbers of seeds are simulated around them.
     """
-    noise = np.sqrt(truth.var(0, ddof=1).mean() / len(truth))
-    return attainable_kendall(truth.mean(0), noise, CEILING_SIMULATIONS)
+    noise = seed_deviation(truth) / np.sqrt(np.isfinite(truth).sum(0))
+    return attainable_kendall(np.nanmean(truth, 0), noise, CEILING_SIMULATIONS)
 
 
 def error_correlations(scores: Mapping[str, np.ndarray], truth: np.ndarray) -> tuple[float, float]:

@@ -115,9 +115,10 @@ class Study(Section):
     (benchmarks/lane_truth), and tables show the candidates that it holds so far."""
     truth_seeds: Integer = key(2, at_least=2)
     """Used with ``truth`` only."""
-    further_truths: dict[str, Text] = key({})
-    """Other truths of the candidates, or of some, by name: files like ``accuracies.json``, in folders of ``home``. Tables and
-    pictures whose name ends with such a name show the candidates of that truth."""
+    further_truths: dict[str, Texts] = key({})
+    """Other truths of the candidates, or of some, by name: one or several files like ``accuracies.json``, in folders of ``home``,
+    which hold different candidates and may differ in the number of seeds. Tables and pictures whose name ends with such a name
+    show the candidates of that truth."""
     seeds: Integer = key(3, at_least=1)
     """Runs of each method."""
     options: Texts = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ from paddle_pgonas.mini_track.statistics import (
     difference_deviation,
     error_correlations,
     resampled_tau,
+    seed_deviation,
     share_ordered_alike,
     similar,
 )
@@ -47,7 +49,7 @@ def _truth_table(track: Track) -> str:
     rows = [["stand-alone accuracy, mean over seeds", f"{100 * mean.min():.1f} % to {100 * mean.max():.1f} %"]]
     rows.append(["spread between subnets (standard deviation)", f"{100 * mean.std():.2f} points"])
     if len(track.truth) > 1:
-        noise = float(np.sqrt(track.truth.var(0, ddof=1).mean()))
+        noise = seed_deviation(track.truth)
         seeds, close = (
             Taus(resampled_tau(track.truth[:1], track.truth[1], pairs)) for pairs in (None, similar(track.macs, SIMILAR))
         )
@@ -66,19 +68,26 @@ def _truths_table(track: Track) -> str:
     for name in track.study.further_truths:
         part = track.part(None, "", name)
         columns |= {f"{name} truth": part, f"first truth of the {len(part.archs)} of {name}": replace(part, truth_name="")}
-    rows = [["subnets, seeds", *(f"{len(part.archs)}, {len(part.truth)}" for part in columns.values())]]
+    rows: list[list[str]] = []
 
     def add(label: str, value: Callable[[Track], str]) -> None:
         rows.append([label, *map(value, columns.values())])
 
+    add("subnets x seeds", lambda part: _subnets_by_seeds(part.truth))
     add("accuracy, %", lambda part: f"{100 * part.mean_truth.min():.1f} to {100 * part.mean_truth.max():.1f}")
     add("standard deviation of the subnets, points", lambda part: f"{100 * part.mean_truth.std():.2f}")
-    add("standard deviation of one subnet's seeds, points", lambda part: f"{100 * part.truth.var(0, ddof=1).mean() ** 0.5:.2f}")
+    add("standard deviation of one subnet's seeds, points", lambda part: f"{100 * seed_deviation(part.truth):.2f}")
     add("noise ceiling: tau of the exact accuracies (simulated)", lambda part: f"{attainable_tau(part.truth):.3f}")
-    add("tau with the first truth", lambda part: f"{kendall(part.truths[''].mean(0), part.mean_truth):.3f}")
+    add("tau with the first truth", lambda part: f"{kendall(replace(part, truth_name='').mean_truth, part.mean_truth):.3f}")
     for name in track.study.controls:
         add(f"tau of {name} [95 %]", lambda part, name=name: _interval(part.tau(name).estimate()))
     return _markdown(["", *columns], rows)
+
+
+def _subnets_by_seeds(truth: np.ndarray) -> str:
+    """How many subnets have how many seeds, most seeds first."""
+    numbers = Counter(np.isfinite(truth).sum(0).tolist())
+    return ", ".join(f"{numbers[seeds]} x {seeds}" for seeds in sorted(numbers, reverse=True))
 
 
 def _methods_table(track: Track) -> str:
