@@ -1,7 +1,7 @@
 # make setup   .venv with everything      make demo   the main job on built-in images, against a truth
 # make test    the tests                  make lint   style and types      make docs   docs/api.md from the docstrings
 # make smoke   imports every module and runs the first steps of a training
-# make study CIFAR10=DIR TINY=DIR   both studies of configs/track_shaped but for the long truth; existing results are kept
+# make study CIFAR10=DIR TINY=DIR   both studies of configs/track_shaped; existing results are kept; SEEDS per short truth
 # make fuzz    changed files for every reader      make torture   jobs killed, disks filled, kept files damaged
 # PYTHON chooses the interpreter, REQUIREMENTS the wheel of Paddle (a GPU wheel only where nvidia-smi finds a GPU).
 
@@ -11,6 +11,7 @@ DEMO := runs/demo
 DEMO_CONFIG := -c benchmarks/demo/supernet.yaml -o output_dir=$(DEMO) data.root=$(DEMO)/images \
 	train.teacher=$(DEMO)/largest.safetensors model.pretrained=$(DEMO)/largest.safetensors
 SMOKE := build/smoke
+SEEDS ?= 16
 REQUIREMENTS ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
 PIP := $(PY) -m pip --disable-pip-version-check install
 # A command may be there and yet not run (pyenv's, for a version that is not selected), so each is tried.
@@ -70,21 +71,28 @@ smoke: setup
 test: setup
 	$(PY) -m pytest -n auto
 
-# The truth by two processes, then the runs and the report: $(call track,folder of benchmarks,suffix of the files,images)
-define track
+# Stand-alone accuracies by two processes: $(call truth,configuration,images,folder of the candidates,results,options)
+define truth
 	pids=; for part in 0/2 1/2; do \
-		$(PY) benchmarks/lane_truth/train_truth.py -c configs/track_shaped/truth$(2).yaml -o data.root=$(3) \
-			--candidates benchmarks/$(1)/candidates.json --results benchmarks/$(1) --part $$part & pids="$$pids $$!"; \
+		$(PY) benchmarks/lane_truth/train_truth.py -c configs/track_shaped/$(1).yaml -o data.root=$(2) \
+			--candidates benchmarks/$(3)/candidates.json --results benchmarks/$(4) $(5) --part $$part & pids="$$pids $$!"; \
 	done; for pid in $$pids; do wait $$pid || exit; done
-	$(PY) tools/mini_track1.py run --study configs/track_shaped/study$(2).yaml --root $(3)
-	$(PY) tools/mini_track1.py report --study configs/track_shaped/study$(2).yaml
+endef
+
+# A study's runs and its report: $(call supernets,configuration,images)
+define supernets
+	$(PY) tools/mini_track1.py run --study configs/track_shaped/$(1).yaml --root $(2)
+	$(PY) tools/mini_track1.py report --study configs/track_shaped/$(1).yaml
 endef
 
 study: setup
 	@test -d "$(CIFAR10)/train" -a -d "$(TINY)/train" || \
 		{ echo "study: make study CIFAR10=DIR TINY=DIR, folders with train/<class>/* and val/<class>/*" >&2; exit 2; }
-	$(call track,track_shaped,,$(CIFAR10))
-	$(call track,track_shaped_tiny,_tiny,$(TINY))
+	$(call truth,truth,$(CIFAR10),track_shaped,track_shaped,--seeds $(SEEDS))
+	$(call truth,truth_long,$(CIFAR10),track_shaped,track_shaped/unseen,--seeds 2 --without benchmarks/track_shaped/long/accuracies.json)
+	$(call supernets,study,$(CIFAR10))
+	$(call truth,truth_tiny,$(TINY),track_shaped_tiny,track_shaped_tiny,--seeds $(SEEDS))
+	$(call supernets,study_tiny,$(TINY))
 
 # Both print their seed and their counts; SECONDS bounds them.
 fuzz: setup
