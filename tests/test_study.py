@@ -362,6 +362,22 @@ def test_a_method_takes_the_rate_of_another_one(file: Path, tmp_path: Path, monk
     assert list(json.loads((study.results / "rates.json").read_text())) == ["sandwich-calibrated"]
 
 
+def test_the_seeds_of_the_runs_are_the_studys_or_those_asked_for(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[int]] = []
+
+    def run(_: Runner, only: object, seeds: range, processes: int) -> list[str]:
+        asked.append(list(seeds))
+        return []
+
+    monkeypatch.setattr(Runner, "run", run)
+    written(file.parent, STUDY | {"first_seed": 3, "seeds": 2})
+    for options in ([], ["--first-seed", "1"], ["--seeds", "1"]):
+        monkeypatch.setattr(sys, "argv", ["mini_track1.py", "run", "--study", str(file), "--root", "images", *options])
+        with pytest.raises(SystemExit):
+            runpy.run_path(str(REPOSITORY / "tools" / "mini_track1.py"), run_name="__main__")
+    assert asked == [[3, 4], [1, 2], [3]]
+
+
 def test_rates_cannot_be_chosen_without_subnets_beside_the_candidates(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

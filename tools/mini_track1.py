@@ -32,13 +32,13 @@ def main() -> None:
         help="truth (if the study has a recipe for it), largest, a method, or <method>-<regime>",
     )
     run.add_argument("--seeds", type=int, metavar="N", help="runs per method (default: the study's)")
-    run.add_argument("--first-seed", type=int, default=0, metavar="S", help="the first of them (default: 0)")
+    run.add_argument("--first-seed", type=int, metavar="S", help="the first of them (default: the study's)")
     run.add_argument("--runs", type=Path, metavar="DIR", help="working files (default: runs/<the study's folder>)")
     run.add_argument("--processes", type=int, default=2, metavar="N", help="trainings at a time, one core each (default: 2)")
     arguments = parser.parse_args()
     if arguments.command == "run" and (arguments.processes < 1 or (arguments.seeds is not None and arguments.seeds < 1)):
         parser.error("--processes and --seeds must be at least 1")
-    if arguments.command == "run" and arguments.first_seed < 0:
+    if arguments.command == "run" and arguments.first_seed is not None and arguments.first_seed < 0:
         parser.error("--first-seed must be at least 0")
 
     from paddle_pgonas.mini_track.study import read_study
@@ -54,7 +54,8 @@ def main() -> None:
 
     runs = arguments.runs or REPOSITORY / "runs" / study.path(study.home).resolve().name
     runner = Runner(study, REPOSITORY, arguments.root, runs)
-    seeds = range(arguments.first_seed, arguments.first_seed + (arguments.seeds or study.seeds))
+    first = study.first_seed if arguments.first_seed is None else arguments.first_seed
+    seeds = range(first, first + (arguments.seeds or study.seeds))
     for result in runner.run(arguments.only, seeds, arguments.processes):
         print(result, flush=True)
 

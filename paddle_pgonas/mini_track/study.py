@@ -121,6 +121,8 @@ class Study(Section):
     show the candidates of that truth."""
     seeds: Integer = key(3, at_least=1)
     """Runs of each method."""
+    first_seed: Integer = key(0, at_least=0)
+    """Of these runs. Results of other seeds count, too."""
     options: Texts = ()
     """Overrides of every configuration."""
     highest_codes: Annotated[tuple[Integer, ...], ListAsTuple] | None = None
