@@ -542,9 +542,8 @@ void lanes_images(Net* net, const uint8_t* all, int pad, int lanes, int images, 
         }
 }
 
-// One step of SGD with momentum and weight decay on every parameter, on the images put in before. labels: [16][images], images a
-// lane's number of them.
-// rates: one per lane. Adds each lane's sum of losses and its number of right answers.
+// One step of SGD with momentum and weight decay on every parameter, on the images put in before. images: the number in each lane.
+// labels: [16][images]. rates: one per lane. Adds each lane's sum of losses and its number of right answers.
 void lanes_step(Net* net, int images, const int64_t* labels, const float* rates, float momentum, float decay, float keep, double* loss,
                 int64_t* right) {
     forward(*net, images, true, keep);

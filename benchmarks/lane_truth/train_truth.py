@@ -187,7 +187,9 @@ def main() -> None:
         parser.error(f"--seeds: a GPU trains {LANES}")
     config = load_config(arguments.config, arguments.override)
     candidates = read_candidates(arguments.candidates, find_space(config.space))
-    left_out = read_json(arguments.without, "results")["results"] if arguments.without else {}
+    left_out = read_json(arguments.without, "results").get("results") if arguments.without else {}
+    if left_out is None:
+        raise UserError(f"--without {arguments.without}: is no accuracies.json of this program")
     order = [entry for entry in candidates if entry.name not in left_out]
     random.Random(ORDER_SEED).shuffle(order)  # so that an unfinished truth is a fair sample
     number, count = arguments.part
@@ -197,13 +199,16 @@ def main() -> None:
     if arguments.gpu_results:
         add_from_gpu(arguments.results, candidates, arguments.gpu_results, config, about)
         return
+    known = results_so_far(path, about)["results"]
+    missing = [entry for entry in order[number::count] if entry.name not in known]
+    if not missing and not arguments.gpu_job:
+        return  # no image is read for nothing
     trainer = Trainer(config, about["seeds"])
     if arguments.gpu_job:
-        known = results_so_far(path, about)["results"]
-        trainer.write_job(arguments.gpu_job, [entry for entry in order[number::count] if entry.name not in known])
+        trainer.write_job(arguments.gpu_job, missing)
         return
-    for entry in order[number::count]:
-        if entry.name in results_so_far(path, about)["results"]:
+    for entry in missing:
+        if entry.name in results_so_far(path, about)["results"]:  # another process was faster
             continue
         result = trainer.train(entry.arch)
         add(arguments.results, candidates, entry, result, about)

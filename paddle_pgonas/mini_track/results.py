@@ -201,10 +201,10 @@ def _seeds(paths: Iterable[Path], candidates: list[Candidate]) -> np.ndarray:
     """
     rows: dict[str, list[float]] = {}
     for path in paths:
-        known = read_json(path, "stand-alone accuracies")
-        if not known["results"]:
-            raise UserError(f"{path}: holds no accuracies yet")
-        for name, entry in known["results"].items():
+        results = read_json(path, "stand-alone accuracies").get("results")
+        if not results:
+            raise UserError(f"{path}: holds no accuracies yet; it must be an accuracies.json, with every seed")
+        for name, entry in results.items():
             if entry["arch"] in rows:
                 raise UserError(f"{path}: another file of the same truth holds {name}, too")
             rows[entry["arch"]] = entry["acc"]
