@@ -137,6 +137,7 @@ def test_fewer_seeds_share_the_lanes_and_give_the_same_trainings(script: Script,
     for refused, words in (
         (script("train_truth.py", *options, "--results", tmp_path / "no", "--seeds", "2"), "need a multiple of 8"),
         (script("train_truth.py", *shared, "--seeds", "4", "--gpu-job", tmp_path / "job.npz"), "a GPU trains 16"),
+        (script("train_truth.py", *shared, "--without", tmp_path / "candidates.json"), "is no accuracies.json"),
     ):
         assert refused.returncode and words in refused.stderr.splitlines()[-1]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import runpy
 import shutil
 import subprocess
@@ -22,13 +21,12 @@ from conftest import REPOSITORY, assert_one_line, some_archs
 from PIL import Image
 from scipy.stats import spearmanr
 
-from paddle_pgonas import config as configuration
 from paddle_pgonas.arch import MINI
 from paddle_pgonas.correlation import kendall
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.files import write_json
 from paddle_pgonas.locks import exclusive
-from paddle_pgonas.mini_track import collecting, document, runner, statistics, tables
+from paddle_pgonas.mini_track import document, runner, statistics, tables
 from paddle_pgonas.mini_track.results import read_track
 from paddle_pgonas.mini_track.runner import Runner
 from paddle_pgonas.mini_track.study import Study, read_study
@@ -254,6 +252,9 @@ def test_a_further_truth_joins_files_with_different_numbers_of_seeds(file: Path)
     pooled = ((deviations[0] ** 2 * 9 + deviations[1] ** 2 * 2) / 11) ** 0.5
     assert statistics.seed_deviation(everything.truth) == pytest.approx(pooled)
 
+    write_json(home / "unseen" / "accuracies.json", {CANDIDATES[4].name: {"arch": CANDIDATES[4].arch.code, "acc": 0.5}})
+    with pytest.raises(UserError, match=r"unseen.accuracies\.json: holds no accuracies"):
+        read_track(read_study(file))
     shutil.copy(home / "long" / "accuracies.json", home / "unseen" / "accuracies.json")
     with pytest.raises(UserError, match=f"unseen.accuracies.json: another file of the same truth holds {CANDIDATES[0].name}"):
         read_track(read_study(file))
@@ -455,67 +456,3 @@ def test_a_wrong_study_is_refused_in_one_line(file: Path, tmp_path: Path, change
     with pytest.raises(UserError, match=names) as refused:
         read_study(written(tmp_path, STUDY | change))
     assert str(file) in str(refused.value) and "\n" not in str(refused.value)
-
-
-COMMITTED = sorted(REPOSITORY.glob("configs/*/study*.yaml"))
-WITH_TRUTH = [path for path in COMMITTED if list(read_study(path).path(read_study(path).home).glob("*truth.json"))]
-
-
-@pytest.mark.parametrize("path", WITH_TRUTH, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_a_committed_document_says_what_its_results_say(path: Path) -> None:
-    """Its tables are those that ``report`` writes, and its text has no correlation that stands in no table."""
-    track = read_track(read_study(path))
-    text = track.study.path(track.study.document).read_text(encoding="utf-8")
-    for name, table in document.tables(track).items():
-        assert f"<!-- begin {name} -->\n{table}\n<!-- end {name} -->" in text
-    prose = re.sub(r"<!-- begin.*?<!-- end [^>]*>", "", text, flags=re.S)
-    in_tables = set(re.findall(r"(?<!\d)0(\.\d+)", "".join(re.findall(r"<!-- begin.*?<!-- end", text, re.S))))
-    assert set(re.findall(r"(?<![\d.])0?(\.\d{2,})", prose)) <= in_tables
-
-
-@pytest.mark.parametrize("path", WITH_TRUTH, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_committed_results_were_made_with_the_configurations_as_they_are(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Those of the first study are older than some keys. Not all largest networks were kept, so none is trained or copied."""
-    monkeypatch.setattr(Runner, "_tool", lambda *_: None)
-    monkeypatch.setattr(collecting, "keep_largest", lambda *_: None)
-    study = read_study(path)
-    if study.regimes.keys() == {""}:
-        return
-    runs = tmp_path / "runs"
-    for variant in study.variants.values():
-        for file in sorted(study.results.glob(f"{variant.stem}-seed*.json")):
-            result = json.loads(file.read_text(encoding="utf-8"))
-            started = Runner(study, REPOSITORY, "images", runs)
-            if not started._runs(variant, result["seed"]):  # the same result as in the first regime
-                continue
-            if variant.method.after:
-                after = study.variants[variant.name.replace(variant.method_name, variant.method.after, 1)]
-                base = started._folder(after, result["seed"])
-                base.mkdir(parents=True, exist_ok=True)
-                (base / "supernet.safetensors").touch()
-            options = list(map(str, started._options_of(variant, result["seed"], tmp_path, *started._rate_option(variant))))
-            now = collecting._portable(configuration.load_config(options[1], options[3:]).model_dump(mode="json"))
-            then = result["config"]
-            for config in (now, then):
-                config["train"] = {name: value for name, value in config["train"].items() if not name.startswith("watch")}
-            assert now == then, file.name
-
-
-@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_every_variant_of_the_committed_studies_has_a_valid_configuration(path: Path) -> None:
-    study = read_study(path)
-    assert study.candidates.exists() and study.config().search_space.parse(
-        read_candidates(study.candidates, study.config().search_space)[0].arch.code
-    )
-    for variant in study.variants.values():
-        method, regime = variant.method, variant.regime
-        for extra in ((), regime.rate_options):
-            for ranges in (method.groups or {"": ""}).values():
-                options = [*study.options, *regime.options, *extra, *method.options.get(variant.regime_name, ())]
-                options += ["model.pretrained=x"] * method.pretrained + ["train.teacher=x"] * method.teacher
-                options += ["model.reorder=false"] * (method.after is not None) + [f"train.depth_ranges={ranges}"] * bool(ranges)
-                loaded = configuration.load_config(study.config_of(variant.method_name), options)
-                assert loaded.search_space == study.config().search_space
-                assert regime.bn == loaded.score.bn
