@@ -12,7 +12,12 @@ from pathlib import Path
 import griffe
 
 ROOT = Path(__file__).resolve().parent.parent
-RETURNED = ("searching.job.Result", "searching.evolution.ScoredSubnet", "report.comparison.Comparison", "report.comparison.Row")
+RETURNED = (
+    "searching.search.Result",
+    "searching.evolution.ScoredSubnet",
+    "report.comparison.Comparison",
+    "report.comparison.Row",
+)
 
 KEYS = """The keys of a configuration file as `name: type = default`. In `key(default, ...)`
 
@@ -34,8 +39,10 @@ def reference() -> str:
     parts += [_describe(package[home.removeprefix("paddle_pgonas.")]) for home in homes if home.startswith("paddle_pgonas.")]
     parts += ["# What they return", *(_describe(package[path]) for path in RETURNED)]
     parts += ["# Configuration", KEYS]
-    parts.append(_describe(package["config"]["Config"], name=""))
-    parts += [_describe(package["sections"][section], name=section.lower()) for section in ("Data", "Model", "Train", "Score")]
+    parts.append(_describe(package["config.loading.Config"], name=""))
+    parts += [
+        _describe(package[f"config.sections.{section}"], name=section.lower()) for section in ("Data", "Model", "Train", "Score")
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

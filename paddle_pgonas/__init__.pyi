@@ -1,10 +1,10 @@
 """The public names, the same for type checkers and for whoever imports them; docs/api.md lists them in this order."""
 
-from .arch import TRACK1 as TRACK1, MINI as MINI, TRACK1_THIN as TRACK1_THIN, SearchSpace as SearchSpace, Arch as Arch
-from .config import CONFIGS as CONFIGS, Config as Config, load_config as load_config
+from .space.arch import TRACK1 as TRACK1, MINI as MINI, TRACK1_THIN as TRACK1_THIN, SearchSpace as SearchSpace, Arch as Arch
+from .config.loading import CONFIGS as CONFIGS, Config as Config, load_config as load_config
 from .errors import UserError as UserError
-from .priors import make_prior as make_prior, with_prior as with_prior
-from .submission import (
+from .priors.by_name import make_prior as make_prior, with_prior as with_prior
+from .scores.files import (
     Candidate as Candidate,
     read_candidates as read_candidates,
     sample_candidates as sample_candidates,
@@ -12,12 +12,12 @@ from .submission import (
 )
 from .nn.supernet import Supernet as Supernet, extract as extract
 from .nn.weights import load_weights as load_weights
-from .scoring.watch import train as train
+from .training.watch import train as train
 from .training.standalone import train_standalone as train_standalone
 from .scoring.session import score as score
-from .scoring.job import write_submission as write_submission
+from .scoring.submission import write_submission as write_submission
 from .report.comparison import compare as compare, table as table
 from .report.page import write_page as write_page
-from .searching.job import search as search
-from .exporting.job import export as export, load_subnet as load_subnet
+from .searching.search import search as search
+from .exporting.export import export as export, load_subnet as load_subnet
 from .exporting.inference import open_inference_model as open_inference_model

@@ -11,13 +11,13 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from paddle_pgonas.arch import SPACES, SearchSpace
-from paddle_pgonas.config import Config, load_config
+from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.extensions import is_import_path
-from paddle_pgonas.files import refuse_overwriting
-from paddle_pgonas.priors import PRIORS
-from paddle_pgonas.spaces import find_space
+from paddle_pgonas.import_paths import is_import_path
+from paddle_pgonas.io.files import refuse_overwriting
+from paddle_pgonas.priors.by_name import PRIORS
+from paddle_pgonas.space.arch import SPACES, SearchSpace
+from paddle_pgonas.space.named import find_space
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -72,7 +72,7 @@ def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
 
 
 def add_space(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """Add ``--space NAME|FILE``, a :class:`~paddle_pgonas.arch.SearchSpace`."""
+    """Add ``--space NAME|FILE``, a :class:`~paddle_pgonas.space.arch.SearchSpace`."""
     text = f"{', '.join(SPACES)}, or a YAML file with a space's fields" + (f" (default: {default})" if default else "")
     parser.add_argument("--space", type=_space, default=default, metavar="NAME|FILE", help=text)
 

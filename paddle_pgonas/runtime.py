@@ -14,7 +14,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from paddle_pgonas import distributed
+from paddle_pgonas import processes
 from paddle_pgonas.errors import UserError
 
 
@@ -29,7 +29,7 @@ def prepare_process() -> None:
     """
     if "paddle" in sys.modules:
         return
-    distributed.rank()  # checked here, because Paddle's import fails without naming the variable
+    processes.rank()  # checked here, because Paddle's import fails without naming the variable
     os.environ.setdefault("MPLBACKEND", "Agg")
     os.environ.setdefault("GLOG_minloglevel", "2")
     warnings.filterwarnings("ignore", message="Setuptools is replacing distutils")
@@ -127,17 +127,6 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(
         word in str(error) for word in ("ResourceExhausted", "out of memory", "Out of memory")
     )
-
-
-def seed_weights(seed: int) -> None:
-    """Seed Paddle's generator, which only the initialization of weights uses.
-
-    All other randomness (subnets, images, augmentation) comes from generators made from (seed, purpose, step), so that a
-    resumed run draws the same as an uninterrupted one.
-    """
-    import paddle
-
-    paddle.seed(seed)
 
 
 def versions() -> dict[str, str]:

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from paddle_pgonas import cost
-from paddle_pgonas.arch import Arch, SearchSpace
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.priors import Prior
-from paddle_pgonas.regions import Region
+from paddle_pgonas.priors import cost
+from paddle_pgonas.priors.by_name import Prior
+from paddle_pgonas.space.arch import Arch, SearchSpace
+from paddle_pgonas.space.subspace import Region
 
 if TYPE_CHECKING:
     import paddle

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from paddle_pgonas.arch import Arch, SearchSpace
-from paddle_pgonas.config import Data
+from paddle_pgonas.config.loading import Data
 from paddle_pgonas.runtime import prepare_process
+from paddle_pgonas.space.arch import Arch, SearchSpace
 
 if TYPE_CHECKING:
     from paddle_pgonas.data.batches import EpochBatches

@@ -31,7 +31,7 @@ from fuzz_targets import Target, make_targets
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from paddle_pgonas.config import Config
+from paddle_pgonas.config.loading import Config
 from paddle_pgonas.data.sources import UnreadableImage
 from paddle_pgonas.errors import UserError
 

@@ -21,23 +21,23 @@ import yaml
 from hostile_pickles import hostile_pickles
 from PIL import Image
 
-from paddle_pgonas import container
-from paddle_pgonas.arch import MINI, SPACES, TRACK1
-from paddle_pgonas.config import Data, load_config
+from paddle_pgonas.config.loading import Data, load_config
 from paddle_pgonas.data.cache import decoded
 from paddle_pgonas.data.fingerprints import TABLE, fingerprint_files
 from paddle_pgonas.data.sources import Folder
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import read_json_lines
+from paddle_pgonas.io import container
+from paddle_pgonas.io.files import read_json_lines
+from paddle_pgonas.io.store import Store
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import named_weights, read_arrays, save_weights
 from paddle_pgonas.report.provenance import read_provenance
-from paddle_pgonas.spaces import find_space
-from paddle_pgonas.store import Store
-from paddle_pgonas.submission import detect_space, read_candidates, read_scores
+from paddle_pgonas.scores.check import validate_submission
+from paddle_pgonas.scores.files import detect_space, read_candidates, read_scores
+from paddle_pgonas.space.arch import MINI, SPACES, TRACK1
+from paddle_pgonas.space.named import find_space
 from paddle_pgonas.training.builders import make_optimizer
 from paddle_pgonas.training.checkpoints import load_latest, save_checkpoint
-from paddle_pgonas.validator import validate_submission
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEMO = REPOSITORY / "configs" / "demo.yaml"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from paddle_pgonas.config import Config, load_config
+from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import read_arrays
 

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from paddle_pgonas.arch import MINI, SPACES, TRACK1, TRACK1_THIN, Arch, ArchError, SearchSpace, make_divisible
-from paddle_pgonas.cost import macs
-from paddle_pgonas.priors import make_prior
+from paddle_pgonas.priors.by_name import make_prior
+from paddle_pgonas.priors.cost import macs
+from paddle_pgonas.space.arch import MINI, SPACES, TRACK1, TRACK1_THIN, Arch, ArchError, SearchSpace, make_divisible
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RANDOM = st.randoms(use_true_random=False)

@@ -9,13 +9,13 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-from paddle_pgonas.arch import MINI
 from paddle_pgonas.benchmark import data, priors, scoring, search, training
-from paddle_pgonas.cost import macs
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.functional import conv2d
+from paddle_pgonas.priors.cost import macs
+from paddle_pgonas.priors.zen import zen_score
 from paddle_pgonas.searching.evolution import Task
-from paddle_pgonas.zen import zen_score
+from paddle_pgonas.space.arch import MINI
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from short_runs import CONFIGS, config, equal, plain, weights
 
-from paddle_pgonas import container
-from paddle_pgonas.arch import MINI
-from paddle_pgonas.config import Config, load_config
+from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import read_json_lines
+from paddle_pgonas.io import container
+from paddle_pgonas.io.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import OPTIMIZER, read_weights
-from paddle_pgonas.submission import Candidate, write_scores
+from paddle_pgonas.scores.files import Candidate, write_scores
+from paddle_pgonas.space.arch import MINI
 from paddle_pgonas.training.builders import make_optimizer
 from paddle_pgonas.training.checkpoints import checkpoints, load_latest
 from paddle_pgonas.training.trainer import train_supernet as train

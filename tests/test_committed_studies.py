@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from paddle_pgonas import config as configuration
+from paddle_pgonas.config import loading as configuration
 from paddle_pgonas.mini_track import collecting, document
 from paddle_pgonas.mini_track.results import read_track
 from paddle_pgonas.mini_track.runner import Runner
 from paddle_pgonas.mini_track.study import read_study
-from paddle_pgonas.submission import read_candidates
+from paddle_pgonas.scores.files import read_candidates
 
 COMMITTED = sorted(REPOSITORY.glob("configs/*/study*.yaml"))
 WITH_TRUTH = [path for path in COMMITTED if list(read_study(path).path(read_study(path).home).glob("*truth.json"))]

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from paddle_pgonas.arch import MINI, TRACK1, SearchSpace
-from paddle_pgonas.correlation import STATISTICS, correlate
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.report.comparison import Comparison, compare, table, verdict
+from paddle_pgonas.scores.correlation import STATISTICS, correlate
+from paddle_pgonas.space.arch import MINI, TRACK1, SearchSpace
 
 CODES = [MINI.sample(random.Random(seed)).code for seed in range(12)]
 TRUTH = [0.5, 0.1, 0.9, 0.3, 0.7, 0.2, 0.8, 0.4, 0.6, 0.55, 0.15, 0.95]

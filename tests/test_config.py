@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from paddle_pgonas.arch import MINI, SPACES, TRACK1
-from paddle_pgonas.config import Config, load_config, save_config
+from paddle_pgonas.config.loading import Config, load_config, save_config
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.space.arch import MINI, SPACES, TRACK1
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SHIPPED = [path for path in sorted(CONFIGS.rglob("*.yaml")) if not path.name.startswith(("study", "space"))]

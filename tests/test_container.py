@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from paddle_pgonas import container
-from paddle_pgonas.container import DamagedFile
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.store import Store, digest
+from paddle_pgonas.io import container
+from paddle_pgonas.io.container import DamagedFile
+from paddle_pgonas.io.store import Store, digest
 
 RECORD = {"acc": 0.25, "config": {"name": "é", "list": [1, None, True]}}
 ARRAYS = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "kept": np.array([3, 5]), "none": np.zeros((0, 4), np.uint8)}

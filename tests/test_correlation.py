@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from paddle_pgonas.correlation import (
+from paddle_pgonas.scores.correlation import (
     STATISTICS,
     correlate,
     default_k,

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paddle_pgonas import cost, geometry
-from paddle_pgonas.arch import MINI, SPACES, TRACK1, Arch, SearchSpace
-from paddle_pgonas.priors import PRIORS, make_prior, with_prior
-from paddle_pgonas.submission import sample_candidates
-from paddle_pgonas.zen import zen_score
+from paddle_pgonas.priors import cost, geometry
+from paddle_pgonas.priors.by_name import PRIORS, make_prior, with_prior
+from paddle_pgonas.priors.zen import zen_score
+from paddle_pgonas.scores.files import sample_candidates
+from paddle_pgonas.space.arch import MINI, SPACES, TRACK1, Arch, SearchSpace
 
 TESTS = Path(__file__).resolve().parent
 SHARED = TESTS.parent.parent / "shared"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from paddle.vision.transforms import CenterCrop, Compose, Resize
 from PIL import Image
 
-from paddle_pgonas.config import Data
+from paddle_pgonas.config.loading import Data
 from paddle_pgonas.data.batches import EpochBatches, calibration_images
 from paddle_pgonas.data.cache import decoded
 from paddle_pgonas.data.sources import Digits, Folder, open_source, spread_order

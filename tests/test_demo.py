@@ -13,10 +13,10 @@ import pytest
 from conftest import REPOSITORY
 from PIL import Image
 
-from paddle_pgonas.config import load_config
+from paddle_pgonas.config.loading import load_config
 from paddle_pgonas.data.sources import open_source
-from paddle_pgonas.spaces import find_space
-from paddle_pgonas.submission import read_scored, sample_candidates
+from paddle_pgonas.scores.files import read_scored, sample_candidates
+from paddle_pgonas.space.named import find_space
 
 HOME = REPOSITORY / "benchmarks" / "demo"
 SPACE = find_space(str(HOME / "space.yaml"))

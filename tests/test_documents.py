@@ -22,7 +22,7 @@ import yaml
 from conftest import REPOSITORY
 
 from paddle_pgonas import cli
-from paddle_pgonas.config import Config, load_config
+from paddle_pgonas.config.loading import Config, load_config
 
 GENERATED = {
     "api.md",

@@ -12,18 +12,18 @@ import pytest
 from conftest import REPOSITORY, fill_golden, some_archs
 from paddle import nn
 
-from paddle_pgonas.arch import MINI, TRACK1_THIN
-from paddle_pgonas.config import Config, load_config
+from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.exporting import job
+from paddle_pgonas.exporting.export import export, load_subnet, parity
 from paddle_pgonas.exporting.inference import open_inference_model
-from paddle_pgonas.exporting.job import export, load_subnet, parity
 from paddle_pgonas.nn.elastic import calibrate
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract
 from paddle_pgonas.nn.weights import read_weights, save_weights
 from paddle_pgonas.scoring.scorer import score, scoring_set
+from paddle_pgonas.space.arch import MINI, TRACK1_THIN
 
 ARCH = some_archs(MINI, 3)[2]
 

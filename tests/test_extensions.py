@@ -13,14 +13,14 @@ import pytest
 import yaml
 from conftest import REPOSITORY, Tool, assert_one_line
 
-from paddle_pgonas.arch import MINI, SPACES
-from paddle_pgonas.config import CONFIGS, Config, Train, load_config, save_config
+from paddle_pgonas.config.loading import CONFIGS, Config, Train, load_config, save_config
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.exporting.job import export, load_subnet
-from paddle_pgonas.files import read_json_lines
-from paddle_pgonas.priors import make_prior
+from paddle_pgonas.exporting.export import export, load_subnet
+from paddle_pgonas.io.files import read_json_lines
+from paddle_pgonas.priors.by_name import make_prior
 from paddle_pgonas.samplers import STRATEGIES
-from paddle_pgonas.spaces import find_space
+from paddle_pgonas.space.arch import MINI, SPACES
+from paddle_pgonas.space.named import find_space
 
 DIGITS = str(CONFIGS / "mini" / "digits.yaml")
 SPACE = """
@@ -265,7 +265,7 @@ import random
 from paddle_pgonas import samplers
 samplers.STRATEGIES["smallest"] = samplers.Method("sandwich", lambda step, count, largest_of: [step.region.smallest])
 import paddle_pgonas as pg
-from paddle_pgonas.regions import Region
+from paddle_pgonas.space.subspace import Region
 from paddle_pgonas.training.strategies import make_strategy
 config = pg.load_config(pg.CONFIGS / "mini" / "common_digits.yaml", ["train.strategy=smallest"])
 assert make_strategy(config, None).draw(samplers.Step(random.Random(0), Region(pg.MINI))) == [pg.MINI.smallest]

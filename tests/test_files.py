@@ -13,8 +13,8 @@ import pytest
 from conftest import REPOSITORY
 
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import atomic_path, read_json, read_json_lines, refuse_overwriting, write_json, write_text
-from paddle_pgonas.store import Store
+from paddle_pgonas.io.files import atomic_path, read_json, read_json_lines, refuse_overwriting, write_json, write_text
+from paddle_pgonas.io.store import Store
 from paddle_pgonas.training.checkpoints import load_latest
 
 
@@ -56,7 +56,7 @@ def test_a_full_disk_is_a_one_line_error_that_keeps_the_old_file(tmp_path: Path)
 
 WRITE = """
 import sys, time
-from paddle_pgonas.files import atomic_path
+from paddle_pgonas.io.files import atomic_path
 with atomic_path(sys.argv[1]) as part:
     part.write_text("half")
     print("writing", flush=True)

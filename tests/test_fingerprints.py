@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from paddle_pgonas.config import Config, Data, load_config
+from paddle_pgonas.config.loading import Config, Data, load_config
 from paddle_pgonas.data import fingerprints
 from paddle_pgonas.data.cache import training_fingerprint, validation_images
 from paddle_pgonas.data.sources import Folder, open_source

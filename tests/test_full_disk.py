@@ -18,16 +18,16 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, fill_golden
 
-from paddle_pgonas.arch import MINI
-from paddle_pgonas.config import load_config
+from paddle_pgonas.config.loading import load_config
 from paddle_pgonas.data.cache import validation_images
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.exporting.job import export, load_subnet
-from paddle_pgonas.locks import exclusive
+from paddle_pgonas.exporting.export import export, load_subnet
+from paddle_pgonas.io.locks import exclusive
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import convert_weights, read_weights, save_weights
-from paddle_pgonas.scoring.watch import train
+from paddle_pgonas.space.arch import MINI
 from paddle_pgonas.training.runlog import RunLog
+from paddle_pgonas.training.watch import train
 
 DEMO = REPOSITORY / "configs" / "demo.yaml"
 

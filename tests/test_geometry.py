@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paddle import nn
 
-from paddle_pgonas.arch import MINI, SPACES, TRACK1, SearchSpace
-from paddle_pgonas.geometry import TRUNK, Layer, layers
 from paddle_pgonas.nn.resnet import ResNet
+from paddle_pgonas.priors.geometry import TRUNK, Layer, layers
+from paddle_pgonas.space.arch import MINI, SPACES, TRACK1, SearchSpace
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 RANDOM = st.randoms(use_true_random=False)

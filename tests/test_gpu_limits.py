@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from paddle_pgonas import runtime
-from paddle_pgonas.arch import TRACK1
-from paddle_pgonas.config import CONFIGS, load_config
+from paddle_pgonas.config.loading import CONFIGS, load_config
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.space.arch import TRACK1
 from paddle_pgonas.training import memory
 from paddle_pgonas.training.memory import check_memory
 

@@ -9,7 +9,7 @@ import paddle
 import pytest
 from conftest import REPOSITORY
 
-from paddle_pgonas.config import load_config
+from paddle_pgonas.config.loading import load_config
 from paddle_pgonas.training.health import Collapse, Health
 
 

@@ -16,13 +16,13 @@ import yaml
 from conftest import REPOSITORY, some_archs
 from PIL import Image
 
-from paddle_pgonas.arch import MINI
-from paddle_pgonas.config import Data
+from paddle_pgonas.config.loading import Data
 from paddle_pgonas.data.batches import AUGMENT, SHUFFLE, EpochBatches
 from paddle_pgonas.data.sources import open_source
 from paddle_pgonas.data.transforms import shift
-from paddle_pgonas.files import read_json, write_json
-from paddle_pgonas.submission import Candidate, read_candidates, read_scores, write_scores
+from paddle_pgonas.io.files import read_json, write_json
+from paddle_pgonas.scores.files import Candidate, read_candidates, read_scores, write_scores
+from paddle_pgonas.space.arch import MINI
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 

@@ -11,22 +11,22 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from paddle_pgonas.arch import MINI
-from paddle_pgonas.config import load_config
+from paddle_pgonas.config.loading import load_config
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.exporting.job import export
-from paddle_pgonas.locks import exclusive
+from paddle_pgonas.exporting.export import export
+from paddle_pgonas.io.locks import exclusive
+from paddle_pgonas.io.store import Store
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import save_weights
-from paddle_pgonas.searching.job import search
-from paddle_pgonas.store import Store
-from paddle_pgonas.submission import Candidate
+from paddle_pgonas.scores.files import Candidate
+from paddle_pgonas.searching.search import search
+from paddle_pgonas.space.arch import MINI
 from paddle_pgonas.training.standalone import identity, make_truth
 from paddle_pgonas.training.trainer import train_supernet
 
 HOLD = """
 import sys, time
-from paddle_pgonas.locks import exclusive
+from paddle_pgonas.io.locks import exclusive
 with exclusive(*sys.argv[1:]):
     print("held", flush=True)
     time.sleep(60)

@@ -12,14 +12,15 @@ import paddle.nn.functional as F
 import pytest
 from conftest import fill_golden
 
-from paddle_pgonas import cost, distributed
-from paddle_pgonas.arch import MINI, TRACK1, Arch
-from paddle_pgonas.config import Config, Data, Train
+from paddle_pgonas import processes
+from paddle_pgonas.config.loading import Config, Data, Train
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.supernet import Supernet, extract
-from paddle_pgonas.priors import make_prior
-from paddle_pgonas.regions import Region
+from paddle_pgonas.priors import cost
+from paddle_pgonas.priors.by_name import make_prior
 from paddle_pgonas.samplers import Step, draw_fair, draw_ordered_pair, draw_pair, once_for_all_phase
+from paddle_pgonas.space.arch import MINI, TRACK1, Arch
+from paddle_pgonas.space.subspace import Region
 from paddle_pgonas.training.losses import adaptive_alpha_divergence, kl_divergence, soft_cross_entropy
 from paddle_pgonas.training.schedules import RANK_LAMBDAS, learning_rate, rank_lambda
 from paddle_pgonas.training.strategies import Metrics, make_strategy
@@ -223,7 +224,7 @@ def test_of_equal_priors_the_second_is_worse_as_published_or_the_pair_is_left_ou
 
 def test_a_pair_is_judged_on_all_processes_images_or_on_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """The other process has the losses of this pair the other way round, and further apart."""
-    monkeypatch.setattr(distributed, "mean", lambda losses: losses - 2 * (losses - losses.mean()))
+    monkeypatch.setattr(processes, "mean", lambda losses: losses - 2 * (losses - losses.mean()))
     pair, seen = draw_pair(MINI, random.Random(0), 0), set()
     for order in (pair, pair[::-1]):
         alone, together = (

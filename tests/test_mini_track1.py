@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 
-from paddle_pgonas import cost
-from paddle_pgonas.arch import MINI
-from paddle_pgonas.config import load_config
-from paddle_pgonas.correlation import kendall
+from paddle_pgonas.config.loading import load_config
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import write_json
+from paddle_pgonas.io.files import write_json
+from paddle_pgonas.io.store import Store
 from paddle_pgonas.mini_track import collecting, document, statistics
 from paddle_pgonas.mini_track import results as track
 from paddle_pgonas.mini_track.study import Study, read_study
-from paddle_pgonas.store import Store
-from paddle_pgonas.submission import read_candidates, read_scores, write_scores
+from paddle_pgonas.priors import cost
+from paddle_pgonas.scores.correlation import kendall
+from paddle_pgonas.scores.files import read_candidates, read_scores, write_scores
+from paddle_pgonas.space.arch import MINI
 
 HOME = REPOSITORY / "benchmarks" / "mini_track1"
 STUDY = read_study(REPOSITORY / "configs" / "mini_track1" / "study.yaml")

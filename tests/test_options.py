@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 import pytest
 from pydantic import BaseModel
 
-from paddle_pgonas.config import Config
+from paddle_pgonas.config.loading import Config
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import read_json_lines
+from paddle_pgonas.io.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights, read_arrays
 from paddle_pgonas.samplers import STRATEGIES
+from paddle_pgonas.scores.files import sample_candidates, write_scores
 from paddle_pgonas.scoring.scorer import score, scoring_set
-from paddle_pgonas.scoring.watch import train
-from paddle_pgonas.submission import sample_candidates, write_scores
 from paddle_pgonas.training.standalone import train_standalone
+from paddle_pgonas.training.watch import train
 
 TAUGHT = ("uniform", "progressive", "phases", "largest")
 SANDWICHES = ("sandwich", "fair_sandwich", "pgonas")

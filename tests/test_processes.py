@@ -15,12 +15,12 @@ import pytest
 from conftest import REPOSITORY, fill_golden
 from paddle.base import core
 
-from paddle_pgonas import distributed
-from paddle_pgonas.arch import MINI
-from paddle_pgonas.files import read_json_lines
+from paddle_pgonas import processes
+from paddle_pgonas.io.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import read_arrays, save_weights
-from paddle_pgonas.submission import read_scored
+from paddle_pgonas.scores.files import read_scored
+from paddle_pgonas.space.arch import MINI
 
 
 def start(folder: Path, run: str, rank: int, world: int) -> subprocess.Popen[str]:
@@ -91,15 +91,16 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None
 
 TRAIN = """
 import sys
-from paddle_pgonas import cli, distributed
-from paddle_pgonas.config import load_config
+from paddle_pgonas import cli
+from paddle_pgonas import processes
+from paddle_pgonas.config.loading import load_config
 from paddle_pgonas.training import trainer
 
 whole_step = trainer.Run.step
 
 def step(run, index, x, y):
     metrics = whole_step(run, index, x, y)
-    if distributed.rank() == 1 and index == 2 and "broken" in sys.argv:
+    if processes.rank() == 1 and index == 2 and "broken" in sys.argv:
         metrics.losses[0] = ("largest", metrics.losses[0][1] * float("inf"))
     return metrics
 
@@ -179,8 +180,8 @@ def test_processes_wait_for_a_late_one_before_they_enter_a_barrier_that_gives_up
     monkeypatch.setattr(dist, "barrier", lambda: events.append("enters"))
     monkeypatch.setattr(core, "create_or_get_global_tcp_store", lambda: counter)
     monkeypatch.setattr(time, "sleep", sleep)
-    distributed.barrier()
-    distributed.barrier()
+    processes.barrier()
+    processes.barrier()
     assert events == (["waits"] * 5 + ["enters"]) * 2
 
 

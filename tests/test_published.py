@@ -19,14 +19,14 @@ import paddle
 import pytest
 from conftest import REPOSITORY
 
-from paddle_pgonas.arch import MINI, TRACK1
-from paddle_pgonas.config import CONFIGS, Train, load_config
+from paddle_pgonas.config.loading import CONFIGS, Train, load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.published import LEARNING_RATES, STEPS
 from paddle_pgonas.published.compare import Outcome, compare
 from paddle_pgonas.published.reference import CONFIGURATIONS, Reference, configuration, read_reference
 from paddle_pgonas.published.replay import Signs, repeat, replay
+from paddle_pgonas.space.arch import MINI, TRACK1
 from paddle_pgonas.training.draws import draw_published_baseline, draw_published_pgonas, published_generator
 from paddle_pgonas.training.schedules import learning_rate
 

@@ -11,12 +11,12 @@ from conftest import REPOSITORY
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paddle_pgonas import cost
-from paddle_pgonas.arch import MINI, TRACK1, Arch
-from paddle_pgonas.config import Config, Train, load_config
+from paddle_pgonas.config.loading import Config, Train, load_config
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.regions import Region
+from paddle_pgonas.priors import cost
 from paddle_pgonas.samplers import STRATEGIES, Step, draw_fair, draw_largest, once_for_all_phase, second_place_phase
+from paddle_pgonas.space.arch import MINI, TRACK1, Arch
+from paddle_pgonas.space.subspace import Region
 from paddle_pgonas.training.draws import Draws
 from paddle_pgonas.training.schedules import learning_rate
 from paddle_pgonas.training.strategies import make_strategy

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from conftest import REPOSITORY
 
-from paddle_pgonas.arch import TRACK1
-from paddle_pgonas.cost import params
+from paddle_pgonas.priors.cost import params
+from paddle_pgonas.space.arch import TRACK1
 
 RECORDED, SPEED = REPOSITORY / "benchmarks" / "recorded", REPOSITORY / "benchmarks" / "speed"
 

@@ -19,14 +19,14 @@ from matplotlib.figure import Figure
 from safetensors.numpy import save
 from scipy.stats import rankdata
 
-from paddle_pgonas.arch import MINI
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.report.comparison import Comparison, compare, verdict
 from paddle_pgonas.report.hover import MOST, Point, points
 from paddle_pgonas.report.page import write_page
 from paddle_pgonas.report.plots import by_depth, by_width, pictures, rank_errors, svg, write_plots
 from paddle_pgonas.report.provenance import read_provenance
-from paddle_pgonas.submission import Candidate, write_scores
+from paddle_pgonas.scores.files import Candidate, write_scores
+from paddle_pgonas.space.arch import MINI
 
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 

@@ -13,26 +13,26 @@ import pytest
 from conftest import REPOSITORY, fill_golden, some_archs
 from paddle import nn
 
-from paddle_pgonas import cost
-from paddle_pgonas.arch import MINI, TRACK1, Arch, SearchSpace
-from paddle_pgonas.config import CONFIGS, Config, load_config
-from paddle_pgonas.correlation import kendall
+from paddle_pgonas.config.loading import CONFIGS, Config, load_config
 from paddle_pgonas.data.cache import DecodedImages
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.elastic import calibrate
 from paddle_pgonas.nn.supernet import Supernet, extract
 from paddle_pgonas.nn.weights import save_weights
+from paddle_pgonas.priors import cost
 from paddle_pgonas.runtime import select_device
+from paddle_pgonas.scores.correlation import kendall
+from paddle_pgonas.scores.files import read_candidates, read_scores, sample_candidates, write_scores
 from paddle_pgonas.scoring import scorer
 from paddle_pgonas.scoring.chunks import METRICS
-from paddle_pgonas.scoring.job import AGREEMENT, print_sizes, write_submission
 from paddle_pgonas.scoring.scorer import score
 from paddle_pgonas.scoring.session import Session
 from paddle_pgonas.scoring.session import score as score_with
+from paddle_pgonas.scoring.submission import AGREEMENT, print_sizes, write_submission
 from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
 from paddle_pgonas.scoring.walker import Walker
-from paddle_pgonas.submission import read_candidates, read_scores, sample_candidates, write_scores
+from paddle_pgonas.space.arch import MINI, TRACK1, Arch, SearchSpace
 
 OFFICIAL = REPOSITORY.parent / "shared" / "data" / "CVPR_2022_NAS_Track1_test.json"
 

@@ -15,18 +15,18 @@ from conftest import REPOSITORY, fill_golden
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paddle_pgonas import cost
-from paddle_pgonas.arch import MINI, TRACK1, Arch, SearchSpace
-from paddle_pgonas.config import Config, load_config
+from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import save_weights
+from paddle_pgonas.priors import cost
+from paddle_pgonas.priors.zen import zen_score
+from paddle_pgonas.scores.files import read_candidates
 from paddle_pgonas.scoring.session import Session, score
 from paddle_pgonas.searching import latency
 from paddle_pgonas.searching.evolution import ScoredSubnet, Task, cross, evolve, first_generation, front, mutate, random_search
-from paddle_pgonas.searching.job import search
-from paddle_pgonas.submission import read_candidates
-from paddle_pgonas.zen import zen_score
+from paddle_pgonas.searching.search import search
+from paddle_pgonas.space.arch import MINI, TRACK1, Arch, SearchSpace
 
 TINY = replace(MINI, name="tiny", bases=(8, 16), max_depths=(2, 2), ratios=(1.0, 0.75, 0.5))
 SPACES = st.sampled_from([MINI, TRACK1, TINY])

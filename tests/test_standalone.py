@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from conftest import REPOSITORY, some_archs
 
-from paddle_pgonas.arch import MINI
-from paddle_pgonas.config import Config, load_config
+from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.data.cache import validation_images
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import read_json_lines
+from paddle_pgonas.io.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights, read_arrays
-from paddle_pgonas.submission import Candidate, read_scores
+from paddle_pgonas.scores.files import Candidate, read_scores
+from paddle_pgonas.space.arch import MINI
 from paddle_pgonas.training import standalone, trainer
 from paddle_pgonas.training.standalone import accuracy, make_truth, train_standalone
 

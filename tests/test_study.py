@@ -21,17 +21,17 @@ from conftest import REPOSITORY, assert_one_line, some_archs
 from PIL import Image
 from scipy.stats import spearmanr
 
-from paddle_pgonas.arch import MINI
-from paddle_pgonas.correlation import kendall
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import write_json
-from paddle_pgonas.locks import exclusive
+from paddle_pgonas.io.files import write_json
+from paddle_pgonas.io.locks import exclusive
 from paddle_pgonas.mini_track import document, runner, statistics, tables
 from paddle_pgonas.mini_track.results import read_track
 from paddle_pgonas.mini_track.runner import Runner
 from paddle_pgonas.mini_track.study import Study, read_study
-from paddle_pgonas.priors import with_prior
-from paddle_pgonas.submission import Candidate, read_candidates, write_scores
+from paddle_pgonas.priors.by_name import with_prior
+from paddle_pgonas.scores.correlation import kendall
+from paddle_pgonas.scores.files import Candidate, read_candidates, write_scores
+from paddle_pgonas.space.arch import MINI
 
 CANDIDATES = [Candidate(f"arch{number}", arch, arch.code, None) for number, arch in enumerate(some_archs(MINI, 6), start=1)]
 TABLES = [

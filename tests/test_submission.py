@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paddle_pgonas.arch import MINI, TRACK1, SearchSpace
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.submission import (
+from paddle_pgonas.scores.check import validate_submission
+from paddle_pgonas.scores.files import (
     Candidate,
     check_submission,
     detect_space,
@@ -22,7 +22,7 @@ from paddle_pgonas.submission import (
     read_scores,
     write_scores,
 )
-from paddle_pgonas.validator import validate_submission
+from paddle_pgonas.space.arch import MINI, TRACK1, SearchSpace
 
 OFFICIAL = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "CVPR_2022_NAS_Track1_test.json"
 A, B, C = (TRACK1.sample(random.Random(seed)).code for seed in range(3))

@@ -12,10 +12,10 @@ import pytest
 from conftest import fill_golden, some_archs
 from paddle import nn
 
-from paddle_pgonas.arch import MINI, TRACK1
 from paddle_pgonas.nn.elastic import ElasticBatchNorm2D
 from paddle_pgonas.nn.resnet import ACTIVATIONS, ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract, reorder_channels
+from paddle_pgonas.space.arch import MINI, TRACK1
 
 GOLDEN = json.loads((Path(__file__).parent / "fixtures" / "golden_subnets.json").read_text())
 

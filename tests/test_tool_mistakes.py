@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, Tool, assert_one_line, fill_golden
 
-from paddle_pgonas import distributed
-from paddle_pgonas.arch import MINI
+from paddle_pgonas import processes
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import save_weights
+from paddle_pgonas.space.arch import MINI
 
 DEMO = str(REPOSITORY / "configs" / "demo.yaml")
 SUBMISSION = ["write_submission", "-c", DEMO, "--weights", "w", "--candidates", "c", "--output", "s"]
@@ -236,7 +236,7 @@ def test_a_rank_that_is_none_is_named_before_paddles_import_fails_on_it() -> Non
 def test_a_rank_that_is_none_is_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     if (name, value) == ("PADDLE_TRAINERS_NUM", "7"):
-        assert distributed.world() == 7
+        assert processes.world() == 7
     else:
         with pytest.raises(UserError, match=name):
-            distributed.rank()
+            processes.rank()

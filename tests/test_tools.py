@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, Tool, assert_one_line
 
-from paddle_pgonas import cost
-from paddle_pgonas.arch import MINI, TRACK1, TRACK1_THIN
-from paddle_pgonas.correlation import kendall
-from paddle_pgonas.files import read_json_lines
+from paddle_pgonas.io.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import save_weights
+from paddle_pgonas.priors import cost
+from paddle_pgonas.scores.correlation import kendall
+from paddle_pgonas.space.arch import MINI, TRACK1, TRACK1_THIN
 
 TOOLS = sorted(path for path in (REPOSITORY / "tools").glob("*.py") if not path.name.startswith("_"))
 DEMO = str(REPOSITORY / "configs" / "demo.yaml")

@@ -12,18 +12,19 @@ from conftest import some_archs
 from short_runs import CONFIGS, config, equal, weights
 
 import paddle_pgonas
-from paddle_pgonas import cost, distributed
-from paddle_pgonas.arch import MINI
-from paddle_pgonas.config import load_config
+from paddle_pgonas import processes
+from paddle_pgonas.config.loading import load_config
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import read_json_lines
+from paddle_pgonas.io.files import read_json_lines
 from paddle_pgonas.nn.weights import OPTIMIZER
-from paddle_pgonas.scoring.watch import Watcher
-from paddle_pgonas.submission import Candidate, write_scores
+from paddle_pgonas.priors import cost
+from paddle_pgonas.scores.files import Candidate, write_scores
+from paddle_pgonas.space.arch import MINI
 from paddle_pgonas.training import trainer
 from paddle_pgonas.training.checkpoints import checkpoints
 from paddle_pgonas.training.resume import check_processes
 from paddle_pgonas.training.trainer import train_supernet as train
+from paddle_pgonas.training.watch import Watcher
 
 
 @pytest.mark.parametrize("name", ["kl", "alpha"])
@@ -57,7 +58,7 @@ def test_processes_compare_what_they_train(monkeypatch: pytest.MonkeyPatch, fact
 
     config = {"seed": 0, "data": {"train_limit": None, "root": "here", "workers": 4}}
     ours = {"config": config, "versions": {"paddle": "3"}, "training_images": {"contents": "a"}}
-    monkeypatch.setattr(distributed, "gather", lambda value: [value, merged(value, facts)])
+    monkeypatch.setattr(processes, "gather", lambda value: [value, merged(value, facts)])
     if line is None:
         check_processes(ours)
     else:
@@ -68,10 +69,10 @@ def test_processes_compare_what_they_train(monkeypatch: pytest.MonkeyPatch, fact
 def test_processes_that_read_other_weights_do_not_train_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same path in the configuration, another file on another machine."""
     monkeypatch.setattr(
-        distributed, "gather", lambda facts: [facts, facts | {name: "another" for name in facts if "weights" in name}]
+        processes, "gather", lambda facts: [facts, facts | {name: "another" for name in facts if "weights" in name}]
     )
-    monkeypatch.setattr(distributed, "connected", lambda: 2)
-    monkeypatch.setattr(distributed, "barrier", lambda: None)
+    monkeypatch.setattr(processes, "connected", lambda: 2)
+    monkeypatch.setattr(processes, "barrier", lambda: None)
     with pytest.raises(UserError, match=r"the digest of the weights there is .* and another in process 1"):
         train(config(tmp_path, max_steps=1))
     assert not checkpoints(tmp_path / "checkpoints")
@@ -84,7 +85,7 @@ def test_a_single_process_computes_no_digest_of_its_weights(tmp_path: Path, monk
 
 def test_other_processes_wait_while_the_first_one_watches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
-    monkeypatch.setattr(distributed, "barrier", lambda: events.append("together"))
+    monkeypatch.setattr(processes, "barrier", lambda: events.append("together"))
     settings = config(tmp_path, max_steps=2, watch_images=9, watch_at=[0, 0.5, 1])
     train(settings, watch=lambda net, step: events.append("watch") or {})  # type: ignore[func-returns-value]
     assert [after for event, after in itertools.pairwise(events) if event == "watch"] == ["together"] * 3

@@ -11,10 +11,10 @@ import paddle
 import pytest
 from conftest import fill_golden
 
-from paddle_pgonas.arch import MINI, TRACK1
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import convert_weights, load_weights, read_weights, save_weights
+from paddle_pgonas.space.arch import MINI, TRACK1
 
 
 @pytest.fixture(scope="module")

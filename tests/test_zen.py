@@ -11,8 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
-from paddle_pgonas.arch import SPACES, TRACK1, Arch, SearchSpace
-from paddle_pgonas.zen import log_distance, log_valid_share, zen_score
+from paddle_pgonas.priors.zen import log_distance, log_valid_share, zen_score
+from paddle_pgonas.space.arch import SPACES, TRACK1, Arch, SearchSpace
 
 RANDOM = st.randoms(use_true_random=False)
 V = 1 / 2 - 1 / (2 * pi)

@@ -36,18 +36,18 @@ import numpy as np
 from conftest import fill_golden
 from PIL import Image
 
-from paddle_pgonas.arch import MINI
-from paddle_pgonas.config import Config, load_config
-from paddle_pgonas.container import read
+from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.exporting.job import export
+from paddle_pgonas.exporting.export import export
+from paddle_pgonas.io.container import read
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import save_weights
-from paddle_pgonas.scoring.job import write_submission
-from paddle_pgonas.scoring.watch import train
-from paddle_pgonas.searching.job import search
-from paddle_pgonas.submission import sample_candidates, write_scores
+from paddle_pgonas.scores.files import sample_candidates, write_scores
+from paddle_pgonas.scoring.submission import write_submission
+from paddle_pgonas.searching.search import search
+from paddle_pgonas.space.arch import MINI
 from paddle_pgonas.training.standalone import make_truth
+from paddle_pgonas.training.watch import train
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

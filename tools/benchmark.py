@@ -24,7 +24,7 @@ def main() -> None:
     from functools import partial
 
     from paddle_pgonas.benchmark import data, priors, scoring, search, training
-    from paddle_pgonas.files import write_json
+    from paddle_pgonas.io.files import write_json
 
     ways = {
         "prior": priors.measure,

@@ -9,7 +9,7 @@ With --validate one file is checked instead: whether it would be accepted as a s
 from pathlib import Path
 
 from paddle_pgonas import cli
-from paddle_pgonas.arch import SearchSpace
+from paddle_pgonas.space.arch import SearchSpace
 
 
 @cli.command
@@ -41,7 +41,7 @@ def main() -> None:
     if arguments.run and not (arguments.output or arguments.plots):
         parser.error("--run goes with --output or --plots")
 
-    from paddle_pgonas.files import write_json
+    from paddle_pgonas.io.files import write_json
     from paddle_pgonas.report.comparison import compare, table
 
     comparison = compare(arguments.files, arguments.truth, arguments.top, arguments.space)
@@ -68,8 +68,8 @@ def main() -> None:
 def validate(path: str, candidates: str | None, space: SearchSpace | None, json_path: str | None) -> None:
     """Print the result of the check; exit status 2 if the file is not accepted."""
     from paddle_pgonas.errors import UserError
-    from paddle_pgonas.files import write_json
-    from paddle_pgonas.validator import validate_submission
+    from paddle_pgonas.io.files import write_json
+    from paddle_pgonas.scores.check import validate_submission
 
     verdict = validate_submission(path, candidates, space)
     print(verdict)

@@ -1,7 +1,7 @@
 """Write a candidate file of distinct architectures of a space: random ones, or evenly spread over their cost."""
 
 from paddle_pgonas import cli
-from paddle_pgonas.submission import sample_candidates, write_scores
+from paddle_pgonas.scores.files import sample_candidates, write_scores
 
 
 @cli.command

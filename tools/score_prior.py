@@ -5,9 +5,9 @@ the file's, with its image size and 1,000 classes. A prior alone is a reference 
 """
 
 from paddle_pgonas import cli
-from paddle_pgonas.priors import make_prior
+from paddle_pgonas.priors.by_name import make_prior
 from paddle_pgonas.progress import progress
-from paddle_pgonas.submission import detect_space, read_candidates, write_scores
+from paddle_pgonas.scores.files import detect_space, read_candidates, write_scores
 
 
 @cli.command

@@ -43,8 +43,8 @@ def main() -> None:
         raise UserError("--latency-batch must be at least 1, and needs --max-latency-ms")
     limits = {"macs": arguments.max_macs, "params": arguments.max_params, "latency_ms": arguments.max_latency_ms}
 
-    from paddle_pgonas import distributed
-    from paddle_pgonas.searching.job import search
+    from paddle_pgonas import processes
+    from paddle_pgonas.searching.search import search
 
     result = search(
         config,
@@ -56,7 +56,7 @@ def main() -> None:
         generations=arguments.generations,
         latency_batch=arguments.latency_batch or 1,
     )
-    if distributed.leads():
+    if processes.leads():
         result.write(arguments.output)
         print(result.summary())
         print(f"front: {arguments.output}")

@@ -6,7 +6,7 @@ run continues with the missing subnets; several processes (python -m paddle.dist
 
 from paddle_pgonas import cli
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.submission import read_candidates
+from paddle_pgonas.scores.files import read_candidates
 
 
 @cli.command

@@ -19,11 +19,11 @@ def main() -> None:
     arguments = parser.parse_args()
     config = cli.config_of(arguments)
 
-    from paddle_pgonas import distributed
-    from paddle_pgonas.scoring.watch import train
+    from paddle_pgonas import processes
+    from paddle_pgonas.training.watch import train
 
     weights = train(config, arguments.resume, arguments.resume_with_other_data)
-    if distributed.rank() == 0:
+    if processes.rank() == 0:
         print(f"weights: {weights}")
 
 

@@ -9,8 +9,8 @@ import math
 
 from paddle_pgonas import cli
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.priors import make_prior
-from paddle_pgonas.submission import read_candidates, select
+from paddle_pgonas.priors.by_name import make_prior
+from paddle_pgonas.scores.files import read_candidates, select
 
 
 @cli.command

@@ -17,10 +17,10 @@ import paddle
 import paddle.nn.functional as F
 from lanes import COUNTS, LaneNet
 
-from paddle_pgonas.arch import MINI, Arch
-from paddle_pgonas.config import Data
+from paddle_pgonas.config.loading import Data
 from paddle_pgonas.nn.resnet import ResNet
-from paddle_pgonas.spaces import find_space
+from paddle_pgonas.space.arch import MINI, Arch
+from paddle_pgonas.space.named import find_space
 
 CLASSES, BATCH, SIDE, RATE, MOMENTUM, DECAY = 100, 16, 16, 0.05, 0.9, 5e-4
 TOLERANCE = 1e-4

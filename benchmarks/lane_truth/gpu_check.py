@@ -37,7 +37,7 @@ def write(path: Path) -> None:
     from check import subnets
     from lanes import LaneNet, normalisation
 
-    from paddle_pgonas.config import Data
+    from paddle_pgonas.config.loading import Data
 
     data, rng = Data(mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3)), np.random.default_rng(0)
     images = rng.integers(0, 256, (COUNT, SIDE + 2 * PAD, SIDE + 2 * PAD, 3), dtype=np.uint8)

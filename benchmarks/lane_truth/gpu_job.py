@@ -10,9 +10,9 @@ import numpy as np
 from lanes import layout, normalisation
 from layout import Batches
 
-from paddle_pgonas.config import Config
-from paddle_pgonas.files import atomic_path
-from paddle_pgonas.submission import Candidate
+from paddle_pgonas.config.loading import Config
+from paddle_pgonas.io.files import atomic_path
+from paddle_pgonas.scores.files import Candidate
 from paddle_pgonas.training.schedules import learning_rate
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from layout import BN_MOMENTUM, LANES, PROCESSOR, Batches, CompilerError, Layout, build, pointer
 
-from paddle_pgonas.arch import Arch
-from paddle_pgonas.config import Config, Data
+from paddle_pgonas.config.loading import Config, Data
 from paddle_pgonas.data.batches import AUGMENT, SHUFFLE
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.space.arch import Arch
 
 SOURCE = Path(__file__).with_name("lanes.cpp")
 COMMAND = ["g++", "-O3", "-march=native", "-mprefer-vector-width=512", "-ffast-math", "-std=c++17", "-shared", "-fPIC"]

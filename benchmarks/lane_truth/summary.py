@@ -17,10 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
-from paddle_pgonas.correlation import attainable_kendall, kendall, pearson
-from paddle_pgonas.files import read_json
-from paddle_pgonas.priors import make_prior
-from paddle_pgonas.spaces import find_space
+from paddle_pgonas.io.files import read_json
+from paddle_pgonas.priors.by_name import make_prior
+from paddle_pgonas.scores.correlation import attainable_kendall, kendall, pearson
+from paddle_pgonas.space.named import find_space
 
 
 def summary(folder: Path) -> dict[str, float]:

@@ -29,15 +29,15 @@ from gpu_job import write_job
 from lanes import COUNTS, LaneNet, batches
 from layout import LANES
 
-from paddle_pgonas.arch import Arch
-from paddle_pgonas.config import Config, load_config
+from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.data.cache import cache_folder, decoded, validation_images
 from paddle_pgonas.data.sources import open_source
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import read_json, read_json_lines, write_json
+from paddle_pgonas.io.files import read_json, read_json_lines, write_json
 from paddle_pgonas.runtime import versions
-from paddle_pgonas.spaces import find_space
-from paddle_pgonas.submission import Candidate, read_candidates
+from paddle_pgonas.scores.files import Candidate, read_candidates
+from paddle_pgonas.space.arch import Arch
+from paddle_pgonas.space.named import find_space
 from paddle_pgonas.training.schedules import learning_rate
 
 ORDER_SEED = 0

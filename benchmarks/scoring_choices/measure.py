@@ -14,18 +14,18 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from paddle_pgonas.arch import Arch
-from paddle_pgonas.config import Config, load_config
-from paddle_pgonas.correlation import kendall
-from paddle_pgonas.files import write_json
+from paddle_pgonas.config.loading import Config, load_config
+from paddle_pgonas.io.files import write_json
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights
-from paddle_pgonas.regions import Region
 from paddle_pgonas.runtime import versions
+from paddle_pgonas.scores.correlation import kendall
 from paddle_pgonas.scoring import scorer
 from paddle_pgonas.scoring.session import metric_values
 from paddle_pgonas.scoring.walker import Maps, Walker
-from paddle_pgonas.spaces import find_space
+from paddle_pgonas.space.arch import Arch
+from paddle_pgonas.space.named import find_space
+from paddle_pgonas.space.subspace import Region
 
 HOME = Path(__file__).resolve().parent
 SPACE_FILE = HOME / "space.yaml"

@@ -15,10 +15,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from paddle_pgonas.arch import Arch
-from paddle_pgonas.cost import macs
-from paddle_pgonas.spaces import find_space
-from paddle_pgonas.submission import Candidate, write_scores
+from paddle_pgonas.priors.cost import macs
+from paddle_pgonas.scores.files import Candidate, write_scores
+from paddle_pgonas.space.arch import Arch
+from paddle_pgonas.space.named import find_space
 
 SPACE = find_space(str(Path(__file__).with_name("space.yaml")))
 HIGHEST_CODES = (3, 5, 7)

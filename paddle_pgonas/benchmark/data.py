@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import paddle
 
-from paddle_pgonas.config import CONFIGS, Data, load_config
+from paddle_pgonas.config.loading import CONFIGS, Data, load_config
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.cache import DecodedImages, decoded
 from paddle_pgonas.data.sources import ImageSource, Split, UnreadableImage, evenly, open_source

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from paddle_pgonas.arch import TRACK1
-from paddle_pgonas.correlation import pearson, spearman
-from paddle_pgonas.priors import PRIORS
+from paddle_pgonas.priors.by_name import PRIORS
 from paddle_pgonas.progress import progress
+from paddle_pgonas.scores.correlation import pearson, spearman
+from paddle_pgonas.space.arch import TRACK1
 
 
 def measure(subnets: int = 100, seed: int = 0) -> dict[str, Any]:

@@ -11,13 +11,13 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from paddle_pgonas import cost
-from paddle_pgonas.arch import TRACK1, Arch
 from paddle_pgonas.nn.supernet import Supernet, extract
+from paddle_pgonas.priors import cost
 from paddle_pgonas.progress import progress
 from paddle_pgonas.published.reference import golden_values
 from paddle_pgonas.scoring.tree import build_tree, scoring_order
 from paddle_pgonas.scoring.walker import Walker
+from paddle_pgonas.space.arch import TRACK1, Arch
 
 OFFICIAL_CODES = (3, 3, 5, 7)
 """Highest width code per stage among the official 45,000."""

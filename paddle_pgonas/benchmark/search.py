@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from pymoo.indicators.hv import HV
 
-from paddle_pgonas.arch import MINI, TRACK1
-from paddle_pgonas.config import CONFIGS, Config, load_config
-from paddle_pgonas.priors import make_prior
+from paddle_pgonas.config.loading import CONFIGS, Config, load_config
+from paddle_pgonas.priors.by_name import make_prior
 from paddle_pgonas.searching.evolution import ScoredSubnet, Task, evolve, front, random_search
-from paddle_pgonas.searching.job import make_costs, supernet_scores
+from paddle_pgonas.searching.search import make_costs, supernet_scores
+from paddle_pgonas.space.arch import MINI, TRACK1
 
 RECIPE = ("train.epochs=12", "train.lr_per_256=0.1", "train.label_epochs=0", "train.watch_subnets=0", "train.watch_images=0")
 

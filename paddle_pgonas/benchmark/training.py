@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import paddle
 
-from paddle_pgonas import cost
-from paddle_pgonas.arch import TRACK1, Arch
-from paddle_pgonas.config import Config, Train
+from paddle_pgonas.config.loading import Config, Train
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract
+from paddle_pgonas.priors import cost
 from paddle_pgonas.progress import progress
-from paddle_pgonas.regions import Region
 from paddle_pgonas.samplers import Step, draw_pair
+from paddle_pgonas.space.arch import TRACK1, Arch
+from paddle_pgonas.space.subspace import Region
 from paddle_pgonas.training.losses import cross_entropy, rank_hinge, soft_cross_entropy
 from paddle_pgonas.training.strategies import make_strategy
 

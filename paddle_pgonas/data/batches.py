@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from paddle_pgonas.config import Data
+from paddle_pgonas.config.loading import Data
 from paddle_pgonas.data.cache import decoded
 from paddle_pgonas.data.sources import ImageSource, UnreadableImage, evenly
 from paddle_pgonas.data.transforms import center_crop, draw_shifts, random_resized_crop, shift

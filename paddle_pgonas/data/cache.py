@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from paddle_pgonas.config import Config, Data
+from paddle_pgonas.config.loading import Config, Data
 from paddle_pgonas.data.sources import ImageSource, UnreadableImage, open_source
 from paddle_pgonas.data.transforms import center_crop
 from paddle_pgonas.data.unreadable import Unreadable
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import atomic_path
+from paddle_pgonas.io.files import atomic_path
+from paddle_pgonas.io.store import Entry, Store
 from paddle_pgonas.progress import progress
-from paddle_pgonas.store import Entry, Store
 
 PIXELS, RECORD = "pixels.npy", "images"
 """File of a cache's pixels, which is memory-mapped, and the entry with the list of images and the checksum."""

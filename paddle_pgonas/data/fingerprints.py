@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from paddle_pgonas import container
-from paddle_pgonas.container import DamagedFile
-from paddle_pgonas.files import remove_left_parts
+from paddle_pgonas.io import container
+from paddle_pgonas.io.container import DamagedFile
+from paddle_pgonas.io.files import remove_left_parts
 from paddle_pgonas.progress import progress
 
 TABLE = "file-digests.safetensors"

@@ -9,7 +9,7 @@ import paddle
 from paddle.vision.transforms import functional as F
 from PIL import Image
 
-from paddle_pgonas.config import Data
+from paddle_pgonas.config.loading import Data
 
 LONGEST = 64
 """Largest aspect ratio in evaluation: the rest of a longer image is far outside the central square."""

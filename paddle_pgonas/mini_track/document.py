@@ -7,14 +7,14 @@ import io
 from collections.abc import Container
 from pathlib import Path
 
-from paddle_pgonas import cost
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import write_text
+from paddle_pgonas.io.files import write_text
 from paddle_pgonas.mini_track.pictures import FIGURES, write_picture
 from paddle_pgonas.mini_track.results import Track, read_track
 from paddle_pgonas.mini_track.study import HALVES, Study
 from paddle_pgonas.mini_track.tables import TABLES
-from paddle_pgonas.submission import write_scores
+from paddle_pgonas.priors import cost
+from paddle_pgonas.scores.files import write_scores
 
 
 def write_report(study: Study) -> Path:

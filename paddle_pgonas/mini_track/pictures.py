@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 from scipy.stats import rankdata
 
-from paddle_pgonas.correlation import kendall
-from paddle_pgonas.files import write_text
+from paddle_pgonas.io.files import write_text
 from paddle_pgonas.mini_track.results import Track
 from paddle_pgonas.mini_track.statistics import attainable_tau
 from paddle_pgonas.report.plots import ACCENT, COLORS, INK, STYLE, svg
+from paddle_pgonas.scores.correlation import kendall
 
 LINES = cycler(linestyle=["-", "--", ":"]) * cycler(color=COLORS)
 """A line of its own for each of up to 18 methods."""

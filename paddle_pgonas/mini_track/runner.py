@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import read_json, write_json
-from paddle_pgonas.locks import exclusive
+from paddle_pgonas.io.files import read_json, write_json
+from paddle_pgonas.io.locks import exclusive
 from paddle_pgonas.mini_track import collecting
 from paddle_pgonas.mini_track.study import Study, Variant
-from paddle_pgonas.regions import Region
-from paddle_pgonas.submission import Candidate, read_candidates, write_scores
+from paddle_pgonas.scores.files import Candidate, read_candidates, write_scores
+from paddle_pgonas.space.subspace import Region
 
 PROBES, PROBE_IMAGES = 16, 2000
 """Number of subnets, none a candidate, on whose mean loss over so many validation images learning rates are chosen."""

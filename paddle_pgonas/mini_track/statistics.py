@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import rankdata
 from scipy.stats import t as student
 
-from paddle_pgonas.correlation import Estimate, attainable_kendall
+from paddle_pgonas.scores.correlation import Estimate, attainable_kendall
 
 RESAMPLES = 2000
 SIMULATIONS = 200

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import PrivateAttr
 
-from paddle_pgonas.config import Config, load_config
+from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.priors import PRIORS
-from paddle_pgonas.validation import Integer, ListAsTuple, Number, Section, Text, key, validate
-from paddle_pgonas.yaml_files import read_section
+from paddle_pgonas.io.yaml_files import read_section
+from paddle_pgonas.priors.by_name import PRIORS
+from paddle_pgonas.schema import Integer, ListAsTuple, Number, Section, Text, key, validate
 
 Texts = Annotated[tuple[Text, ...], ListAsTuple]
 Numbers = Annotated[tuple[Number, ...], ListAsTuple]
@@ -76,7 +76,7 @@ class Recipe(Section):
     """``<method>-<regime>``."""
     metric: Literal["top1", "likelihood", "probability"] = "top1"
     prior: Text | None = None
-    """Added to the metric with equal weight, see :func:`~paddle_pgonas.priors.with_prior`."""
+    """Added to the metric with equal weight, see :func:`~paddle_pgonas.priors.by_name.with_prior`."""
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.stats import spearmanr
 
-from paddle_pgonas import cost
-from paddle_pgonas.correlation import Estimate, kendall, pearson
-from paddle_pgonas.files import read_json
+from paddle_pgonas.io.files import read_json
 from paddle_pgonas.mini_track.collecting import BN
 from paddle_pgonas.mini_track.results import Track
 from paddle_pgonas.mini_track.statistics import (
@@ -27,7 +25,9 @@ from paddle_pgonas.mini_track.statistics import (
     share_ordered_alike,
     similar,
 )
-from paddle_pgonas.submission import read_candidates
+from paddle_pgonas.priors import cost
+from paddle_pgonas.scores.correlation import Estimate, kendall, pearson
+from paddle_pgonas.scores.files import read_candidates
 
 SIMILAR = 1.5
 """Two subnets are of similar cost if their multiply-accumulates are within this factor."""

@@ -15,7 +15,7 @@ from paddle import nn
 from paddle.autograd import PyLayer, PyLayerContext
 from paddleslim.nas.ofa.layers import SuperConv2D
 
-from paddle_pgonas import distributed
+from paddle_pgonas import processes
 from paddle_pgonas.nn.functional import conv2d
 
 
@@ -71,7 +71,7 @@ class ElasticBatchNorm2D(nn.BatchNorm2D):
             mean = self._mean if whole else self._mean[:width]
             variance = self._variance if whole else self._variance[:width]
             return F.batch_norm(x, mean, variance, weight, bias, training=False, epsilon=self._epsilon)
-        if self.synchronised and distributed.connected() > 1:
+        if self.synchronised and processes.connected() > 1:
             return self._over_all_processes(x, weight, bias)
         # The kernel writes into its arguments and autograd keeps them, so it gets copies: a slice may be a view (Paddle 3) or a
         # copy (Paddle 2), and two forward passes before a backward pass must not interfere.
@@ -88,7 +88,7 @@ class ElasticBatchNorm2D(nn.BatchNorm2D):
         Paddle's own synchronised layer has no channel slicing and runs on GPUs only.
         """
         width, shape = x.shape[1], [1, x.shape[1], 1, 1]
-        count = distributed.connected() * x.size / width
+        count = processes.connected() * x.size / width
         mean = _Total.apply(x.astype("float32").sum([0, 2, 3])) / count
         centred = x.astype("float32") - mean.reshape(shape)
         variance = _Total.apply(centred.square().sum([0, 2, 3])) / count
@@ -104,11 +104,11 @@ class _Total(PyLayer):
 
     @staticmethod
     def forward(ctx: PyLayerContext, values: paddle.Tensor) -> paddle.Tensor:
-        return distributed.total(values.clone())
+        return processes.total(values.clone())
 
     @staticmethod
     def backward(ctx: PyLayerContext, gradient: paddle.Tensor) -> paddle.Tensor:
-        return distributed.total(gradient.clone())
+        return processes.total(gradient.clone())
 
 
 def calibrate(net: nn.Layer, batches: Iterable[paddle.Tensor]) -> None:

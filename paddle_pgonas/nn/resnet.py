@@ -8,7 +8,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from paddle_pgonas.arch import Arch, Block
+from paddle_pgonas.space.arch import Arch, Block
 
 ACTIVATIONS: dict[str, Callable[[], nn.Layer]] = {
     "relu": nn.ReLU,

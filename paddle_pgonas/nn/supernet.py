@@ -13,9 +13,9 @@ from paddleslim.nas.ofa.convert_super import Convert
 from paddleslim.nas.ofa.convert_super import supernet as conversion
 from paddleslim.nas.ofa.layers import SuperConv2D
 
-from paddle_pgonas.arch import Arch, SearchSpace
 from paddle_pgonas.nn.elastic import ElasticBatchNorm2D, ElasticConv2D
 from paddle_pgonas.nn.resnet import ResNet
+from paddle_pgonas.space.arch import Arch, SearchSpace
 
 logging.getLogger("paddleslim").setLevel(logging.WARNING)
 

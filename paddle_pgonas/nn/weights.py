@@ -9,10 +9,10 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from paddle_pgonas import container
-from paddle_pgonas.container import Arrays, DamagedFile, Record
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import atomic_path
+from paddle_pgonas.io import container
+from paddle_pgonas.io.container import Arrays, DamagedFile, Record
+from paddle_pgonas.io.files import atomic_path
 from paddle_pgonas.nn.pdparams import read_pdparams
 from paddle_pgonas.nn.supernet import Supernet
 

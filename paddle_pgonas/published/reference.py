@@ -15,10 +15,10 @@ import numpy as np
 import paddle
 from pydantic import ConfigDict, Field, model_validator
 
-from paddle_pgonas.config import CONFIGS, Config, load_config
+from paddle_pgonas.config.loading import CONFIGS, Config, load_config
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import read_json
-from paddle_pgonas.validation import Section, validate
+from paddle_pgonas.io.files import read_json
+from paddle_pgonas.schema import Section, validate
 
 CONFIGURATIONS = {
     ("uniform", None): "official_baseline.yaml",

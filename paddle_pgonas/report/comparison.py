@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from paddle_pgonas.arch import Arch, SearchSpace
-from paddle_pgonas.correlation import (
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.progress import progress
+from paddle_pgonas.scores.correlation import (
     LEVEL,
     STATISTICS,
     Agreement,
@@ -21,10 +22,9 @@ from paddle_pgonas.correlation import (
     default_k,
     resamples_for,
 )
-from paddle_pgonas.errors import UserError
-from paddle_pgonas.faults import EXAMPLES
-from paddle_pgonas.progress import progress
-from paddle_pgonas.submission import Candidate, detect_space, read_scored
+from paddle_pgonas.scores.faults import EXAMPLES
+from paddle_pgonas.scores.files import Candidate, detect_space, read_scored
+from paddle_pgonas.space.arch import Arch, SearchSpace
 
 COLUMNS = {
     "pearson": ("Pearson x100", 100, 2),

@@ -9,8 +9,8 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from paddle_pgonas import cost
-from paddle_pgonas.arch import Arch
+from paddle_pgonas.priors import cost
+from paddle_pgonas.space.arch import Arch
 
 MOST = 2000
 """Largest number of subnets for which points have texts; more would make the page several times larger."""

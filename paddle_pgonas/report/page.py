@@ -9,13 +9,13 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from paddle_pgonas.correlation import Estimate
-from paddle_pgonas.files import write_text
+from paddle_pgonas.io.files import write_text
 from paddle_pgonas.progress import progress
 from paddle_pgonas.report.comparison import Comparison, cells, explanation, heads, verdict
 from paddle_pgonas.report.plots import ERRORS, Picture, svg
 from paddle_pgonas.report.plots import pictures as draw_pictures
 from paddle_pgonas.report.provenance import Provenance
+from paddle_pgonas.scores.correlation import Estimate
 
 Cell = tuple[str, str, bool]
 """A figure, its interval, and whether it is bold."""

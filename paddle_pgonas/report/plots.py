@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import rankdata
 
-from paddle_pgonas import cost
-from paddle_pgonas.arch import Arch
-from paddle_pgonas.files import atomic_path
+from paddle_pgonas.io.files import atomic_path
+from paddle_pgonas.priors import cost
 from paddle_pgonas.progress import progress
 from paddle_pgonas.report import hover
 from paddle_pgonas.report.comparison import Comparison, Row
+from paddle_pgonas.space.arch import Arch
 
 INK, ACCENT = "#1f4e79", "#c8553d"
 COLORS = (INK, ACCENT, "#4f772d", "#7b2d8b", "#b8860b", "#3a3a3a")

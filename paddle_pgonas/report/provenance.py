@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import read_json, read_json_lines, read_text
+from paddle_pgonas.io.files import read_json, read_json_lines, read_text
 
 LARGEST = 1e300
 """Larger numbers in a log are treated as damage; they would also overflow in plots."""

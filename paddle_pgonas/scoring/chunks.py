@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from paddle_pgonas.arch import Arch
-from paddle_pgonas.config import Config
+from paddle_pgonas.config.loading import Config
 from paddle_pgonas.data.cache import DecodedImages, validation_fingerprint
-from paddle_pgonas.store import Store
+from paddle_pgonas.io.store import Store
+from paddle_pgonas.space.arch import Arch
 
 METRICS = ("top1", "top5", "probability", "loss")
 """The metrics of a scoring pass: two accuracies, the mean probability of the true class, the mean cross-entropy."""

@@ -11,21 +11,21 @@ from typing import TypeVar
 import numpy as np
 import paddle
 
-from paddle_pgonas import distributed
-from paddle_pgonas.arch import Arch
-from paddle_pgonas.config import Config
-from paddle_pgonas.container import checksum
+from paddle_pgonas import processes
+from paddle_pgonas.config.loading import Config
 from paddle_pgonas.data.batches import calibration_images
 from paddle_pgonas.data.cache import DecodedImages, validation_images
 from paddle_pgonas.data.sources import open_source
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.io.container import checksum
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.progress import Progress
 from paddle_pgonas.runtime import compute_dtype, device_memory, out_of_memory
 from paddle_pgonas.scoring.chunks import METRICS, ChunkStore
 from paddle_pgonas.scoring.tree import Node, build_tree, scoring_order
 from paddle_pgonas.scoring.walker import Walker
+from paddle_pgonas.space.arch import Arch
 
 T = TypeVar("T")
 
@@ -92,7 +92,7 @@ def chunked(order: Sequence[T]) -> list[Sequence[T]]:
 
 def _my_order(chunks: int) -> list[int]:
     """The chunks in this process's order: its own share, then those of the others from their ends, if still missing."""
-    rank, world = distributed.rank(), distributed.world()
+    rank, world = processes.rank(), processes.world()
     bounds = [chunks * r // world for r in range(world + 1)]
     own = list(range(bounds[rank], bounds[rank + 1]))
     for step in range(1, world):

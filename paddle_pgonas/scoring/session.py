@@ -10,17 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from paddle_pgonas.arch import Arch
-from paddle_pgonas.config import Config
-from paddle_pgonas.container import Record
+from paddle_pgonas.config.loading import Config
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.io.container import Record
+from paddle_pgonas.nn.building import build_untrained
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights, read_arrays
-from paddle_pgonas.regions import Region
 from paddle_pgonas.runtime import select_device
 from paddle_pgonas.scoring import scorer
 from paddle_pgonas.scoring.chunks import METRICS
-from paddle_pgonas.training.builders import untrained_supernet
+from paddle_pgonas.space.arch import Arch
+from paddle_pgonas.space.subspace import Region
 
 
 class Session:
@@ -39,7 +39,13 @@ class Session:
         self.trained: Record = {"step": 0}
         """The record of the weights."""
         if weights is None:
-            self.net = untrained_supernet(config)
+            self.net = build_untrained(
+                config.search_space,
+                config.model.num_classes,
+                config.model.activation,
+                pretrained=config.model.pretrained,
+                reorder=config.model.reorder,
+            )
         else:
             self.net = Supernet(config.search_space, config.model.num_classes, config.model.activation)
             self.trained = load_weights(self.net, weights)

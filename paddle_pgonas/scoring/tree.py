@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from paddle_pgonas.arch import Arch, Block
-from paddle_pgonas.geometry import block_layers, body_side, head_layer, stem_layer
+from paddle_pgonas.priors.geometry import block_layers, body_side, head_layer, stem_layer
+from paddle_pgonas.space.arch import Arch, Block
 
 
 @dataclass(eq=False, slots=True)

@@ -21,8 +21,8 @@ from pymoo.core.mutation import Mutation
 from pymoo.core.population import Population
 from pymoo.core.problem import Problem
 
-from paddle_pgonas.arch import Arch, SearchSpace
 from paddle_pgonas.progress import Progress
+from paddle_pgonas.space.arch import Arch, SearchSpace
 
 Costs = Callable[[Arch], dict[str, float]]
 """Costs of an architecture by name, smaller is better."""

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import paddle
 
-from paddle_pgonas.arch import Arch
-from paddle_pgonas.config import Config
+from paddle_pgonas.config.loading import Config
+from paddle_pgonas.io.store import Store
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.runtime import select_device, versions
-from paddle_pgonas.store import Store
+from paddle_pgonas.space.arch import Arch
 
 WARM_UP, REPEATS = 5, 20
 

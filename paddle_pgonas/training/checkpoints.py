@@ -10,10 +10,10 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from paddle_pgonas import container
-from paddle_pgonas.container import Arrays, DamagedFile, Record
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import read_json_lines, remove_left_parts
+from paddle_pgonas.io import container
+from paddle_pgonas.io.container import Arrays, DamagedFile, Record
+from paddle_pgonas.io.files import read_json_lines, remove_left_parts
 from paddle_pgonas.nn.supernet import Supernet, plain_name
 from paddle_pgonas.nn.weights import OPTIMIZER, named_weights, put_plain_weights, put_weights, save_weights
 

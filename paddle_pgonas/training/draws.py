@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
-from paddle_pgonas.arch import Arch, SearchSpace
-from paddle_pgonas.config import Config
+from paddle_pgonas.config.loading import Config
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.regions import Region
-from paddle_pgonas.submission import read_candidates
+from paddle_pgonas.scores.files import read_candidates
+from paddle_pgonas.space.arch import Arch, SearchSpace
+from paddle_pgonas.space.subspace import Region
 
 IMAGE_SIZE = 224
 

@@ -6,8 +6,8 @@ import math
 
 import paddle
 
-from paddle_pgonas import distributed
-from paddle_pgonas.config import Train
+from paddle_pgonas import processes
+from paddle_pgonas.config.loading import Train
 from paddle_pgonas.data.batches import EpochBatches
 
 
@@ -46,14 +46,14 @@ class Health:
                 last check is not above that of guessing (by four standard deviations).
         """
         finite = bool(paddle.isfinite(paddle.add_n([weight.sum() for weight in parameters])))
-        if distributed.any_of(not finite):
+        if processes.any_of(not finite):
             raise Collapse(f"weights are no longer numbers at step {step}: training diverged")
         per_epoch, steps = self.batches.steps_per_epoch, self.steps
         if steps < per_epoch:
             return
-        accuracy, chance = float(distributed.mean(self.right)) / steps, 1 / len(self.batches.source.classes)
+        accuracy, chance = float(processes.mean(self.right)) / steps, 1 / len(self.batches.source.classes)
         self._restart()
-        images = steps * self.settings.batch_size * distributed.connected()
+        images = steps * self.settings.batch_size * processes.connected()
         guessing = chance + 4 * math.sqrt(chance * (1 - chance) / images)
         warm = self.settings.schedule == "cosine" and step > (self.settings.warmup_epochs + 1) * per_epoch
         if warm and accuracy <= guessing < chance + (1 - chance) / 4:  # otherwise there are too few images to decide

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import paddle
 
-from paddle_pgonas.arch import Arch
-from paddle_pgonas.config import Config
+from paddle_pgonas.config.loading import Config
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.geometry import layers
+from paddle_pgonas.priors.geometry import layers
 from paddle_pgonas.runtime import device_memory
+from paddle_pgonas.space.arch import Arch
 
 VALUES_KEPT = 2
 """Least number of values stored for the backward pass per output value of a convolution: its output and that of the activation. A

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from paddle_pgonas import distributed
-from paddle_pgonas.config import free_on_resume
-from paddle_pgonas.container import Record
+from paddle_pgonas import processes
+from paddle_pgonas.config.loading import free_on_resume
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.io.container import Record
 
 PER_PROCESS = {"output_dir", "device", "data.root", "data.cache_dir", "data.workers"}
 """Keys that may differ between the processes of one training: paths, device and loader processes."""
@@ -58,7 +58,7 @@ def check_processes(facts: dict[str, Any]) -> None:
     Raises:
         UserError: a fact differs that is not in :data:`PER_PROCESS`; in all processes.
     """
-    first, *others = map(_flat, distributed.gather(facts))
+    first, *others = map(_flat, processes.gather(facts))
     for rank, other in enumerate(others, start=1):
         for key in first | other:
             name, ours, theirs = key.removeprefix("config."), first.get(key), other.get(key)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from visualdl import LogWriter
 
-from paddle_pgonas.files import read_json_lines, write_text, writing
+from paddle_pgonas.io.files import read_json_lines, write_text, writing
 from paddle_pgonas.progress import Progress
 
 REMEDY = "free some space, then --resume"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import ceil, cos, pi, sin
 
-from paddle_pgonas.config import Train
+from paddle_pgonas.config.loading import Train
 
 PUBLISHED_EPOCHS = 70
 RESTARTS = ((0, 0.25), (5, 0.5), (15, 1.0), (30, 0.25), (35, 0.5), (45, 1.0))

@@ -11,21 +11,21 @@ from typing import Any
 import numpy as np
 import paddle
 
-from paddle_pgonas import distributed
-from paddle_pgonas.arch import Arch
-from paddle_pgonas.config import Config
+from paddle_pgonas import processes
+from paddle_pgonas.config.loading import Config
 from paddle_pgonas.data.cache import DecodedImages, training_fingerprint, validation_images
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.locks import exclusive
+from paddle_pgonas.io.locks import exclusive
+from paddle_pgonas.io.store import Store
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.runtime import select_device, versions
-from paddle_pgonas.store import Store
-from paddle_pgonas.submission import Candidate, write_scores
+from paddle_pgonas.schema import plain
+from paddle_pgonas.scores.files import Candidate, write_scores
+from paddle_pgonas.space.arch import Arch
 from paddle_pgonas.training.builders import open_batches
 from paddle_pgonas.training.trainer import Run, fit
-from paddle_pgonas.validation import plain
 
 
 def train_standalone(config: Config, arch: Arch, weights: str | Path | None = None) -> float:
@@ -89,7 +89,7 @@ def make_truth(config: Config, candidates: Sequence[Candidate], output: str | Pa
     """
     store = _store(config)
     with exclusive(store.folder, "standalone"):
-        for candidate in candidates[distributed.rank() :: distributed.world()]:
+        for candidate in candidates[processes.rank() :: processes.world()]:
             code = candidate.arch.code
             if store.get(code) is not None:
                 _remove_checkpoints(store.folder / code)  # a run may have been killed between storing and this

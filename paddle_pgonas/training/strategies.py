@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 import paddle
 from paddle import nn
 
-from paddle_pgonas import distributed
-from paddle_pgonas.arch import Arch
-from paddle_pgonas.config import Config
+from paddle_pgonas import processes
+from paddle_pgonas.config.loading import Config
+from paddle_pgonas.config.sections import Train
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.extensions import import_callable, is_import_path
+from paddle_pgonas.import_paths import import_callable, is_import_path
 from paddle_pgonas.nn.supernet import Supernet
-from paddle_pgonas.priors import Prior
+from paddle_pgonas.priors.by_name import Prior
 from paddle_pgonas.samplers import STRATEGIES, Step, draw_ordered_pair
-from paddle_pgonas.sections import Train
+from paddle_pgonas.space.arch import Arch
 from paddle_pgonas.training.losses import Distillation, cross_entropy, make_distillation, rank_hinge
 
 
@@ -172,7 +172,7 @@ class Pgonas:
         loss_second = self._loss(net, second, x, y, side != "better" or second_is_better)
         better, worse = (loss_second, loss_first) if second_is_better else (loss_first, loss_second)
         compared = paddle.stack([better.detach(), worse.detach()])
-        hinge = rank_hinge(*(distributed.mean(compared) if self.settings.pair_losses == "all_processes" else compared))
+        hinge = rank_hinge(*(processes.mean(compared) if self.settings.pair_losses == "all_processes" else compared))
         metrics.pairs += 1
         for kind, loss in (("first", loss_first), ("second", loss_second), ("rank", hinge)):
             metrics.add(kind, loss)

@@ -9,24 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import paddle
+from paddle import nn
 
-from paddle_pgonas import distributed
-from paddle_pgonas.arch import Arch
-from paddle_pgonas.config import Config, save_config
-from paddle_pgonas.container import Record
+from paddle_pgonas import processes
+from paddle_pgonas.config.loading import Config, save_config
+from paddle_pgonas.config.sections import PGONAS
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.cache import cache_folder
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.extensions import is_import_path
-from paddle_pgonas.files import content_digest
-from paddle_pgonas.locks import exclusive
+from paddle_pgonas.import_paths import is_import_path
+from paddle_pgonas.io.container import Record
+from paddle_pgonas.io.files import content_digest
+from paddle_pgonas.io.locks import exclusive
+from paddle_pgonas.nn.building import build_subnet, build_supernet, build_teacher
+from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.runtime import compute_dtype, out_of_memory, select_device, versions
 from paddle_pgonas.samplers import Step
-from paddle_pgonas.sections import PGONAS
-from paddle_pgonas.training.builders import build_subnet, build_supernet, build_teacher, make_optimizer, open_batches
+from paddle_pgonas.space.arch import Arch
+from paddle_pgonas.training.builders import make_optimizer, open_batches
 from paddle_pgonas.training.checkpoints import checkpoints, load_latest, refuse_overwriting, save_checkpoint, zero_gradients
 from paddle_pgonas.training.draws import Draws
 from paddle_pgonas.training.health import Collapse, Health, check_losses
@@ -42,7 +45,7 @@ Watch = Callable[[Supernet, int], dict[str, float]]
 
 
 def train_supernet(config: Config, resume: bool = False, watch: Watch | None = None, other_data: bool = False) -> Path:
-    """Run the configured training in ``output_dir``; :func:`paddle_pgonas.scoring.watch.train` is its public form.
+    """Run the configured training in ``output_dir``; :func:`paddle_pgonas.training.watch.train` is its public form.
 
     Args:
         watch: called with the supernet and the number of steps after each checkpoint; the scalars that it returns are logged.
@@ -53,22 +56,22 @@ def train_supernet(config: Config, resume: bool = False, watch: Watch | None = N
             training diverged or collapsed; then the last good checkpoint is named.
     """
     select_device(config.device)
-    distributed.join()
+    processes.join()
     folder = Path(config.output_dir)
     output = folder / "supernet.safetensors"
     with exclusive(folder, "training"):
         resume = resume or other_data
         refuse_overwriting(folder, resume, config.train.checkpoint_every)
-        distributed.barrier()
+        processes.barrier()
         run = Run(config, open_batches(config))
         check_processes(run.record(0))
         step = run.restore(folder / "checkpoints", other_data) if resume else 0
-        if distributed.connected() > 1:
+        if processes.connected() > 1:
             check_processes({"the step to continue from": step, "the digest of the weights there": run.weights_digest()})
-        if distributed.leads():
+        if processes.leads():
             save_config(config, folder / "config.yaml")
         fit(run, step, folder, "the same command with --resume", watch)
-        if distributed.leads():
+        if processes.leads():
             save_weights(output, run.net, run.record(run.total_steps))
     return output
 
@@ -83,14 +86,14 @@ def fit(run: Run, step: int, folder: Path, again: str, watch: Watch | None = Non
     Raises:
         UserError: a request to stop, or the training diverged or collapsed; in all processes at once.
     """
-    kept, first = folder / "checkpoints", distributed.leads()
+    kept, first = folder / "checkpoints", processes.leads()
 
     def observe(steps: int) -> None:
         if first and watch is not None:
             log.log(max(steps - 1, 0), watch(run.net, steps))
             run.net.train()
             log.restart_clock()
-        distributed.barrier()  # the others would begin a step without the first
+        processes.barrier()  # the others would begin a step without the first
 
     with RunLog(folder, run.total_steps, step, run.name, silent=not first) as log, stop_requests() as requests:
         try:
@@ -102,7 +105,7 @@ def fit(run: Run, step: int, folder: Path, again: str, watch: Watch | None = Non
                 if step % run.settings.log_every == 0 or step + 1 == run.total_steps:
                     log.log_step(step, run.scalars(step, metrics))
                 step += 1
-                stop = distributed.any_of(bool(requests))
+                stop = processes.any_of(bool(requests))
                 if due := stop or run.checkpoint_due(step):
                     run.health.check(step, run.net.parameters())
                 if run.watches(step):  # before the checkpoint: a run that continues from there does not repeat it
@@ -110,7 +113,7 @@ def fit(run: Run, step: int, folder: Path, again: str, watch: Watch | None = Non
                 if due:
                     if first:
                         save_checkpoint(kept, run.net, run.optimizer, run.record(step), run.settings.keep_checkpoints)
-                    distributed.barrier()
+                    processes.barrier()
                 if stop:
                     raise UserError(f"stopped after step {step}; {again} continues from there")
         except Collapse as error:
@@ -137,17 +140,34 @@ class Run:
         self.steps_per_epoch = batches.steps_per_epoch
         self.steps_per_checkpoint = batches.steps_per_epoch * settings.checkpoint_every
         self.total_steps = min(settings.epochs * self.steps_per_epoch, settings.max_steps or 2**62)
-        self.total_batch = settings.batch_size * distributed.connected()
+        self.total_batch = settings.batch_size * processes.connected()
         self.name = "training" if arch is None else f"training {arch}"
-        self.net = build_supernet(config) if arch is None else build_subnet(config, arch)
+        model = config.model
+        self.net: Supernet | ResNet
+        if arch is None:
+            self.net = build_supernet(
+                config.search_space,
+                model.num_classes,
+                model.activation,
+                bn=model.bn,
+                seed=config.seed,
+                pretrained=model.pretrained,
+                reorder=model.reorder,
+            )
+        else:
+            self.net = build_subnet(arch, model.num_classes, model.activation, config.seed)
         self.net.train()
         self.optimizer = make_optimizer(settings, self.net.parameters())
         self.scaler = paddle.amp.GradScaler(enable=settings.amp == "fp16")
         if settings.unused_parameters == "zero_gradient":
             zero_gradients(self.net.parameters())
         self.ranks = arch is None and (settings.strategy in PGONAS["strategy"] or is_import_path(settings.strategy))
-        self.strategy: Strategy = learn_labels if arch else make_strategy(config, build_teacher(config))
+        self.strategy: Strategy = learn_labels if arch else make_strategy(config, self._teacher())
         self.health = Health(settings, batches)
+
+    def _teacher(self) -> nn.Layer | None:
+        path = self.settings.teacher
+        return None if path is None else build_teacher(self.config.search_space, self.config.model.num_classes, path)
 
     def checkpoint_due(self, step: int) -> bool:
         """Whether a checkpoint follows after ``step`` steps."""
@@ -176,7 +196,7 @@ class Run:
         size = self.settings.batch_size // self.settings.accumulate
         starts = range(0, self.settings.batch_size, size)
         metrics = mean_metrics([self._passes(x[i : i + size], y[i : i + size], self._given(index)) for i in starts])
-        distributed.average_gradients(self.net.parameters())
+        processes.average_gradients(self.net.parameters())
         self.optimizer.set_lr(learning_rate(self.settings, index, self.steps_per_epoch, self.total_batch))
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -227,7 +247,7 @@ class Run:
             tensors["accuracy"] = metrics.accuracy
         if metrics.pairs:
             tensors["pairs_out_of_order"] = paddle.to_tensor(metrics.pairs_out_of_order / metrics.pairs)
-        means = distributed.mean(paddle.stack([tensor.astype("float32") for tensor in tensors.values()])).tolist()
+        means = processes.mean(paddle.stack([tensor.astype("float32") for tensor in tensors.values()])).tolist()
         scalars = dict(zip(tensors, means, strict=True))
         check_losses(scalars)
         squares = [weight.grad.square().sum() for weight in self.net.parameters() if weight.grad is not None]
@@ -265,7 +285,7 @@ class Run:
             "activation": config.model.activation,
             "num_classes": config.model.num_classes,
             "step": step,
-            "processes": distributed.connected(),
+            "processes": processes.connected(),
             "loss_scale": self.scaler.state_dict(),
             "config": config.model_dump(mode="json"),
             "training_images": self.images,

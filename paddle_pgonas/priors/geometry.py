@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from paddle_pgonas.arch import Arch, Block, SearchSpace
+from paddle_pgonas.space.arch import Arch, Block, SearchSpace
 
 TRUNK = ("conv", "conv1", "conv2")
 """Parts on the main path from the image to the head: all convolutions except those of the shortcuts."""

@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from paddle_pgonas import distributed
+from paddle_pgonas import processes
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import writing
+from paddle_pgonas.io.files import writing
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def exclusive(folder: str | Path, job: str) -> Iterator[None]:
     Raises:
         UserError: another process holds the lock, or the folder cannot be written.
     """
-    path = Path(folder) / f".{job}-{distributed.rank()}.lock"
+    path = Path(folder) / f".{job}-{processes.rank()}.lock"
     while not os.fstat((file := _locked(path, folder, job)).fileno()).st_nlink:
         file.close()  # the last owner removed the file between opening and locking
     with file:

@@ -1,7 +1,7 @@
 """The configuration: defaults, the differences of a YAML file, and overrides.
 
-Its sections are declared in :mod:`paddle_pgonas.sections`: each key with its type, its range, whether a resumed run may change
-it, and the settings that use it. A file may name another one under ``base:`` (relative to itself) and then holds only
+Its sections are declared in :mod:`paddle_pgonas.config.sections`: each key with its type, its range, whether a resumed run may
+change it, and the settings that use it. A file may name another one under ``base:`` (relative to itself) and then holds only
 what differs from it. Unknown keys, wrong types, impossible values and options that the chosen strategy does not use stop the run
 with one line that names the file (or override) and the key.
 """
@@ -16,20 +16,20 @@ from typing import Any, Literal
 import yaml
 from pydantic import ValidationInfo, model_validator
 
-from paddle_pgonas import validation
-from paddle_pgonas.arch import SearchSpace
+from paddle_pgonas import schema
+from paddle_pgonas.config.sections import TAUGHT, Data, Model, Score, Train
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import write_text
-from paddle_pgonas.priors import Prior, make_prior
-from paddle_pgonas.regions import Region
-from paddle_pgonas.sections import TAUGHT, Data, Model, Score, Train
-from paddle_pgonas.spaces import SpaceKey, find_space, is_space_file
-from paddle_pgonas.validation import Integer, Section, Text, key, plain, validate
-from paddle_pgonas.yaml_files import read_override, read_with_bases
+from paddle_pgonas.io.files import write_text
+from paddle_pgonas.io.yaml_files import read_override, read_with_bases
+from paddle_pgonas.priors.by_name import Prior, make_prior
+from paddle_pgonas.schema import Integer, Section, Text, key, plain, validate
+from paddle_pgonas.space.arch import SearchSpace
+from paddle_pgonas.space.named import SpaceKey, find_space, is_space_file
+from paddle_pgonas.space.subspace import Region
 
 __all__ = ["CONFIGS", "Config", "Data", "Model", "Score", "Train", "free_on_resume", "load_config", "save_config"]
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
 """The folder of the project's configurations: inside the installed package, or beside it in a checkout."""
 
@@ -60,7 +60,7 @@ class Config(Section):
         """The prior of this name for the configured space, image size and number of classes.
 
         Raises:
-            UserError: as :func:`~paddle_pgonas.priors.make_prior` does.
+            UserError: as :func:`~paddle_pgonas.priors.by_name.make_prior` does.
         """
         return make_prior(name, self.search_space, self.data.image_size, self.model.num_classes)
 
@@ -74,7 +74,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> Config:
-        if info.context != validation.PARTIAL:
+        if info.context != schema.PARTIAL:
             for problem in _problems(self):
                 raise ValueError(problem)
         return self
@@ -84,7 +84,7 @@ def free_on_resume() -> set[str]:
     """The keys, ``section.key``, that a resumed run may change, because they do not influence weights."""
     sections: dict[str, type[Section]] = {"": Config, "data.": Data, "model.": Model, "train.": Train, "score.": Score}
     fields = ((prefix + name, field) for prefix, model in sections.items() for name, field in model.model_fields.items())
-    return {name for name, field in fields if validation.settings_of(field)["free"]}
+    return {name for name, field in fields if schema.settings_of(field)["free"]}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -101,7 +101,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             layer["space"] = str(Path(file).parent / layer["space"])
     for source, layer in [*files, *map(read_override, overrides)]:
         values = _merged(values, layer)
-        validate(Config, values, source, validation.PARTIAL)  # here, so that the error names the file that contains it
+        validate(Config, values, source, schema.PARTIAL)  # here, so that the error names the file that contains it
     return validate(Config, values, str(path))
 
 
@@ -136,7 +136,7 @@ def _problems(config: Config) -> Iterator[str]:
         yield "train.candidates: train.draws=candidates needs the path of a candidate file"
     for section in ("data", "model", "train"):
         values = getattr(config, section)
-        for name, user in validation.unused(values):
+        for name, user in schema.unused(values):
             value, default = getattr(values, name), type(values).model_fields[name].default
             if value != default:
                 chosen = f"the {train.strategy} strategy makes no use of " if section == "train" else "nothing makes use of "

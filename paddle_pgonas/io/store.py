@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from paddle_pgonas import container
-from paddle_pgonas.container import Arrays, DamagedFile, Record
-from paddle_pgonas.files import remove_left_parts
+from paddle_pgonas.io import container
+from paddle_pgonas.io.container import Arrays, DamagedFile, Record
+from paddle_pgonas.io.files import remove_left_parts
 
 SUFFIX = ".safetensors"
 
@@ -36,7 +36,7 @@ def digest(identity: Mapping[str, Any]) -> str:
 
 
 class Store:
-    """Entries by name, each a file of its own (:mod:`~paddle_pgonas.container`), so that several processes can add at once.
+    """Entries by name, each a file of its own (:mod:`~paddle_pgonas.io.container`), so that several processes can add at once.
 
     Temporary files of killed processes in the store's folder are removed.
 

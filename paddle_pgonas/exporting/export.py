@@ -13,9 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import paddle
 
-from paddle_pgonas import cost
-from paddle_pgonas.arch import Arch
-from paddle_pgonas.config import Config, save_config
+from paddle_pgonas.config.loading import Config, save_config
 from paddle_pgonas.data.cache import DecodedImages
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
@@ -28,18 +26,20 @@ from paddle_pgonas.exporting.inference import (
     require_onnx,
     save_inference_model,
 )
-from paddle_pgonas.files import refuse_overwriting, write_json, write_text, writing
-from paddle_pgonas.locks import exclusive
+from paddle_pgonas.io.files import refuse_overwriting, write_json, write_text, writing
+from paddle_pgonas.io.locks import exclusive
 from paddle_pgonas.nn.elastic import calibrate
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract
 from paddle_pgonas.nn.weights import load_weights, put_plain_weights, read_arrays, save_weights
+from paddle_pgonas.priors import cost
 from paddle_pgonas.progress import progress
 from paddle_pgonas.runtime import select_device, versions
 from paddle_pgonas.scoring.scorer import calibration_batches, scoring_set
 from paddle_pgonas.scoring.tree import build_tree
 from paddle_pgonas.scoring.walker import Walker
-from paddle_pgonas.spaces import find_space
+from paddle_pgonas.space.arch import Arch
+from paddle_pgonas.space.named import find_space
 
 EXPORTED = ("subnet.safetensors", "code.txt", "config.yaml", "record.json")
 """The files of an export, in addition to ``inference.*``."""

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from paddle_pgonas import distributed
-from paddle_pgonas.arch import Arch
-from paddle_pgonas.config import Config
-from paddle_pgonas.correlation import kendall
-from paddle_pgonas.files import write_json
+from paddle_pgonas import processes
+from paddle_pgonas.config.loading import Config
+from paddle_pgonas.io.files import write_json
 from paddle_pgonas.nn.supernet import Supernet
+from paddle_pgonas.scores.correlation import kendall
+from paddle_pgonas.scores.files import read_scores
 from paddle_pgonas.scoring.chunks import METRICS
 from paddle_pgonas.scoring.scorer import score, scoring_set
-from paddle_pgonas.submission import read_scores
+from paddle_pgonas.space.arch import Arch
 from paddle_pgonas.training.trainer import train_supernet
 
 
@@ -35,7 +35,7 @@ def train(config: Config, resume: bool = False, other_data: bool = False) -> Pat
         UserError: the folder holds another run, data or weights do not fit, the processes disagree, or the
             training diverged or collapsed; then the last good checkpoint is named.
     """
-    watcher = Watcher(config) if config.train.watch_images and distributed.rank() == 0 else None
+    watcher = Watcher(config) if config.train.watch_images and processes.rank() == 0 else None
     weights = train_supernet(config, resume, watcher, other_data)
     if watcher is not None and watcher.latest:
         print(watcher.summary())

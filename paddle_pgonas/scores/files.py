@@ -5,7 +5,7 @@ score, a top-1 fraction; in a truth file it is the stand-alone accuracy, and the
 Files that hold a prior's values use the same format with any finite number as ``acc``.
 
 Each rule is implemented once. :func:`read_candidates`, :func:`read_scored` and :func:`check_submission` stop at the first fault;
-:mod:`paddle_pgonas.validator` collects all faults.
+:mod:`paddle_pgonas.scores.check` collects all faults.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paddle_pgonas.arch import SPACES, TRACK1, Arch, ArchError, SearchSpace
-from paddle_pgonas.cost import sample_spread
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.faults import Faults
-from paddle_pgonas.files import read_json, write_text
+from paddle_pgonas.io.files import read_json, write_text
+from paddle_pgonas.priors.cost import sample_spread
+from paddle_pgonas.scores.faults import Faults
+from paddle_pgonas.space.arch import SPACES, TRACK1, Arch, ArchError, SearchSpace
 
 LARGEST = 1e100
 """Largest absolute score: squares of larger ones overflow in comparisons and plots."""
@@ -235,7 +235,7 @@ def sample_candidates(space: SearchSpace, count: int, seed: int, spread: bool = 
     """Distinct random architectures of a space, named ``arch1``, ``arch2`` and so on; equal seeds give equal lists.
 
     Args:
-        spread: evenly over the logarithm of cost (:func:`~paddle_pgonas.cost.sample_spread`) instead of uniformly at random.
+        spread: evenly over the logarithm of cost (``sample_spread`` of ``priors/cost.py``) instead of uniformly at random.
 
     Raises:
         UserError: more than half of the space is asked for, or less than one.

@@ -6,11 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from paddle_pgonas.arch import TRACK1, Arch, SearchSpace
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.faults import Faults
-from paddle_pgonas.files import read_json
-from paddle_pgonas.submission import (
+from paddle_pgonas.io.files import read_json
+from paddle_pgonas.scores.faults import Faults
+from paddle_pgonas.scores.files import (
     Accs,
     check_against,
     check_range,
@@ -19,6 +18,7 @@ from paddle_pgonas.submission import (
     read_candidates,
     space_of,
 )
+from paddle_pgonas.space.arch import TRACK1, Arch, SearchSpace
 
 CHALLENGE_ENTRIES = 45_000
 """Entries of Track 1's candidate file."""

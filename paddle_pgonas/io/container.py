@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import atomic_path
+from paddle_pgonas.io.files import atomic_path
 
 Arrays = dict[str, np.ndarray]
 Record = dict[str, Any]

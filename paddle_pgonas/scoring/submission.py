@@ -10,22 +10,23 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from paddle_pgonas import cost, distributed
-from paddle_pgonas.arch import Arch
-from paddle_pgonas.config import Config
+from paddle_pgonas import processes
+from paddle_pgonas.config.loading import Config
 from paddle_pgonas.data.sources import open_source
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import content_digest, refuse_overwriting, write_json, write_text
-from paddle_pgonas.geometry import layers
+from paddle_pgonas.io.files import content_digest, refuse_overwriting, write_json, write_text
 from paddle_pgonas.nn.supernet import Supernet
-from paddle_pgonas.priors import with_prior
+from paddle_pgonas.priors import cost
+from paddle_pgonas.priors.by_name import with_prior
+from paddle_pgonas.priors.geometry import layers
 from paddle_pgonas.progress import progress
 from paddle_pgonas.runtime import command_line, select_device, versions
+from paddle_pgonas.scores.files import Candidate, check_submission, read_candidates, write_scores
 from paddle_pgonas.scoring.chunks import METRICS
 from paddle_pgonas.scoring.scorer import chunked
 from paddle_pgonas.scoring.session import measure_with, metric_values
 from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
-from paddle_pgonas.submission import Candidate, check_submission, read_candidates, write_scores
+from paddle_pgonas.space.arch import Arch
 
 AGREEMENT = {500: (0.522, 0.69), 1000: (0.659, 0.799), 2500: (0.822, 0.904)}
 """Kendall tau between the rankings by so many images and by 5,000: by top-1 and by likelihood (benchmarks/scoring_choices)."""
@@ -48,7 +49,7 @@ def write_submission(
         path: the candidate file.
         metric: one of ``top1``, ``top5``, ``probability`` or ``likelihood`` (``exp(-loss)``); becomes ``acc``.
         candidates: the file's entries to score; all by default.
-        prior: name and weight of a prior that is added to the metric, see :func:`~paddle_pgonas.priors.with_prior`.
+        prior: name and weight of a prior that is added to the metric, see :func:`~paddle_pgonas.priors.by_name.with_prior`.
 
     Raises:
         UserError: weights or images do not fit, an output is an input, a file cannot be written, the candidate file changed
@@ -64,7 +65,7 @@ def write_submission(
     if prior is not None:
         _prior_values(config, prior[0], archs[:1])  # an imported prior that fails must not cost hours of scoring
     measured, sessions = measure_with(config, files, archs, Path(config.output_dir) / "scores")
-    if distributed.rank() != 0:
+    if processes.rank() != 0:
         return
     images = len(sessions[0].data.labels)
     if content_digest(path) != content:

@@ -19,8 +19,8 @@ from __future__ import annotations
 from functools import cache
 from math import acos, log, pi, sqrt
 
-from paddle_pgonas.arch import Arch
-from paddle_pgonas.geometry import TRUNK, layers
+from paddle_pgonas.priors.geometry import TRUNK, layers
+from paddle_pgonas.space.arch import Arch
 
 RELU_VARIANCE = 0.5 - 0.5 / pi
 

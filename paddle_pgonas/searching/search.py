@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paddle_pgonas import cost, distributed
-from paddle_pgonas.arch import Arch
-from paddle_pgonas.config import Config
+from paddle_pgonas import processes
+from paddle_pgonas.config.loading import Config
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import write_json, write_text
-from paddle_pgonas.locks import exclusive
+from paddle_pgonas.io.files import write_json, write_text
+from paddle_pgonas.io.locks import exclusive
+from paddle_pgonas.io.store import Store, digest
+from paddle_pgonas.priors import cost
 from paddle_pgonas.runtime import versions
+from paddle_pgonas.scores.files import Candidate, write_scores
 from paddle_pgonas.searching.evolution import Costs, ScoredSubnet, Scores, Task, evolve, front
-from paddle_pgonas.store import Store, digest
-from paddle_pgonas.submission import Candidate, write_scores
+from paddle_pgonas.space.arch import Arch
 
 if TYPE_CHECKING:
     from paddle_pgonas.scoring.session import Session
@@ -118,7 +119,7 @@ def search(
     if population < 4 or generations < 1:
         raise UserError("a search needs a population of at least 4 and at least 1 generation")
     limits = dict(limits or {})
-    if distributed.world() > 1 and (weights is None or "latency_ms" in limits):
+    if processes.world() > 1 and (weights is None or "latency_ms" in limits):
         raise UserError("several processes share the scoring with weights; a prior or a latency needs one process")
     measures = weights is not None or "latency_ms" in limits  # and stores its measurements
     with exclusive(config.output_dir, "search") if measures else nullcontext():
@@ -170,7 +171,7 @@ def supernet_scores(config: Config, weights: str, metric: str) -> Scores:
     from paddle_pgonas.scoring.session import Session, metric_values
 
     session = Session(config, weights)
-    distributed.join()
+    processes.join()
     store = Store(Path(config.output_dir) / "search", {"kept": "search scores", **session.identity()})
     measured: dict[str, np.ndarray] = {}
     for entry in store.entries():
@@ -179,7 +180,7 @@ def supernet_scores(config: Config, weights: str, metric: str) -> Scores:
     def scores(archs: Sequence[Arch]) -> Sequence[float]:
         if missing := [arch for arch in archs if arch.code not in measured]:
             codes, values = [arch.code for arch in missing], _measure_together(session, missing)
-            if distributed.leads():
+            if processes.leads():
                 store.put(digest({"codes": codes}), {"codes": codes}, {"metrics": values})
             measured.update(zip(codes, values, strict=True))
         rows = np.array([measured[arch.code] for arch in archs]).reshape(len(archs), len(METRICS))
@@ -197,7 +198,7 @@ def _measure_together(session: Session, archs: Sequence[Arch]) -> np.ndarray:
     from paddle_pgonas.scoring.chunks import METRICS
     from paddle_pgonas.scoring.tree import scoring_order
 
-    rank, world = distributed.rank(), distributed.connected()
+    rank, world = processes.rank(), processes.connected()
     if world == 1:
         return session.measure(archs)
     order = scoring_order(archs)
@@ -207,7 +208,7 @@ def _measure_together(session: Session, archs: Sequence[Arch]) -> np.ndarray:
     except UserError as error:
         part = mine, str(error)
     measured = np.empty((len(archs), len(METRICS)))
-    for positions, values in distributed.gather(part):
+    for positions, values in processes.gather(part):
         if isinstance(values, str):
             raise UserError(values)
         measured[positions] = values

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from paddle_pgonas.priors import TRAINING_PRIORS
+from paddle_pgonas.priors.by_name import TRAINING_PRIORS
 from paddle_pgonas.samplers import STRATEGIES
-from paddle_pgonas.validation import Integer, ListAsTuple, Number, Section, Text, key, one_of
+from paddle_pgonas.schema import Integer, ListAsTuple, Number, Section, Text, key, one_of
 
 Colour = Annotated[tuple[Number, Number, Number], ListAsTuple]
 """One number each for red, green and blue."""

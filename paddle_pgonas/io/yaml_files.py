@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.files import read_text
+from paddle_pgonas.io.files import read_text
 
 MOST_ALIASES = 20
 """Largest number of aliases in a file; nested lists of aliases would grow without bound."""

@@ -7,8 +7,8 @@ from math import log
 import paddle
 import paddle.nn.functional as F
 
-from paddle_pgonas.arch import Arch
-from paddle_pgonas.geometry import TRUNK, layers
+from paddle_pgonas.priors.geometry import TRUNK, layers
+from paddle_pgonas.space.arch import Arch
 
 
 def zen_score_monte_carlo(

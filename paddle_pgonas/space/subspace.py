@@ -6,8 +6,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from paddle_pgonas.arch import Arch, SearchSpace
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.space.arch import Arch, SearchSpace
 
 
 @dataclass(frozen=True)

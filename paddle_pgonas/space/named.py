@@ -1,4 +1,4 @@
-"""Search spaces by name or from a YAML file with the fields of :class:`~paddle_pgonas.arch.SearchSpace`."""
+"""Search spaces by name or from a YAML file with the fields of :class:`~paddle_pgonas.space.arch.SearchSpace`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, PlainValidator, model_validator
 
-from paddle_pgonas.arch import SPACES, SearchSpace
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.validation import Integer, ListAsTuple, Number, Section, Text, key, shown, validate
-from paddle_pgonas.yaml_files import read_section
+from paddle_pgonas.io.yaml_files import read_section
+from paddle_pgonas.schema import Integer, ListAsTuple, Number, Section, Text, key, shown, validate
+from paddle_pgonas.space.arch import SPACES, SearchSpace
 
 Widths = Annotated[tuple[Annotated[Integer, Field(ge=1, le=8192)], ...], ListAsTuple]
 Depths = Annotated[tuple[Annotated[Integer, Field(ge=1, le=9)], ...], ListAsTuple]

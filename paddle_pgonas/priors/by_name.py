@@ -11,11 +11,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from paddle_pgonas import cost
-from paddle_pgonas.arch import Arch, SearchSpace
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.extensions import import_callable
-from paddle_pgonas.zen import zen_score
+from paddle_pgonas.import_paths import import_callable
+from paddle_pgonas.priors import cost
+from paddle_pgonas.priors.zen import zen_score
+from paddle_pgonas.runtime import prepare_process
+from paddle_pgonas.space.arch import Arch, SearchSpace
 
 Prior = Callable[[Arch], float]
 Formula = Callable[[Arch, int, int], float]
@@ -24,7 +25,8 @@ Formula = Callable[[Arch, int, int], float]
 
 def _zen_monte_carlo(arch: Arch, image_size: int, num_classes: int) -> float:
     """Zen-score by Monte Carlo sampling at half the image size; checks the closed form, too slow for training."""
-    from paddle_pgonas.nn.zen_monte_carlo import zen_score_monte_carlo
+    prepare_process()
+    from paddle_pgonas.priors.zen_monte_carlo import zen_score_monte_carlo
 
     return zen_score_monte_carlo(arch, image_size // 2)
 

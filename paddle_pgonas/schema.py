@@ -16,8 +16,8 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.extensions import is_import_path
-from paddle_pgonas.yaml_files import cut
+from paddle_pgonas.import_paths import is_import_path
+from paddle_pgonas.io.yaml_files import cut
 
 PARTIAL = "partial"
 """Validation context for incomplete values: rules about several keys are not checked yet."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import random
 
-from paddle_pgonas.arch import Arch, SearchSpace
-from paddle_pgonas.geometry import layers
+from paddle_pgonas.priors.geometry import layers
+from paddle_pgonas.space.arch import Arch, SearchSpace
 
 
 def macs(arch: Arch, image_size: int | None = None, num_classes: int = 1000) -> int:

@@ -1,0 +1,1 @@
+"""Files: written atomically and checksummed, read without running code, locked against other processes."""
