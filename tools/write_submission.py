@@ -61,13 +61,13 @@ def main() -> None:
     candidates = read_candidates(arguments.candidates, config.search_space)
     candidates = select(arguments.candidates, candidates, arguments.first, arguments.only)
 
-    from paddle_pgonas.scoring import job
+    from paddle_pgonas.scoring import submission
 
     if arguments.dry_run:
-        job.dry_run(config, [entry.arch for entry in candidates], arguments.json)
+        submission.dry_run(config, [entry.arch for entry in candidates], arguments.json)
     else:
         prior = (arguments.prior, weight) if arguments.prior else None
-        job.write_submission(
+        submission.write_submission(
             config, arguments.weights or [], arguments.candidates, arguments.output, arguments.metric, candidates, prior
         )
 
