@@ -52,7 +52,7 @@ def test_override_beats_file_beats_base_beats_its_base(tmp_path: Path) -> None:
     config = load_config(leaf, ["train.log_every=4", "train.log_every=5"])
     train = config.train
     assert (config.seed, config.output_dir) == (1, "two")
-    assert (train.batch_size, train.pairs, train.epochs, train.log_every) == (1, 2, 3, 5)
+    assert (train.batch_size, config.method.pairs, train.epochs, train.log_every) == (1, 2, 3, 5)
     assert load_config(leaf, ["train.epochs=6"]).train.epochs == 6
 
 
@@ -73,7 +73,7 @@ def test_bases_in_a_circle_are_refused(tmp_path: Path, bases: tuple[str, ...]) -
         ("data: {val_limit: null}", "data.val_limit", None),
         ("data: {val_limit: 7}", "data.val_limit", 7),
         ("model: {pretrained: ~}", "model.pretrained", None),
-        ("train: {stretch_lambda: true}", "train.stretch_lambda", True),
+        ("train: {stretch_lambda: true}", "method.stretch_lambda", True),
         ("data: {augment: none}", "data.augment", "none"),
     ],
 )
@@ -88,7 +88,7 @@ def test_values_become_what_the_key_holds(tmp_path: Path, text: str, key: str, v
     [
         ("train.lr_per_256=1e-3", "train.lr_per_256", 0.001),
         ("data.root=/images/a=b", "data.root", "/images/a=b"),
-        ("train.teacher=null", "train.teacher", None),
+        ("method.teacher=null", "method.teacher", None),
         ("data.std=[1, 2, 3]", "data.std", (1.0, 2.0, 3.0)),
         ("space=mini", "space", "mini"),
     ],
@@ -278,18 +278,18 @@ def test_hostile_bases_are_one_line_and_a_long_chain_is_read(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("strategy", "option"),
     [
-        ("sandwich", "train.teacher=file"),
-        ("uniform", "train.label_epochs=1"),
-        ("uniform", "train.pairs=3"),
-        ("sandwich", "train.prior=zen"),
-        ("uniform", "train.distillation=alpha"),
-        ("pgonas", "train.temperature=2"),
+        ("sandwich", "method.teacher=file"),
+        ("uniform", "method.label_epochs=1"),
+        ("uniform", "method.pairs=3"),
+        ("sandwich", "method.prior=zen"),
+        ("uniform", "method.distillation=alpha"),
+        ("pgonas", "method.temperature=2"),
         ("pgonas", "train.warmup_images=5"),
     ],
 )
 def test_an_option_that_the_strategy_does_not_use_is_refused(tmp_path: Path, strategy: str, option: str) -> None:
     with pytest.raises(UserError, match=strategy) as caught:
-        load_config(file(tmp_path, ""), [f"train.strategy={strategy}", option])
+        load_config(file(tmp_path, ""), [f"method.name={strategy}", option])
     assert option in str(caught.value).replace(".0", "")
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import REPOSITORY, Tool, assert_one_line
+from paddle_pgonas.samplers import STRATEGIES
 
 from paddle_pgonas.config.loading import CONFIGS, Config, Train, load_config, save_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.exporting.export import export, load_subnet
 from paddle_pgonas.io.files import read_json_lines
 from paddle_pgonas.priors.by_name import make_prior
-from paddle_pgonas.samplers import STRATEGIES
 from paddle_pgonas.space.arch import MINI, SPACES
 from paddle_pgonas.space.named import find_space
 
@@ -54,7 +54,7 @@ class LargestAlone:
 
     def __init__(self, config, teacher):
         assert teacher is None
-        self.passes = config.train.random_subnets
+        self.passes = config.method.random_subnets
 
     def __call__(self, net, x, y, step):
         metrics = Metrics()
@@ -186,14 +186,14 @@ def test_a_prior_from_an_import_path_scores_and_trains(tool: Tool, folder: Path)
     assert [entry["acc"] for entry in values] == [
         pytest.approx(sum(MINI.parse(entry["arch"]).depths) + 0.01 + 8e-6) for entry in values
     ]
-    options = ["train.rank_lambda=constant", "train.equal_priors=second_worse", f"train.prior={prior}"]
+    options = ["method.rank_lambda=constant", "method.equal_priors=second_worse", f"method.prior={prior}"]
     assert tool("train_supernet", "-c", "own.yaml", "-o", *options)[0] == 0
     assert "loss/second" in "".join(map(str, read_json_lines(folder / "runs" / "metrics.jsonl")))
     assert tool("search", "-c", DIGITS, "--prior", prior, "--population", 4, "--generations", 1, "--output", "f.json")[0] == 0
 
 
 def test_a_strategy_from_an_import_path_trains(tool: Tool, folder: Path) -> None:
-    options = ["train.strategy=own_code:LargestAlone", "train.random_subnets=2", "train.log_every=1"]
+    options = ["method.name=own_code:LargestAlone", "method.random_subnets=2", "train.log_every=1"]
     assert tool("train_supernet", "-c", "own.yaml", "-o", *options)[0] == 0
     lines = read_json_lines(folder / "runs" / "metrics.jsonl")
     assert len(lines) >= 3 and "loss/own" in lines[0] and "loss/largest" not in lines[0]
@@ -221,8 +221,8 @@ def test_a_bad_import_path_is_one_line(tool: Tool, folder: Path, path: str, prob
 
 
 def test_a_strategy_that_cannot_be_imported_is_one_line_with_its_key(tool: Tool, folder: Path) -> None:
-    status, _, err = tool("train_supernet", "-c", "own.yaml", "-o", "train.strategy=own_code:LargestAlon")
-    assert_one_line(status, err, "train.strategy own_code:LargestAlon: ")
+    status, _, err = tool("train_supernet", "-c", "own.yaml", "-o", "method.name=own_code:LargestAlon")
+    assert_one_line(status, err, "method.name own_code:LargestAlon: ")
     assert "did you mean own_code:LargestAlone?" in err
 
 
@@ -235,9 +235,9 @@ def test_a_strategy_that_cannot_be_imported_is_one_line_with_its_key(tool: Tool,
     ],
 )
 def test_a_strategy_that_gives_something_else_is_one_line(tool: Tool, folder: Path, name: str, problem: str) -> None:
-    status, _, err = tool("train_supernet", "-c", "own.yaml", "-o", f"train.strategy=own_code:{name}")
+    status, _, err = tool("train_supernet", "-c", "own.yaml", "-o", f"method.name=own_code:{name}")
     assert_one_line(status, err, problem)
-    assert f"train.strategy own_code:{name}: " in err
+    assert f"method.name own_code:{name}: " in err
 
 
 @pytest.mark.parametrize(("key", "path"), [("prior", "my module:x"), ("strategy", "pgona"), ("prior", "zen_mc")])
@@ -248,9 +248,9 @@ def test_a_name_that_is_neither_built_in_nor_an_import_path_names_file_and_key(f
 
 
 def test_reading_a_configuration_runs_no_code(folder: Path) -> None:
-    config = load_config("own.yaml", ["train.prior=nobodys_module:prior", "train.strategy=nobodys_module:Strategy"])
+    config = load_config("own.yaml", ["method.prior=nobodys_module:prior", "method.name=nobodys_module:Strategy"])
     with pytest.raises(UserError, match="nobodys_module"):
-        make_prior(config.train.prior, config.search_space)
+        make_prior(config.method.prior, config.search_space)
 
 
 def test_every_built_in_strategy_can_be_made() -> None:
@@ -267,7 +267,7 @@ samplers.STRATEGIES["smallest"] = samplers.Method("sandwich", lambda step, count
 import paddle_pgonas as pg
 from paddle_pgonas.space.subspace import Region
 from paddle_pgonas.training.strategies import make_strategy
-config = pg.load_config(pg.CONFIGS / "mini" / "common_digits.yaml", ["train.strategy=smallest"])
+config = pg.load_config(pg.CONFIGS / "mini" / "common_digits.yaml", ["method.name=smallest"])
 assert make_strategy(config, None).draw(samplers.Step(random.Random(0), Region(pg.MINI))) == [pg.MINI.smallest]
 try:
     config.changed(train={"pairs": 3})
@@ -280,4 +280,4 @@ def test_a_new_built_in_strategy_is_one_entry_of_one_table() -> None:
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     run = subprocess.run([sys.executable, "-c", NEW_STRATEGY], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr
-    assert "the smallest strategy makes no use of train.pairs=3" in run.stdout
+    assert "the smallest strategy makes no use of method.pairs=3" in run.stdout

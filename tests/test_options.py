@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
+from paddle_pgonas.samplers import STRATEGIES
 from pydantic import BaseModel
 
 from paddle_pgonas.config.loading import Config
@@ -17,7 +18,6 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights, read_arrays
-from paddle_pgonas.samplers import STRATEGIES
 from paddle_pgonas.scores.files import sample_candidates, write_scores
 from paddle_pgonas.scoring.scorer import score, scoring_set
 from paddle_pgonas.training.standalone import train_standalone
@@ -41,8 +41,8 @@ class Option(NamedTuple):
     needs: Values = MappingProxyType({})
 
 
-RANKS = {"train.rank_lambda": "constant", "train.pairs": 4}
-TEACHER, KL, WATCH = {"train.teacher": "TEACHER"}, {"train.distillation": "kl"}, {"train.watch_images": 20}
+RANKS = {"method.rank_lambda": "constant", "method.pairs": 4}
+TEACHER, KL, WATCH = {"method.teacher": "TEACHER"}, {"method.distillation": "kl"}, {"train.watch_images": 20}
 TRAINING = [
     Option("seed", 1, alone=True),
     Option("data.image_size", 10, alone=True, needs={"data.resize": 10}),
@@ -70,28 +70,28 @@ TRAINING = [
     Option("train.checkpoint_every", 2),
     Option("train.keep_checkpoints", 1),
     Option("train.unused_parameters", "no_gradient", needs={"train.weight_decay": 0.1}),
-    Option("train.random_subnets", 3),
-    Option("train.highest_codes", (2, 2)),
+    Option("method.random_subnets", 3),
+    Option("train.narrowest_codes", (2, 2)),
     Option("train.depth_ranges", ((1, 1), (1, 2))),
-    Option("train.draws", "published", DRAWN),
-    Option("train.candidates", "OTHERS", DRAWN, needs={"train.draws": "candidates", "train.candidates": "CANDIDATES"}),
-    Option("train.largest_of", 2, ("largest",)),
-    Option("train.teacher", "TEACHER", TAUGHT),
-    Option("train.distillation", "alpha", SANDWICHES),
-    Option("train.distillation", "alpha", TAUGHT, needs=TEACHER),
-    Option("train.temperature", 3.0, SANDWICHES, needs=KL),
-    Option("train.temperature", 3.0, TAUGHT, needs=KL | TEACHER),
-    Option("train.label_epochs", 1, SANDWICHES),
-    Option("train.prior", "zen", ("pgonas",), needs=RANKS),
-    Option("train.prior", "params", needs=WATCH | {"train.watch_subnets": 5}),
-    Option("train.pairs", 3, ("pgonas",), needs=RANKS),
-    Option("train.pair_distance", 6, ("pgonas",), needs=RANKS),
-    Option("train.pair_ratio", 1.5, ("pgonas",), needs=RANKS),
-    Option("train.rank_gradient", "both", ("pgonas",), needs=RANKS),
-    Option("train.equal_priors", "second_worse", ("pgonas",), needs=RANKS | {"train.highest_codes": (1, 1)}),
-    Option("train.rank_lambda", "sine", ("pgonas",), needs=RANKS),
-    Option("train.stretch_lambda", True, ("pgonas",)),
-    Option("train.rank_weight", 2.0, ("pgonas",), needs=RANKS),
+    Option("method.sampler", "published", DRAWN),
+    Option("method.candidates", "OTHERS", DRAWN, needs={"method.sampler": "candidates", "method.candidates": "CANDIDATES"}),
+    Option("method.largest_of", 2, ("largest",)),
+    Option("method.teacher", "TEACHER", TAUGHT),
+    Option("method.distillation", "alpha", SANDWICHES),
+    Option("method.distillation", "alpha", TAUGHT, needs=TEACHER),
+    Option("method.temperature", 3.0, SANDWICHES, needs=KL),
+    Option("method.temperature", 3.0, TAUGHT, needs=KL | TEACHER),
+    Option("method.label_epochs", 1, SANDWICHES),
+    Option("method.prior", "zen", ("pgonas",), needs=RANKS),
+    Option("method.prior", "params", needs=WATCH | {"train.watch_subnets": 5}),
+    Option("method.pairs", 3, ("pgonas",), needs=RANKS),
+    Option("method.pair_distance", 6, ("pgonas",), needs=RANKS),
+    Option("method.pair_ratio", 1.5, ("pgonas",), needs=RANKS),
+    Option("method.rank_gradient", "both", ("pgonas",), needs=RANKS),
+    Option("method.equal_priors", "second_worse", ("pgonas",), needs=RANKS | {"train.narrowest_codes": (1, 1)}),
+    Option("method.rank_lambda", "sine", ("pgonas",), needs=RANKS),
+    Option("method.stretch_lambda", True, ("pgonas",)),
+    Option("method.rank_weight", 2.0, ("pgonas",), needs=RANKS),
     Option("train.watch_images", 20),
     Option("train.watch_at", (0.0, 0.5), needs=WATCH),
     Option("train.watch_subnets", 5, needs=WATCH),
@@ -105,7 +105,7 @@ SCORING = [
     Option("score.calibration_batch", 4),
 ]
 OTHERS = {"space", "device", "output_dir", "data.source", "data.root", "data.cache_dir", "data.workers", "data.max_unreadable"}
-OTHERS |= {"train.strategy", "train.amp", "score.amp", "train.pair_losses", "score.batch_size"}
+OTHERS |= {"method.name", "train.amp", "score.amp", "method.pair_losses", "score.batch_size"}
 """Where things lie and how fast they go, or what needs a GPU or two processes: not for a table of values."""
 
 
@@ -169,7 +169,7 @@ def outcome(base: Config, files: dict[str, str], tmp_path_factory: pytest.TempPa
     @functools.cache
     def run(strategy: str | None, values: tuple[tuple[str, Any], ...]) -> Outcome:
         folder = tmp_path_factory.mktemp("run")
-        own = {} if strategy is None else {"train.strategy": strategy}
+        own = {} if strategy is None else {"method.name": strategy}
         config = changed(base, files, dict(values) | own).changed(output_dir=str(folder))
         if strategy is None:
             weights = folder / "weights.safetensors"
@@ -193,7 +193,7 @@ def named(option: Option) -> str:
 def test_a_strategy_uses_an_option_or_refuses_it_by_name(option: Option, base: Config, files: dict[str, str]) -> None:
     for strategy in STRATEGIES:
         try:
-            needed = changed(base, files, {"train.strategy": strategy, **option.needs})
+            needed = changed(base, files, {"method.name": strategy, **option.needs})
         except UserError:
             assert strategy not in option.users
             continue
@@ -211,10 +211,10 @@ def test_a_strategy_uses_an_option_or_refuses_it_by_name(option: Option, base: C
         ("model.reorder", False, {}),
         ("train.warmup_images", 16, {}),
         ("train.warmup_epochs", 2.0, {"train.schedule": "restarts"}),
-        ("train.candidates", "CANDIDATES", {}),
-        ("train.highest_codes", (2, 2), {"train.draws": "published"}),
-        ("train.distillation", "alpha", {"train.strategy": "uniform"}),
-        ("train.temperature", 3.0, {}),
+        ("method.candidates", "CANDIDATES", {}),
+        ("train.narrowest_codes", (2, 2), {"method.sampler": "published"}),
+        ("method.distillation", "alpha", {"method.name": "uniform"}),
+        ("method.temperature", 3.0, {}),
         ("train.watch_at", (0.5,), {}),
         ("train.watch_subnets", 5, {}),
         ("train.watch_truth", "TRUTH", {}),
@@ -253,11 +253,11 @@ KEPT = ("train.checkpoint_every", "train.keep_checkpoints")  # of checkpoints th
 @pytest.mark.parametrize("option", [option for option in TRAINING + SCORING if not option.alone], ids=named)
 def test_stand_alone_training_refuses_the_others_by_name(option: Option, base: Config, files: dict[str, str]) -> None:
     users = "pgonas" if "pgonas" in option.users else option.users[0]
-    config = changed(base, files, {"train.strategy": users, **option.needs, option.name: option.value})
+    config = changed(base, files, {"method.name": users, **option.needs, option.name: option.value})
     if option.name in KEPT:
         train_standalone(config.changed(train={"max_steps": 1}), config.search_space.smallest)
         return
-    refused = "|".join(("train.strategy", *option.needs, option.name))
+    refused = "|".join(("method.name", *option.needs, option.name))
     with pytest.raises(UserError, match=f"stand-alone training makes no use of ({refused})="):
         train_standalone(config, config.search_space.smallest)
 
