@@ -23,7 +23,7 @@ def main() -> None:
     import json
     from functools import partial
 
-    from paddle_pgonas.benchmark import data, priors, scoring, search, training
+    from studies.speed import data, priors, scoring, search, training
     from paddle_pgonas.io.files import write_json
 
     ways = {

@@ -9,7 +9,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-from paddle_pgonas.benchmark import data, priors, scoring, search, training
+from studies.speed import data, priors, scoring, search, training
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.functional import conv2d
 from paddle_pgonas.priors.cost import macs

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import write_text
-from paddle_pgonas.mini_track.pictures import FIGURES, write_picture
-from paddle_pgonas.mini_track.results import Track, read_track
-from paddle_pgonas.mini_track.study import HALVES, Study
-from paddle_pgonas.mini_track.tables import TABLES
+from studies.pictures import FIGURES, write_picture
+from studies.results import Track, read_track
+from studies.study import HALVES, Study
+from studies.tables import TABLES
 from paddle_pgonas.priors import cost
 from paddle_pgonas.scores.files import write_scores
 

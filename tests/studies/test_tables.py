@@ -16,9 +16,9 @@ from paddle_pgonas.config.loading import load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import write_json
 from paddle_pgonas.io.store import Store
-from paddle_pgonas.mini_track import collecting, document, statistics
-from paddle_pgonas.mini_track import results as track
-from paddle_pgonas.mini_track.study import Study, read_study
+from studies import collecting, document, statistics
+from studies import results as track
+from studies.study import Study, read_study
 from paddle_pgonas.priors import cost
 from paddle_pgonas.scores.correlation import kendall
 from paddle_pgonas.scores.files import read_candidates, read_scores, write_scores

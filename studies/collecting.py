@@ -14,7 +14,7 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.io import container
 from paddle_pgonas.io.files import read_json, read_json_lines, write_json, write_text
 from paddle_pgonas.io.store import SUFFIX
-from paddle_pgonas.mini_track.study import Study, Variant
+from studies.study import Study, Variant
 from paddle_pgonas.scores.files import Candidate, read_candidates, read_scores, write_scores
 
 BN = ("running", "calibrated")

@@ -16,8 +16,8 @@ from matplotlib.rcsetup import cycler
 from scipy.stats import rankdata
 
 from paddle_pgonas.io.files import write_text
-from paddle_pgonas.mini_track.results import Track
-from paddle_pgonas.mini_track.statistics import attainable_tau
+from studies.results import Track
+from studies.intervals import attainable_tau
 from paddle_pgonas.report.plots import ACCENT, COLORS, INK, STYLE, svg
 from paddle_pgonas.scores.correlation import kendall
 

@@ -41,16 +41,16 @@ def main() -> None:
     if arguments.command == "run" and arguments.first_seed is not None and arguments.first_seed < 0:
         parser.error("--first-seed must be at least 0")
 
-    from paddle_pgonas.mini_track.study import read_study
+    from studies.study import read_study
 
     study = read_study(arguments.study)
     if arguments.command == "report":
-        from paddle_pgonas.mini_track.document import write_report
+        from studies.document import write_report
 
         print(f"written: {write_report(study)}")
         return
 
-    from paddle_pgonas.mini_track.runner import Runner
+    from studies.runner import Runner
 
     runs = arguments.runs or REPOSITORY / "runs" / study.path(study.home).resolve().name
     runner = Runner(study, REPOSITORY, arguments.root, runs)

@@ -24,10 +24,10 @@ from scipy.stats import spearmanr
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import write_json
 from paddle_pgonas.io.locks import exclusive
-from paddle_pgonas.mini_track import document, runner, statistics, tables
-from paddle_pgonas.mini_track.results import read_track
-from paddle_pgonas.mini_track.runner import Runner
-from paddle_pgonas.mini_track.study import Study, read_study
+from studies import document, runner, statistics, tables
+from studies.results import read_track
+from studies.runner import Runner
+from studies.study import Study, read_study
 from paddle_pgonas.priors.by_name import with_prior
 from paddle_pgonas.scores.correlation import kendall
 from paddle_pgonas.scores.files import Candidate, read_candidates, write_scores

@@ -14,8 +14,8 @@ import numpy as np
 from paddle_pgonas.config.loading import Config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import read_json
-from paddle_pgonas.mini_track.statistics import Taus, resampled_tau
-from paddle_pgonas.mini_track.study import Study
+from studies.intervals import Taus, resampled_tau
+from studies.study import Study
 from paddle_pgonas.priors.by_name import sum_of_priors, with_prior
 from paddle_pgonas.scores.files import Candidate, read_candidates, read_scores
 from paddle_pgonas.space.arch import Arch

@@ -12,9 +12,9 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from paddle_pgonas.io.files import read_json
-from paddle_pgonas.mini_track.collecting import BN
-from paddle_pgonas.mini_track.results import Track
-from paddle_pgonas.mini_track.statistics import (
+from studies.collecting import BN
+from studies.results import Track
+from studies.intervals import (
     Taus,
     attainable_tau,
     cost_ratios,

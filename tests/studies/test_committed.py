@@ -10,10 +10,10 @@ import pytest
 from conftest import REPOSITORY
 
 from paddle_pgonas.config import loading as configuration
-from paddle_pgonas.mini_track import collecting, document
-from paddle_pgonas.mini_track.results import read_track
-from paddle_pgonas.mini_track.runner import Runner
-from paddle_pgonas.mini_track.study import read_study
+from studies import collecting, document
+from studies.results import read_track
+from studies.runner import Runner
+from studies.study import read_study
 from paddle_pgonas.scores.files import read_candidates
 
 COMMITTED = sorted(REPOSITORY.glob("configs/*/study*.yaml"))

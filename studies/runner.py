@@ -20,8 +20,8 @@ import numpy as np
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import read_json, write_json
 from paddle_pgonas.io.locks import exclusive
-from paddle_pgonas.mini_track import collecting
-from paddle_pgonas.mini_track.study import Study, Variant
+from studies import collecting
+from studies.study import Study, Variant
 from paddle_pgonas.scores.files import Candidate, read_candidates, write_scores
 from paddle_pgonas.space.subspace import Region
 
