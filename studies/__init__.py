@@ -1,1 +1,1 @@
-"""The mini track: a study of training methods on a small search space, with its own stand-alone truth, tables and pictures."""
+"""Studies of training methods on small search spaces, with stand-alone accuracies of their own; README.md describes them."""

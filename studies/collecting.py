@@ -15,7 +15,7 @@ from paddle_pgonas.io import container
 from paddle_pgonas.io.files import read_json, read_json_lines, write_json, write_text
 from paddle_pgonas.io.store import SUFFIX
 from studies.study import Study, Variant
-from paddle_pgonas.scores.files import Candidate, read_candidates, read_scores, write_scores
+from paddle_pgonas.scores.files import Candidate, read_scores, write_scores
 
 BN = ("running", "calibrated")
 CURVE_POINTS = 30
@@ -27,7 +27,7 @@ def missing_truth(study: Study, seed: int) -> list[Candidate]:
     """The candidates that a seed's truth file lacks; all of them if there is no file yet."""
     path, space = study.results / f"truth-seed{seed}.json", study.config().search_space
     known = read_scores(path, space) if path.exists() else {}
-    return [entry for entry in read_candidates(study.candidates, space) if entry.arch.code not in known]
+    return [entry for entry in study.read_candidates() if entry.arch.code not in known]
 
 
 def collect_truth(study: Study, working: Path, seed: int) -> None:
@@ -36,7 +36,7 @@ def collect_truth(study: Study, working: Path, seed: int) -> None:
     record_path = path.with_suffix(".record.json")
     acc = read_scores(path, space) if path.exists() else {}
     record = read_json(record_path, "record") if record_path.exists() else {"seconds": {}}
-    candidates = read_candidates(study.candidates, space)
+    candidates = study.read_candidates()
     for entry in candidates:
         for result in working.glob(f"standalone/*/{entry.arch.code}{SUFFIX}"):
             one = container.read(result)[1]["value"]
@@ -88,7 +88,7 @@ def keep_largest(weights: Path, kept: Path) -> None:
 
 def _watched(folder: Path, study: Study) -> dict[str, Any]:
     """Candidates' metrics after a number of training steps."""
-    names = {entry.arch.code: entry.name for entry in read_candidates(study.candidates, study.config().search_space)}
+    names = {entry.arch.code: entry.name for entry in study.read_candidates()}
     files = sorted((folder / "watched").glob("*.json"), key=lambda path: int(path.stem))
     return {
         path.stem: _rounded({names[code]: row for code, row in read_json(path, "measurement").items()}, ("top1", "loss"))

@@ -131,9 +131,14 @@ def share_ordered_alike(values: np.ndarray, truth: np.ndarray, pairs: np.ndarray
     return float((1 + (_signs(values) * _signs(truth))[pairs].mean()) / 2)
 
 
+def seeds_per_subnet(truth: np.ndarray) -> np.ndarray:
+    """How many seeds each subnet has, [n]; truth [seeds, n], NaN for missing seeds."""
+    return np.isfinite(truth).sum(0)
+
+
 def seed_deviation(truth: np.ndarray) -> float:
     """Standard deviation between the seeds of one subnet, pooled over the subnets; truth [seeds, n], NaN for missing seeds."""
-    freedom = np.isfinite(truth).sum(0) - 1
+    freedom = seeds_per_subnet(truth) - 1
     return float(np.sqrt(np.nanvar(truth, 0, ddof=1) @ freedom / freedom.sum()))
 
 
@@ -142,7 +147,7 @@ def attainable_tau(truth: np.ndarray) -> float:
 
     The subnets' means are taken as exact accuracies, and noisy means over the same numbers of seeds are simulated around them.
     """
-    noise = seed_deviation(truth) / np.sqrt(np.isfinite(truth).sum(0))
+    noise = seed_deviation(truth) / np.sqrt(seeds_per_subnet(truth))
     return attainable_kendall(np.nanmean(truth, 0), noise, CEILING_SIMULATIONS)
 
 

@@ -17,12 +17,12 @@ from paddle_pgonas.io.files import read_json
 from studies.intervals import Taus, resampled_tau
 from studies.study import Study
 from paddle_pgonas.priors.by_name import sum_of_priors, with_prior
-from paddle_pgonas.scores.files import Candidate, read_candidates, read_scores
+from paddle_pgonas.scores.files import Candidate, read_scores
 from paddle_pgonas.space.arch import Arch
 
 
 @dataclass(frozen=True)
-class Track:
+class Results:
     """All data of a study's document, arrays in the order of ``candidates``."""
 
     study: Study
@@ -39,7 +39,7 @@ class Track:
     memo: dict[tuple[object, ...], Taus] = field(default_factory=dict)
     """Values of :meth:`tau`, shared by all parts, because many tables need them."""
 
-    def part(self, regime: str | None, half: str, truth_name: str | None = None) -> Track:
+    def part(self, regime: str | None, half: str, truth_name: str | None = None) -> Results:
         """The same of one regime (None: of all) and of one half of the candidates (empty: of all) as far as they have a truth.
 
         Args:
@@ -74,7 +74,7 @@ class Track:
         return self.prior("flops")
 
     def prior(self, name: str) -> np.ndarray:
-        """A control's values for the track's image size and classes, [candidates]; of priors joined by ``+``, their sum."""
+        """A control's values for the results's image size and classes, [candidates]; of priors joined by ``+``, their sum."""
         if name == "blocks":
             return np.array([sum(arch.depths) for arch in self.archs])
         if name == "width":
@@ -156,18 +156,16 @@ class Track:
         return taus if pairs is not None else self.memo.setdefault(wanted, taus)
 
 
-def read_track(study: Study) -> Track:
+def read_results(study: Study) -> Results:
     """Read candidates and results.
 
     Raises:
         UserError: there is no truth, or a file of a seed lacks candidates; or a result has other candidates.
     """
-    config = study.config()
-    candidates = read_candidates(study.candidates, config.search_space)
-    home = study.path(study.home)
-    accuracies = home / "accuracies.json"
-    truth = np.array(_truth_files(study, config, candidates)) if study.truth else _seeds([accuracies], candidates)
-    further = {name: _seeds([home / path for path in paths], candidates) for name, paths in study.further_truths.items()}
+    config, candidates = study.config(), study.read_candidates()
+    accuracies = [study.path("accuracies.json")]
+    truth = np.array(_truth_files(study, config, candidates)) if study.truth else _seeds(accuracies, candidates)
+    further = {name: _seeds(map(study.path, paths), candidates) for name, paths in study.further_truths.items()}
     names = [entry.name for entry in candidates]
     runs: dict[str, list[dict[str, Any]]] = {}
     for name, variant in study.variants.items():
@@ -176,14 +174,14 @@ def read_track(study: Study) -> Track:
         ):
             run = read_json(path, "result")
             if any(list(scores) != names for scores in run["scores"].values()):
-                raise UserError(f"{path}: names other candidates than {study.candidates}; remove it and run again")
+                raise UserError(f"{path}: names other candidates than {study.path(study.candidates)}; remove it and run again")
             runs.setdefault(name, []).append(run)
-    return Track(study, config, candidates, {"": truth, **further}, runs)
+    return Results(study, config, candidates, {"": truth, **further}, runs)
 
 
 def _truth_files(study: Study, config: Config, candidates: list[Candidate]) -> list[list[float]]:
     """Accuracies by seed and candidate, a file of ``results`` for each seed."""
-    truth, remedy = [], "continue with: mini_track1.py run --root DIR --only truth"
+    truth, remedy = [], "continue with: studies/run.py run --study FILE --root DIR --only truth"
     for seed in range(study.truth_seeds):
         path = study.results / f"truth-seed{seed}.json"
         known = read_scores(path, config.search_space) if path.exists() else {}

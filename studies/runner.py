@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -17,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from paddle_pgonas.errors import UserError
-from paddle_pgonas.io.files import read_json, write_json
+from paddle_pgonas.errors import Diverged, UserError
+from paddle_pgonas.io.files import atomic_path, read_json, write_json
 from paddle_pgonas.io.locks import exclusive
 from studies import collecting
 from studies.study import Study, Variant
-from paddle_pgonas.scores.files import Candidate, read_candidates, write_scores
+from paddle_pgonas.scores.files import Candidate, write_scores
 from paddle_pgonas.space.subspace import Region
 
 PROBES, PROBE_IMAGES = 16, 2000
@@ -113,19 +114,25 @@ class Runner:
     def _largest(self, seed: int, config: str) -> str:
         """Weights of the stand-alone largest network that the supernets of a seed start from or distil from.
 
-        They are kept beside the results, because another machine would train another sample of the same seed.
+        They are kept beside the results, because another machine would train another sample of the same seed. Runs always name
+        the copy among the working files: a run that is to be continued must name the file that it began with, and the study's
+        folder may have been moved since, or may not have had the network then.
         """
         number = seed % self.study.largest_seeds
         recipe = "" if config == self.study.largest else f"-{Path(config).stem}-"
         weights = self.runs / f"largest{recipe}{number or ''}.safetensors"
-        kept = self.study.path(self.study.home) / "largest" / weights.name
+        kept = self.study.path("largest") / weights.name
         with self._locks[weights.name]:
-            if not kept.exists():
+            if not weights.exists() and kept.exists():
+                with atomic_path(weights) as part:
+                    shutil.copyfile(kept, part)
+            elif not weights.exists():
                 options = self._options(self.study.path(config), self.runs / f"largest{recipe}", f"seed={number}")
                 arch = self.study.config().search_space.largest
                 self._tool(weights.stem, "train_standalone", *options, "--arch", arch, "--weights", weights)
+            if not kept.exists():
                 collecting.keep_largest(weights, kept)
-        return str(kept)
+        return str(weights)
 
     def _result(self, variant: Variant, seed: int) -> str:
         """Train one supernet, score the candidates with each choice of statistics, and store the result."""
@@ -135,17 +142,18 @@ class Runner:
             weights = self._supernet(variant, seed)
             options = self._options_of(variant, seed, folder, *self._rate_option(variant))
             for bn in collecting.BN if self.study.detailed(variant, seed) else [variant.regime.bn]:
-                self._score(variant.name, options, weights, self.study.candidates, folder / f"{bn}.json", bn)
+                self._score(variant.name, options, weights, self.study.path(self.study.candidates), folder / f"{bn}.json", bn)
             collecting.collect(folder, variant, seed, self.study, commit)
         return str(result)
 
     def _supernet(self, variant: Variant, seed: int) -> list[Path]:
         """The weights of a variant's supernet (of several groups: of each), trained if they do not exist."""
-        shares = f"train.watch_at={list(self.study.watch_at)}"
-        watch = [f"train.watch_images={self.study.watch_images}", shares, f"train.watch_truth={self.study.candidates}"]
+        study = self.study
+        shares, of = f"train.watch_at={list(study.watch_at)}", f"train.watch_truth={study.path(study.candidates)}"
+        watch = [f"train.watch_images={study.watch_images}", shares, of]
         name = f"{variant.name}-seed{seed}"
         with self._locks[name]:
-            options = [*self._rate_option(variant), *(watch if self.study.watched(variant, seed) else [])]
+            options = [*self._rate_option(variant), *(watch if study.watched(variant, seed) else [])]
             return self._train(name, variant, seed, self._folder(variant, seed), *options)
 
     def _folder(self, variant: Variant, seed: int) -> Path:
@@ -201,10 +209,8 @@ class Runner:
         options = [*variant.regime.rate_options, f"train.lr_per_256={rate}"]
         try:
             weights = self._train(name, variant, 0, folder, *options)
-        except UserError as error:
-            if "lower train.lr_per_256" in str(error):
-                return None
-            raise
+        except Diverged:
+            return None
         few = self._options_of(variant, 0, folder, *options, f"data.val_limit={PROBE_IMAGES}")
         bn = variant.regime.bn
         self._score(name, few, weights, self._probes(), folder / f"{bn}.json", bn)
@@ -214,7 +220,7 @@ class Runner:
     def _probes(self) -> Path:
         """Random subnets of the candidates' widths, none of them a candidate, as a candidate file."""
         path, space, rng = self.runs / "probes.json", self.study.config().search_space, random.Random("probes")
-        taken = {entry.arch for entry in read_candidates(self.study.candidates, space)}
+        taken = {entry.arch for entry in self.study.read_candidates()}
         region = Region(space, self.study.highest_codes)
         drawn = dict.fromkeys(region.sample(rng) for _ in range(PROBE_DRAWS))
         probes = [arch for arch in drawn if arch not in taken][:PROBES]
@@ -253,7 +259,11 @@ class Runner:
         return described.stdout.strip() or None
 
     def _tool(self, log: str, name: str, *arguments: object) -> None:
-        """Run one of the tools on one core, with its output in a log file."""
+        """Run one of the tools on one core, with its output in a log file.
+
+        Raises:
+            UserError: it failed; Diverged, if that is why, as its exit status says.
+        """
         path = self.runs / "logs" / f"{log}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, str(self.repository / "tools" / f"{name}.py"), *map(str, arguments)]
@@ -261,4 +271,5 @@ class Runner:
             status = subprocess.run(command, stdout=output, stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
         if status:
             last = path.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
-            raise UserError(f"{name} failed with status {status}: {last[-300:]} (its log is {path})")
+            kind = Diverged if status == Diverged.status else UserError
+            raise kind(f"{name} failed with status {status}: {last[-300:]} (its log is {path})")

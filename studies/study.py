@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import PrivateAttr
 
@@ -15,11 +15,11 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.yaml_files import read_section
 from paddle_pgonas.priors.by_name import PRIORS
 from paddle_pgonas.schema import Integer, ListAsTuple, Number, Section, Text, key, validate
+from paddle_pgonas.scores.files import Candidate, read_candidates
 
 Texts = Annotated[tuple[Text, ...], ListAsTuple]
 Numbers = Annotated[tuple[Number, ...], ListAsTuple]
 Pairs = Annotated[tuple[Annotated[tuple[Text, Text], ListAsTuple], ...], ListAsTuple]
-
 
 OF_ARCH = ("blocks", "width")
 """Controls that are no priors: the number of blocks, and the channels of the last stage."""
@@ -97,28 +97,29 @@ class Variant:
 
 
 class Study(Section):
-    """Everything that a study's runs and tables depend on. Paths are relative to its file."""
+    """Everything that a study's runs and tables depend on.
 
-    home: Text
-    """The folder of ``candidates.json`` and ``results/``."""
-    document: Text
-    """The Markdown file with the tables; pictures are beside it, in a folder of its name."""
+    Its file lies in the study's folder, with the methods' configurations, its results and its document. Paths are relative to
+    the folder.
+    """
+
     tables: Texts
     """Names of the document's tables, each with a regime and a half of the candidates where only these are shown."""
+    candidates: Text = "candidates.json"
     pictures: Texts
     largest: Text = "truth.yaml"
     """Configuration of the stand-alone training of the largest network. It also gives the space and the number of classes."""
     largest_seeds: Integer = key(1, at_least=1)
     """Number of largest networks; the runs of seed S start from that of seed S modulo this number."""
     truth: Text | None = None
-    """Configuration of the truth's trainings. null: another program makes the truth, ``accuracies.json`` beside the candidates
-    (benchmarks/lane_truth), and tables show the candidates that it holds so far."""
+    """Configuration of the truth's trainings. null: another program makes the truth, ``accuracies.json`` (studies/truth_trainer),
+    and tables show the candidates that it holds so far."""
     truth_seeds: Integer = key(2, at_least=2)
     """Used with ``truth`` only."""
     further_truths: dict[str, Texts] = key({})
-    """Other truths of the candidates, or of some, by name: one or several files like ``accuracies.json``, in folders of ``home``,
-    which hold different candidates and may differ in the number of seeds. Tables and pictures whose name ends with such a name
-    show the candidates of that truth."""
+    """Other truths of the candidates, or of some, by name: one or several files like ``accuracies.json``, which hold different
+    candidates and may differ in the number of seeds. Tables and pictures whose name ends with such a name show the candidates
+    of that truth."""
     seeds: Integer = key(3, at_least=1)
     """Runs of each method."""
     first_seed: Integer = key(0, at_least=0)
@@ -144,21 +145,32 @@ class Study(Section):
     """A method or variant, and its reference: a method, a variant or a control."""
     recipes: dict[str, Recipe] = key({})
     """The recommended recipe, and those that it is compared with."""
+    recipes_of: Text | None = None
+    """Another study's file, whose recipes count here."""
     _folder: Path = PrivateAttr(Path())
 
     def path(self, name: str) -> Path:
-        """A file or folder that the study names."""
+        """A file or folder that the study names, or the place of one that every study has."""
         return self._folder / name
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return self._folder.name
 
     @property
     def results(self) -> Path:
         """The folder of results."""
-        return self.path(self.home) / "results"
+        return self.path("results")
 
     @property
-    def candidates(self) -> Path:
-        """The candidate file."""
-        return self.path(self.home) / "candidates.json"
+    def document(self) -> Path:
+        """The Markdown file with the tables; the pictures are beside it, in the folder ``pictures``."""
+        return self.path("README.md")
+
+    def read_candidates(self) -> list[Candidate]:
+        """The subnets that are ranked."""
+        return read_candidates(self.path(self.candidates), self.config().search_space)
 
     def config(self) -> Config:
         """The configuration of the stand-alone largest network."""
@@ -242,9 +254,15 @@ def read_study(path: str | Path) -> Study:
     Raises:
         UserError: it cannot be read, a key is unknown, missing or of a wrong type, or a name in it does not exist.
     """
-    values: dict[str, Any] = read_section(Path(path), "study")
-    study = validate(Study, values, str(path))
+    path = Path(path)
+    study = validate(Study, read_section(path, "study"), str(path))
+    # Absolute, so that a run that is continued from another working folder names the same files.
+    study._folder = path.resolve().parent
+    if study.recipes_of is not None:
+        if study.recipes:
+            raise UserError(f"{path}: give either recipes or recipes_of")
+        other = study.path(study.recipes_of)
+        study = study.model_copy(update={"recipes": validate(Study, read_section(other, "study"), str(other)).recipes})
     for problem in study.problems():
         raise UserError(f"{path}: {problem}")
-    study._folder = Path(path).parent
     return study

@@ -205,7 +205,7 @@ def test_links_lead_somewhere(path: Path) -> None:
         name, _, anchor = target.partition("#")
         linked = (path.parent / name).resolve() if name else path
         if linked.name == "mini_track1.md" and not list((REPOSITORY / "benchmarks" / "mini_track1").glob("results/*.json")):
-            continue  # `tools/mini_track1.py report` writes it when there are results
+            continue  # `studies/run.py report` writes it when there are results
         assert linked.exists(), f"{path.name}: {target}"
         assert not anchor or anchor in anchors(linked), f"{path.name}: {target}"
 

@@ -17,7 +17,7 @@ from paddle_pgonas.config.sections import PGONAS
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.cache import cache_folder
 from paddle_pgonas.data.transforms import to_network
-from paddle_pgonas.errors import UserError
+from paddle_pgonas.errors import Diverged, UserError
 from paddle_pgonas.import_paths import is_import_path
 from paddle_pgonas.io.container import Record
 from paddle_pgonas.io.files import content_digest
@@ -118,7 +118,7 @@ def fit(run: Run, step: int, folder: Path, again: str, watch: Watch | None = Non
                     raise UserError(f"stopped after step {step}; {again} continues from there")
         except Collapse as error:
             good = checkpoints(kept)
-            raise UserError(f"{error}; lower train.lr_per_256. Last good checkpoint: {good[-1] if good else 'none'}") from None
+            raise Diverged(f"{error}; lower train.lr_per_256. Last good checkpoint: {good[-1] if good else 'none'}") from None
 
 
 class Run:

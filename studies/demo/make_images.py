@@ -3,7 +3,7 @@
 1,297 digits are there to train on and 500 others to score with. Each is written several times with other noise: so much noise and
 so many images that a larger network learns more. The noise is drawn from a fixed seed, so that every run writes the same bytes.
 
-    python benchmarks/demo/make_images.py FOLDER
+    python studies/demo/make_images.py FOLDER
 """
 
 from __future__ import annotations

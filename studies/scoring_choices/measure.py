@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="working files")
     arguments = parser.parse_args()
     options = [f"space={SPACE_FILE}", f"data.root={arguments.root}", f"output_dir={arguments.work}"]
-    config = load_config(HOME.parents[1] / "configs" / "mini_track1" / "random_sandwich.yaml", options)
+    config = load_config(HOME.parent / "wide" / "random_sandwich.yaml", options)
     net, archs = Supernet(SPACE, config.model.num_classes, config.model.activation), subnets()
     record = load_weights(net, arguments.weights)
     started = time.process_time()

@@ -3,7 +3,7 @@
 Every depth is drawn uniformly and every free width code uniformly from the first codes of its stage, as the challenge's 45,000
 are (there codes 1-3, 1-3, 1-5 and 1-7 in its four stages). Of the draws, those within a window of cost are kept.
 
-    python benchmarks/track_shaped/make_candidates.py
+    python studies/similar_cost/make_candidates.py
 """
 
 from __future__ import annotations

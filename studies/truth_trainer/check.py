@@ -1,7 +1,7 @@
 """Shows that the networks of lanes.cpp are Paddle's: equal weights and images give the same
 losses, gradients, weights and running statistics in a training step by both, and then the same evaluation.
 
-    OMP_NUM_THREADS=1 python benchmarks/lane_truth/check.py
+    OMP_NUM_THREADS=1 python studies/truth_trainer/check.py
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CHECKED = (0, 7, 15)
 
 def subnets() -> list[Arch]:
     """The largest, the smallest and two random subnets: shortcuts, odd widths, one to four blocks per stage."""
-    slim = find_space(str(Path(__file__).resolve().parents[1] / "track_shaped" / "space.yaml"))
+    slim = find_space(str(Path(__file__).resolve().parents[1] / "similar_cost" / "space.yaml"))
     return [slim.largest, MINI.smallest, MINI.sample(random.Random(0)), slim.sample(random.Random(1))]
 
 

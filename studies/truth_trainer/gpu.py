@@ -3,7 +3,7 @@
 The job is a file of gpu_job.py. Each subnet's result is appended to a file of JSON lines as soon as it is there; subnets in it
 are not trained again.
 
-    python benchmarks/lane_truth/gpu.py JOB.npz --results results.jsonl
+    python studies/truth_trainer/gpu.py JOB.npz --results results.jsonl
 """
 
 from __future__ import annotations

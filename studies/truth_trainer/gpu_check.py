@@ -3,8 +3,8 @@ weights and running statistics in a training step, and an equal evaluation.
 
 The two may live on two machines, so the check has two halves; the second needs numpy and a GPU only:
 
-    python benchmarks/lane_truth/gpu_check.py write FILE.npz
-    python benchmarks/lane_truth/gpu_check.py compare FILE.npz [--emulate]
+    python studies/truth_trainer/gpu_check.py write FILE.npz
+    python studies/truth_trainer/gpu_check.py compare FILE.npz [--emulate]
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def build(source: Path, command: list[str], describe: list[str]) -> ctypes.CDLL:
     try:
         target = subprocess.run(describe, capture_output=True, check=True).stdout
         digest = hashlib.sha256(source.read_bytes() + repr(command).encode() + target).hexdigest()
-        folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lane_truth"
+        folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "truth_trainer"
         path = folder / f"{digest}.so"
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,10 @@
 """How exact a truth is: noise between seeds, spread between subnets, the noise ceiling, and Kendall tau of the priors.
 
-    python benchmarks/lane_truth/summary.py benchmarks/demo
+    python studies/truth_trainer/summary.py studies/demo
 
 With ``--with FILE`` it is compared with another one, subnet by subnet:
 
-    python benchmarks/lane_truth/summary.py benchmarks/track_shaped --with benchmarks/track_shaped/long/accuracies.json
+    python studies/truth_trainer/summary.py studies/similar_cost --with studies/similar_cost/long/accuracies.json
 """
 
 from __future__ import annotations

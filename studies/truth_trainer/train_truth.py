@@ -4,8 +4,8 @@ Takes a configuration of the project and a candidate file. ``accuracies.json`` (
 standard errors, a truth file for the project's tools) are written anew after every subnet, so a killed run loses the subnet that
 it is training and goes on with the rest when it is started again. Several processes can work on the same files.
 
-    OMP_NUM_THREADS=1 python benchmarks/lane_truth/train_truth.py -c configs/track_shaped/truth.yaml -o data.root=IMAGES \\
-        --candidates benchmarks/track_shaped/candidates.json --results benchmarks/track_shaped
+    OMP_NUM_THREADS=1 python studies/truth_trainer/train_truth.py -c studies/similar_cost/truth.yaml -o data.root=IMAGES \\
+        --candidates studies/similar_cost/candidates.json --results studies/similar_cost
 
 With ``--gpu-job FILE`` it writes a job for gpu.py instead, and with ``--gpu-results FILE`` it adds the results of one.
 """
@@ -193,7 +193,7 @@ def main() -> None:
     order = [entry for entry in candidates if entry.name not in left_out]
     random.Random(ORDER_SEED).shuffle(order)  # so that an unfinished truth is a fair sample
     number, count = arguments.part
-    about = {"recipe": recipe(config), "versions": {"trainer": "lane_truth", **versions()}, "seeds": list(range(arguments.seeds))}
+    about = {"recipe": recipe(config), "versions": {"trainer": "truth_trainer", **versions()}, "seeds": list(range(arguments.seeds))}
     arguments.results.mkdir(parents=True, exist_ok=True)
     path = arguments.results / "accuracies.json"
     if arguments.gpu_results:

@@ -11,7 +11,7 @@ from conftest import REPOSITORY
 
 from paddle_pgonas.config import loading as configuration
 from studies import collecting, document
-from studies.results import read_track
+from studies.results import read_results
 from studies.runner import Runner
 from studies.study import read_study
 from paddle_pgonas.scores.files import read_candidates
@@ -23,7 +23,7 @@ WITH_TRUTH = [path for path in COMMITTED if list(read_study(path).path(read_stud
 @pytest.mark.parametrize("path", WITH_TRUTH, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_committed_document_says_what_its_results_say(path: Path) -> None:
     """Its tables are those that ``report`` writes, and its text has no correlation that stands in no table."""
-    track = read_track(read_study(path))
+    track = read_results(read_study(path))
     text = track.study.path(track.study.document).read_text(encoding="utf-8")
     for name, table in document.tables(track).items():
         assert f"<!-- begin {name} -->\n{table}\n<!-- end {name} -->" in text

@@ -1,6 +1,6 @@
 """The figures in README.md and docs/ are those that programs of this project printed.
 
-Their output is in ``benchmarks/recorded`` and ``benchmarks/speed``. A page may word a figure as it likes.
+Their output is in ``studies/recorded`` and ``studies/speed``. A page may word a figure as it likes.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def test_the_gpu_trainer() -> None:
     """The largest deviations of gradients and weights over the subnets."""
     text = (RECORDED / "gpu_check.txt").read_text(encoding="utf-8")
     worst = (max(re.findall(rf"{name} (\S+),", text), key=float) for name in ("gradients", "weights"))
-    assert_shown("benchmarks/lane_truth/README.md", worst)
+    assert_shown("studies/truth_trainer/README.md", worst)
 
 
 def test_the_replay_of_the_published_steps() -> None:

@@ -24,8 +24,8 @@ from scipy.stats import spearmanr
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import write_json
 from paddle_pgonas.io.locks import exclusive
-from studies import document, runner, statistics, tables
-from studies.results import read_track
+from studies import document, intervals, runner, tables
+from studies.results import read_results
 from studies.runner import Runner
 from studies.study import Study, read_study
 from paddle_pgonas.priors.by_name import with_prior
@@ -136,8 +136,8 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     monkeypatch.setattr(runner, "ThreadPoolExecutor", lambda processes: serial)
     monkeypatch.setattr(runner, "PROBES", 2)
     monkeypatch.setattr(runner, "EXTENSIONS", 0)
-    monkeypatch.setattr(statistics, "RESAMPLES", 20)
-    monkeypatch.setattr(statistics, "SIMULATIONS", 5)
+    monkeypatch.setattr(intervals, "RESAMPLES", 20)
+    monkeypatch.setattr(intervals, "SIMULATIONS", 5)
     return listed
 
 
@@ -194,7 +194,7 @@ def test_tables_of_a_regime_and_a_half_use_its_statistics_and_its_candidates(fil
     for name in ("sandwich-calibrated", "sandwich-published"):
         rows = {bn: {e.name: {"top1": float(rng.random()), "loss": 1.0} for e in CANDIDATES} for bn in ("running", "calibrated")}
         write_json(study.results / f"{name}-seed0.json", {"scores": rows, "train_seconds": 1})
-    track = read_track(study)
+    track = read_results(study)
     halves = [track.part("published", half) for half in ("choice", "confirmation")]
     assert all(list(half.runs) == ["sandwich-published"] and len(half.archs) == 3 for half in halves)
     assert {arch for half in halves for arch in half.archs} == {entry.arch for entry in CANDIDATES}
@@ -214,7 +214,7 @@ def test_tables_of_a_further_truth_show_its_candidates(file: Path, commands: lis
     )
     rows = {bn: {e.name: {"top1": float(n), "loss": 1.0} for n, e in enumerate(CANDIDATES)} for bn in ("running", "calibrated")}
     write_json(study.results / "sandwich-calibrated-seed0.json", {"seed": 0, "scores": rows, "train_seconds": 1})
-    track = read_track(study)
+    track = read_results(study)
     long = track.part("calibrated", "", "long")
     assert [entry.name for entry in long.candidates] == list(few)
     assert np.allclose(long.mean_truth, 1 - track.mean_truth[1:5])
@@ -240,7 +240,7 @@ def test_a_further_truth_joins_files_with_different_numbers_of_seeds(file: Path)
         write_json(home / name / "accuracies.json", {"seeds": list(range(seeds)), "results": results})
     paths = ["long/accuracies.json", "unseen/accuracies.json"]
     written(file.parent, STUDY | {"further_truths": {"all": paths, "unseen": paths[1:]}})
-    track = read_track(read_study(file))
+    track = read_results(read_study(file))
     everything, unseen = (track.part(None, "", name) for name in ("all", "unseen"))
     assert [entry.name for entry in everything.candidates] == list(exact)
     assert everything.mean_truth.tolist() == list(exact.values())
@@ -250,18 +250,18 @@ def test_a_further_truth_joins_files_with_different_numbers_of_seeds(file: Path)
     assert row == "| subnets x seeds | 6 x 2 | 3 x 4, 2 x 2 | 5 x 2 | 2 x 2 | 2 x 2 |"
     deviations = [float(np.std([s / 64 for s in range(seeds)], ddof=1)) for seeds in (4, 2)]
     pooled = ((deviations[0] ** 2 * 9 + deviations[1] ** 2 * 2) / 11) ** 0.5
-    assert statistics.seed_deviation(everything.truth) == pytest.approx(pooled)
+    assert intervals.seed_deviation(everything.truth) == pytest.approx(pooled)
 
     write_json(home / "unseen" / "accuracies.json", {CANDIDATES[4].name: {"arch": CANDIDATES[4].arch.code, "acc": 0.5}})
     with pytest.raises(UserError, match=r"unseen.accuracies\.json: holds no accuracies"):
-        read_track(read_study(file))
+        read_results(read_study(file))
     shutil.copy(home / "long" / "accuracies.json", home / "unseen" / "accuracies.json")
     with pytest.raises(UserError, match=f"unseen.accuracies.json: another file of the same truth holds {CANDIDATES[0].name}"):
-        read_track(read_study(file))
+        read_results(read_study(file))
 
 
 def test_controls_of_width_and_of_two_priors(file: Path) -> None:
-    track = read_track(read_study(file))
+    track = read_results(read_study(file))
     assert track.prior("width").tolist() == [arch.out_width for arch in track.archs]
     flops, params = (np.log(track.prior(name)) for name in ("flops", "params"))
     both = (flops - flops.mean()) / flops.std() + (params - params.mean()) / params.std()
@@ -296,7 +296,7 @@ def test_the_first_recipe_is_compared_with_the_others_and_the_controls(file: Pat
         write_json(
             study.results / f"{name}-seed0.json", {"seed": 0, "scores": {"running": rows, "calibrated": rows}, "train_seconds": 1}
         )
-    track = read_track(study)
+    track = read_results(study)
     cost, truth = track.prior("flops"), track.mean_truth
     mixed = with_prior(track.scores("sandwich-calibrated", metric="probability")[0], "flops", cost, 1)
     wanted = [kendall(values, truth) for values in (mixed, track.scores("no_training-published")[0], cost)]
@@ -316,18 +316,18 @@ def test_tables_of_an_unfinished_truth_show_the_subnets_that_it_holds(file: Path
     truth = json.loads((tmp_path / "home" / "accuracies.json").read_text())
     del truth["results"]["arch2"], truth["results"]["arch5"]
     write_json(tmp_path / "home" / "accuracies.json", truth)
-    track = read_track(read_study(file))
+    track = read_results(read_study(file))
     assert [entry.name for entry in track.part(None, "").candidates] == ["arch1", "arch3", "arch4", "arch6"]
     assert sum(len(track.part(None, half).candidates) for half in ("choice", "confirmation")) == 4
     write_json(tmp_path / "home" / "accuracies.json", truth | {"results": {}})
     with pytest.raises(UserError, match="no accuracies yet"):
-        read_track(read_study(file))
+        read_results(read_study(file))
 
 
 @pytest.mark.parametrize("name", ["metods calibrated", "methods calibratd"])
 def test_a_table_that_does_not_exist_is_refused(file: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=f"there is no {name}"):
-        document.tables(read_track(read_study(written(tmp_path, STUDY | {"tables": [name]}))))
+        document.tables(read_results(read_study(written(tmp_path, STUDY | {"tables": [name]}))))
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_a_failed_run_is_one_line_with_the_last_line_of_its_log(file: Path, tmp_
     with exclusive(tmp_path / "runs", "study"):
         command = [
             sys.executable,
-            "tools/mini_track1.py",
+            "studies/run.py",
             "run",
             "--study",
             str(file),

@@ -16,8 +16,8 @@ from paddle_pgonas.config.loading import load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import write_json
 from paddle_pgonas.io.store import Store
-from studies import collecting, document, statistics
-from studies import results as track
+from studies import collecting, document, intervals
+from studies.results import read_results
 from studies.study import Study, read_study
 from paddle_pgonas.priors import cost
 from paddle_pgonas.scores.correlation import kendall
@@ -33,7 +33,7 @@ DOCUMENT = "\n".join(f"# {name}\n<!-- begin {name} -->\nold\n<!-- end {name} -->
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Results that were made up: the truth is cost and noise, the sandwich knows the cost exactly, the baseline its opposite."""
-    monkeypatch.setattr(statistics, "RESAMPLES", 50)
+    monkeypatch.setattr(intervals, "RESAMPLES", 50)
     shutil.copy(HOME / "candidates.json", tmp_path)
     rng = np.random.default_rng(0)
     macs = np.array([cost.macs(entry.arch) for entry in CANDIDATES]) / 1e7
@@ -71,7 +71,7 @@ def test_the_candidates_are_spread_and_every_method_has_a_configuration() -> Non
 
 
 def test_tables_tell_agreement_noise_and_differences(study: Study) -> None:
-    tables = document.tables(track.read_track(study))
+    tables = document.tables(read_results(study))
     baseline, sandwich = (line for line in tables["methods"].splitlines() if line.startswith(("| official", "| sandwich")))
     flops = next(line for line in tables["methods"].splitlines() if line.startswith("| flops alone"))
     assert sandwich.split("|")[3] == flops.split("|")[3]  # the sandwich's scores are the cost itself
@@ -84,12 +84,12 @@ def test_tables_tell_agreement_noise_and_differences(study: Study) -> None:
 
 
 def test_resampled_tau_is_the_tau_of_each_resample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "RESAMPLES", 20)
+    monkeypatch.setattr(intervals, "RESAMPLES", 20)
     rng = np.random.default_rng(3)
     truth = rng.normal(size=15).round(1)
     runs = (truth + rng.normal(size=(2, 15))).round(1)
-    subnets = [np.repeat(np.arange(15), times) for times in statistics.draws(15)]
-    for run, found in zip(runs, statistics.resampled_tau(runs, truth), strict=True):
+    subnets = [np.repeat(np.arange(15), times) for times in intervals.draws(15)]
+    for run, found in zip(runs, intervals.resampled_tau(runs, truth), strict=True):
         assert found == pytest.approx([kendall(truth[at], run[at]) for at in subnets])
 
 
@@ -99,14 +99,14 @@ def test_runs_of_the_same_seed_are_compared_with_each_other() -> None:
     subnets, seeds = rng.normal(0, 0.05, 2000), np.array([[-0.2], [0.0], [0.3]])
     first = 0.6 + seeds + np.concatenate([[0], subnets])
     more = np.concatenate([first - 0.1, first[:1] - 3])
-    paired = statistics.Taus(first, (0, 1, 2)).minus(statistics.Taus(more[[3, 2, 1, 0]], (7, 2, 1, 0)))
+    paired = intervals.Taus(first, (0, 1, 2)).minus(intervals.Taus(more[[3, 2, 1, 0]], (7, 2, 1, 0)))
     assert paired == pytest.approx((0.1, 0.1, 0.1))
-    apart = statistics.Taus(first).minus(statistics.Taus(first[[2, 0]] - 0.1))
+    apart = intervals.Taus(first).minus(intervals.Taus(first[[2, 0]] - 0.1))
     assert apart.high - apart.low > 0.5
     assert apart.value == pytest.approx(0.1 + seeds.mean() - seeds[[2, 0]].mean())
     for others in ((3, 4, 5), (2, 1, 4)):  # no pair, and two, which tell little about how much seeds differ
-        independent = statistics.Taus(first, (0, 1, 2)).minus(statistics.Taus(first, others))
-        assert independent == statistics.Taus(first).minus(statistics.Taus(first))
+        independent = intervals.Taus(first, (0, 1, 2)).minus(intervals.Taus(first, others))
+        assert independent == intervals.Taus(first).minus(intervals.Taus(first))
 
 
 @pytest.mark.parametrize("between", [0.0, 0.03, 0.1])
@@ -115,24 +115,24 @@ def test_nine_of_ten_intervals_and_more_hold_the_exact_value(between: float) -> 
     rng, held = np.random.default_rng(1), 0
     for _ in range(400):
         runs = 0.6 + rng.normal(0, 0.045) + rng.normal(0, between, (3, 1))
-        found = statistics.Taus(runs + np.concatenate([[0], rng.normal(0, 0.045, 200)])).estimate()
+        found = intervals.Taus(runs + np.concatenate([[0], rng.normal(0, 0.045, 200)])).estimate()
         held += found.low <= 0.6 <= found.high
     assert held >= 0.92 * 400
 
 
 def test_only_pairs_of_similar_cost_count_where_asked() -> None:
     costs, truth, scores = np.array([1, 1.2, 10, 11.0]), np.array([1, 2, 3, 4]), np.array([2, 1, 3, 4.0])
-    pairs = statistics.similar(costs, 1.5)
+    pairs = intervals.similar(costs, 1.5)
     assert pairs.sum() == 4 and pairs[0, 1] and pairs[3, 2]
-    assert statistics.resampled_tau(scores[None], truth, pairs=pairs)[0, 0] == 0  # one in order, one not
+    assert intervals.resampled_tau(scores[None], truth, pairs=pairs)[0, 0] == 0  # one in order, one not
 
 
 def test_the_noise_of_a_truth_bounds_the_attainable_tau() -> None:
     exact = np.linspace(0, 1, 30)
-    assert statistics.attainable_tau(np.stack([exact, exact])) == pytest.approx(1)
+    assert intervals.attainable_tau(np.stack([exact, exact])) == pytest.approx(1)
     pairs = np.triu(np.ones((30, 30), bool), 1)
-    assert statistics.share_ordered_alike(exact, exact, pairs) == 1 and statistics.share_ordered_alike(-exact, exact, pairs) == 0
-    assert 0.5 < statistics.attainable_tau(np.stack([exact - 0.05, exact + 0.05])) < 0.97
+    assert intervals.share_ordered_alike(exact, exact, pairs) == 1 and intervals.share_ordered_alike(-exact, exact, pairs) == 0
+    assert 0.5 < intervals.attainable_tau(np.stack([exact - 0.05, exact + 0.05])) < 0.97
 
 
 def test_the_report_fills_tables_and_draws_pictures_and_nothing_else_changes(study: Study, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_the_report_fills_tables_and_draws_pictures_and_nothing_else_changes(stu
 
 
 def test_the_truth_is_a_table_for_people_and_a_file_for_the_tools(study: Study, home: Path) -> None:
-    found = track.read_track(study)
+    found = read_results(study)
     document.write_truth(found)
     rows = list(csv.DictReader((home / "truth.csv").open()))
     means = read_scores(home / "truth.json", MINI)
@@ -187,7 +187,7 @@ def test_results_for_other_candidates_are_refused(study: Study, home: Path) -> N
         rows.pop("arch1")
     path.write_text(json.dumps(result))
     with pytest.raises(UserError, match="other candidates"):
-        track.read_track(study)
+        read_results(study)
 
 
 def shown(tau: float) -> str:
@@ -196,12 +196,12 @@ def shown(tau: float) -> str:
 
 def test_readme_and_truth_say_what_the_committed_results_say() -> None:
     """The pictures are not compared: their bytes depend on the version of matplotlib."""
-    results = track.read_track(STUDY)
+    results = read_results(STUDY)
     text = (REPOSITORY / "docs" / "mini_track1.md").read_text(encoding="utf-8")
     assert document.truth_csv(results) == (HOME / "truth.csv").read_text(encoding="utf-8")
     assert list(results.runs) == list(STUDY.methods)
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    similar = track.read_track(read_study(REPOSITORY / "configs" / "track_shaped" / "study.yaml")).part(None, "", "long")
+    similar = read_results(read_study(REPOSITORY / "configs" / "track_shaped" / "study.yaml")).part(None, "", "long")
     recipes = {
         "`sandwich`": ("sandwich_relu", "sandwich-calibrated"),
         "`zero_step`": (None, "no_training-calibrated"),

@@ -1,4 +1,4 @@
-"""The trainer of ``benchmarks/lane_truth``: its networks are Paddle's, and its results are kept. It needs a C++ compiler."""
+"""The trainer of ``studies/truth_trainer``: its networks are Paddle's, and its results are kept. It needs a C++ compiler."""
 
 from __future__ import annotations
 
