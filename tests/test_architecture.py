@@ -16,7 +16,7 @@ LAYERS = (
     ("errors", "processes", "progress", "io", "runtime", "import_paths", "schema"),
     ("space", "priors", "scores", "nn", "samplers"),
     ("config", "report", "data", "scoring", "training", "searching", "exporting"),
-    ("published", "mini_track", "benchmark", "cli"),
+    ("published", "cli"),
 )
 ORDER = [name for layer in LAYERS for name in layer]
 

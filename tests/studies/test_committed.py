@@ -14,25 +14,26 @@ from studies import collecting, document
 from studies.results import read_results
 from studies.runner import Runner
 from studies.study import read_study
-from paddle_pgonas.scores.files import read_candidates
 
-COMMITTED = sorted(REPOSITORY.glob("configs/*/study*.yaml"))
-WITH_TRUTH = [path for path in COMMITTED if list(read_study(path).path(read_study(path).home).glob("*truth.json"))]
+COMMITTED = sorted(REPOSITORY.glob("studies/*/study.yaml"))
 
 
-@pytest.mark.parametrize("path", WITH_TRUTH, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.name)
 def test_a_committed_document_says_what_its_results_say(path: Path) -> None:
     """Its tables are those that ``report`` writes, and its text has no correlation that stands in no table."""
-    track = read_results(read_study(path))
-    text = track.study.path(track.study.document).read_text(encoding="utf-8")
-    for name, table in document.tables(track).items():
+    results = read_results(read_study(path))
+    text = results.study.document.read_text(encoding="utf-8")
+    for name, table in document.tables(results).items():
         assert f"<!-- begin {name} -->\n{table}\n<!-- end {name} -->" in text
     prose = re.sub(r"<!-- begin.*?<!-- end [^>]*>", "", text, flags=re.S)
     in_tables = set(re.findall(r"(?<!\d)0(\.\d+)", "".join(re.findall(r"<!-- begin.*?<!-- end", text, re.S))))
     assert set(re.findall(r"(?<![\d.])0?(\.\d{2,})", prose)) <= in_tables
+    for picture in results.study.pictures:
+        shown = f"pictures/{picture.replace(' ', '-')}.svg"
+        assert f"({shown})" in text and results.study.path(shown).exists()
 
 
-@pytest.mark.parametrize("path", WITH_TRUTH, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.name)
 def test_committed_results_were_made_with_the_configurations_as_they_are(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,12 +63,10 @@ def test_committed_results_were_made_with_the_configurations_as_they_are(
             assert now == then, file.name
 
 
-@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.name)
 def test_every_variant_of_the_committed_studies_has_a_valid_configuration(path: Path) -> None:
     study = read_study(path)
-    assert study.candidates.exists() and study.config().search_space.parse(
-        read_candidates(study.candidates, study.config().search_space)[0].arch.code
-    )
+    assert study.read_candidates()
     for variant in study.variants.values():
         method, regime = variant.method, variant.regime
         for extra in ((), regime.rate_options):

@@ -18,14 +18,14 @@ from paddle_pgonas.data.sources import open_source
 from paddle_pgonas.scores.files import read_scored, sample_candidates
 from paddle_pgonas.space.named import find_space
 
-HOME = REPOSITORY / "benchmarks" / "demo"
+HOME = REPOSITORY / "studies" / "demo"
 SPACE = find_space(str(HOME / "space.yaml"))
 
 
 def script(path: str) -> ModuleType:
-    """A script of ``benchmarks`` as a module."""
+    """A script of ``studies`` as a module."""
     name = path.replace("/", "_")
-    specification = importlib.util.spec_from_file_location(name, REPOSITORY / "benchmarks" / f"{path}.py")
+    specification = importlib.util.spec_from_file_location(name, REPOSITORY / "studies" / f"{path}.py")
     assert specification is not None and specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
@@ -62,7 +62,7 @@ def holds(shown: str, value: float) -> bool:
 
 def test_the_document_holds_the_truths_figures() -> None:
     rows = documented()
-    for name, value in script("lane_truth/summary").summary(HOME).items():
+    for name, value in script("truth_trainer/summary").summary(HOME).items():
         assert name not in rows or holds(rows[name][0], value)
 
 

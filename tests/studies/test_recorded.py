@@ -17,7 +17,7 @@ from conftest import REPOSITORY
 from paddle_pgonas.priors.cost import params
 from paddle_pgonas.space.arch import TRACK1
 
-RECORDED, SPEED = REPOSITORY / "benchmarks" / "recorded", REPOSITORY / "benchmarks" / "speed"
+RECORDED, SPEED = REPOSITORY / "studies" / "recorded", REPOSITORY / "studies" / "speed"
 
 
 def assert_shown(page: str, figures: Iterable[str]) -> None:

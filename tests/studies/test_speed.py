@@ -1,4 +1,4 @@
-"""The benchmarks compare two ways that give the same numbers, and report both times and their ratio."""
+"""The measurements of speed compare two ways that give the same numbers, and report both times and their ratio."""
 
 from __future__ import annotations
 

@@ -52,8 +52,6 @@ BASE = {
     "train": {"epochs": 1, "batch_size": 4, "warmup_epochs": 0},
 }
 STUDY: dict[str, Any] = {
-    "home": "home",
-    "document": "page.md",
     "tables": TABLES,
     "pictures": ["tau calibrated", "training published"],
     "largest": "base.yaml",
@@ -102,10 +100,10 @@ def file(tmp_path: Path) -> Path:
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE))
     for name, train in own.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"base": "base.yaml", "train": train}))
-    write_scores(tmp_path / "home" / "candidates.json", CANDIDATES, [0.0] * len(CANDIDATES))
+    write_scores(tmp_path / "candidates.json", CANDIDATES, [0.0] * len(CANDIDATES))
     accs = {entry.name: {"arch": entry.arch.code, "acc": list(rng.random(2))} for entry in CANDIDATES}
-    write_json(tmp_path / "home" / "accuracies.json", {"seeds": [0, 1], "results": accs})
-    (tmp_path / "page.md").write_text("\n".join(f"<!-- begin {name} -->\n<!-- end {name} -->" for name in TABLES))
+    write_json(tmp_path / "accuracies.json", {"seeds": [0, 1], "results": accs})
+    (tmp_path / "README.md").write_text("\n".join(f"<!-- begin {name} -->\n<!-- end {name} -->" for name in TABLES))
     return written(tmp_path, STUDY)
 
 
@@ -181,9 +179,9 @@ def test_a_study_runs_to_its_end_goes_on_from_what_is_there_and_fills_its_docume
     assert one["config"]["model"]["pretrained"] == "largest1.safetensors"
     assert str(tmp_path) not in json.dumps(one)
     document.write_report(study)
-    page = (tmp_path / "page.md").read_text()
+    page = (tmp_path / "README.md").read_text()
     assert all(f"<!-- begin {name} -->\n|" in page for name in TABLES)
-    assert {path.name for path in (tmp_path / "page").iterdir()} == {"tau-calibrated.svg", "training-published.svg"}
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"tau-calibrated.svg", "training-published.svg"}
     differences = page.partition("<!-- begin differences -->")[2].partition("<!-- end")[0].splitlines()[3:]
     assert len(differences) == 5 and "(published)" in differences[-1]
 
@@ -194,78 +192,88 @@ def test_tables_of_a_regime_and_a_half_use_its_statistics_and_its_candidates(fil
     for name in ("sandwich-calibrated", "sandwich-published"):
         rows = {bn: {e.name: {"top1": float(rng.random()), "loss": 1.0} for e in CANDIDATES} for bn in ("running", "calibrated")}
         write_json(study.results / f"{name}-seed0.json", {"scores": rows, "train_seconds": 1})
-    track = read_results(study)
-    halves = [track.part("published", half) for half in ("choice", "confirmation")]
+    results = read_results(study)
+    halves = [results.part("published", half) for half in ("choice", "confirmation")]
     assert all(list(half.runs) == ["sandwich-published"] and len(half.archs) == 3 for half in halves)
     assert {arch for half in halves for arch in half.archs} == {entry.arch for entry in CANDIDATES}
     for half in halves:
-        rows = track.runs["sandwich-published"][0]["scores"]["running"]
+        rows = results.runs["sandwich-published"][0]["scores"]["running"]
         assert half.scores("sandwich-published")[0].tolist() == [rows[entry.name]["top1"] for entry in half.candidates]
         assert half.truth.shape == (2, 3)
-        assert half.mean_truth.tolist() == [track.mean_truth[track.candidates.index(entry)] for entry in half.candidates]
+        assert half.mean_truth.tolist() == [results.mean_truth[results.candidates.index(entry)] for entry in half.candidates]
+
+
+def test_the_head_of_a_table_over_several_regimes_names_no_ones_statistics(file: Path, commands: list[list[str]]) -> None:
+    study = read_study(file)
+    rows = {bn: {e.name: {"top1": float(n)} for n, e in enumerate(CANDIDATES)} for bn in ("running", "calibrated")}
+    for name in ("sandwich-calibrated", "sandwich-published"):
+        write_json(study.results / f"{name}-seed0.json", {"scores": rows, "train_seconds": 1, "seed": 0})
+    everything = read_results(study)
+    heads = [tables.TABLES["methods"](everything.part(of, "")).splitlines()[0] for of in (None, "calibrated", "published")]
+    assert "tau, the regime's statistics [95 %] | tau, the other statistics" in heads[0]
+    assert "tau, calibrated [95 %] | tau, running" in heads[1] and "tau, running [95 %] | tau, calibrated" in heads[2]
 
 
 def test_tables_of_a_further_truth_show_its_candidates(file: Path, commands: list[list[str]]) -> None:
-    known = json.loads((file.parent / "home" / "accuracies.json").read_text())
+    known = json.loads((file.parent / "accuracies.json").read_text())
     few = {name: {**row, "acc": [1 - acc for acc in row["acc"]]} for name, row in list(known["results"].items())[1:5]}
-    write_json(file.parent / "home" / "long" / "accuracies.json", {**known, "results": few})
+    write_json(file.parent / "long" / "accuracies.json", {**known, "results": few})
     study = read_study(
         written(file.parent, STUDY | {"further_truths": {"long": ["long/accuracies.json"]}, "tables": ["leanings long"]})
     )
     rows = {bn: {e.name: {"top1": float(n), "loss": 1.0} for n, e in enumerate(CANDIDATES)} for bn in ("running", "calibrated")}
     write_json(study.results / "sandwich-calibrated-seed0.json", {"seed": 0, "scores": rows, "train_seconds": 1})
-    track = read_results(study)
-    long = track.part("calibrated", "", "long")
+    results = read_results(study)
+    long = results.part("calibrated", "", "long")
     assert [entry.name for entry in long.candidates] == list(few)
-    assert np.allclose(long.mean_truth, 1 - track.mean_truth[1:5])
+    assert np.allclose(long.mean_truth, 1 - results.mean_truth[1:5])
     leaning = spearmanr(long.prior("flops"), long.mean_truth).statistic
-    assert f"{leaning:+.2f}" in document.tables(track)["leanings long"].splitlines()[2].split(" | ")[3]
-    assert document.tables(track)["leanings long"] == tables.TABLES["leanings"](track.part(None, "", "long"))
-    same = tables.TABLES["truths"](track).splitlines()
+    assert f"{leaning:+.2f}" in document.tables(results)["leanings long"].splitlines()[2].split(" | ")[3]
+    assert document.tables(results)["leanings long"] == tables.TABLES["leanings"](results.part(None, "", "long"))
+    same = tables.TABLES["truths"](results).splitlines()
     assert same[0] == "|  | first truth | long truth | first truth of the 4 of long |"
     apart = f"{kendall(1 - long.mean_truth, long.mean_truth):.3f}"
     assert next(line for line in same if "tau with the first" in line).split(" | ")[1:] == ["1.000", apart, "1.000 |"]
-    both = [part.tau("sandwich-calibrated").value for part in (track.part("calibrated", ""), long)]
-    assert both == [kendall(range(6), track.mean_truth), kendall(range(4), long.mean_truth)]
+    both = [part.tau("sandwich-calibrated").value for part in (results.part("calibrated", ""), long)]
+    assert both == [kendall(range(6), results.mean_truth), kendall(range(4), long.mean_truth)]
 
 
 def test_a_further_truth_joins_files_with_different_numbers_of_seeds(file: Path) -> None:
-    home = file.parent / "home"
     exact: dict[str, float] = {}
     for name, numbers, seeds in (("long", (0, 2, 3), 4), ("unseen", (4, 5), 2)):
         results = {
             CANDIDATES[n].name: {"arch": CANDIDATES[n].arch.code, "acc": [n / 8 + s / 64 for s in range(seeds)]} for n in numbers
         }
         exact |= {CANDIDATES[n].name: n / 8 + (seeds - 1) / 128 for n in numbers}
-        write_json(home / name / "accuracies.json", {"seeds": list(range(seeds)), "results": results})
+        write_json(file.parent / name / "accuracies.json", {"seeds": list(range(seeds)), "results": results})
     paths = ["long/accuracies.json", "unseen/accuracies.json"]
     written(file.parent, STUDY | {"further_truths": {"all": paths, "unseen": paths[1:]}})
-    track = read_results(read_study(file))
-    everything, unseen = (track.part(None, "", name) for name in ("all", "unseen"))
+    results = read_results(read_study(file))
+    everything, unseen = (results.part(None, "", name) for name in ("all", "unseen"))
     assert [entry.name for entry in everything.candidates] == list(exact)
     assert everything.mean_truth.tolist() == list(exact.values())
     assert [entry.name for entry in unseen.candidates] == list(exact)[3:]
     assert unseen.truth.tolist() == [[4 / 8, 5 / 8], [4 / 8 + 1 / 64, 5 / 8 + 1 / 64]]
-    row = next(line for line in tables.TABLES["truths"](track).splitlines() if "subnets x seeds" in line)
+    row = next(line for line in tables.TABLES["truths"](results).splitlines() if "subnets x seeds" in line)
     assert row == "| subnets x seeds | 6 x 2 | 3 x 4, 2 x 2 | 5 x 2 | 2 x 2 | 2 x 2 |"
     deviations = [float(np.std([s / 64 for s in range(seeds)], ddof=1)) for seeds in (4, 2)]
     pooled = ((deviations[0] ** 2 * 9 + deviations[1] ** 2 * 2) / 11) ** 0.5
     assert intervals.seed_deviation(everything.truth) == pytest.approx(pooled)
 
-    write_json(home / "unseen" / "accuracies.json", {CANDIDATES[4].name: {"arch": CANDIDATES[4].arch.code, "acc": 0.5}})
+    write_json(file.parent / "unseen" / "accuracies.json", {CANDIDATES[4].name: {"arch": CANDIDATES[4].arch.code, "acc": 0.5}})
     with pytest.raises(UserError, match=r"unseen.accuracies\.json: holds no accuracies"):
         read_results(read_study(file))
-    shutil.copy(home / "long" / "accuracies.json", home / "unseen" / "accuracies.json")
+    shutil.copy(file.parent / "long" / "accuracies.json", file.parent / "unseen" / "accuracies.json")
     with pytest.raises(UserError, match=f"unseen.accuracies.json: another file of the same truth holds {CANDIDATES[0].name}"):
         read_results(read_study(file))
 
 
 def test_controls_of_width_and_of_two_priors(file: Path) -> None:
-    track = read_results(read_study(file))
-    assert track.prior("width").tolist() == [arch.out_width for arch in track.archs]
-    flops, params = (np.log(track.prior(name)) for name in ("flops", "params"))
+    results = read_results(read_study(file))
+    assert results.prior("width").tolist() == [arch.out_width for arch in results.archs]
+    flops, params = (np.log(results.prior(name)) for name in ("flops", "params"))
     both = (flops - flops.mean()) / flops.std() + (params - params.mean()) / params.std()
-    assert kendall(track.prior("flops+params"), both) == pytest.approx(1)
+    assert kendall(results.prior("flops+params"), both) == pytest.approx(1)
 
 
 def test_a_method_may_start_from_a_largest_network_of_its_own(file: Path, tmp_path: Path, commands: list[list[str]]) -> None:
@@ -280,13 +288,39 @@ def test_a_method_may_start_from_a_largest_network_of_its_own(file: Path, tmp_pa
         for name in ("no_training", "longer")
     }
     assert starts == {"largest.safetensors", "largest-longer-.safetensors"}
-    kept = tmp_path / "home" / "largest" / "largest.safetensors"
+    kept, done = tmp_path / "largest" / "largest.safetensors", len(commands)
     assert str(tmp_path) not in kept.read_bytes().decode("latin-1")  # no path of the machine
-    done = len(commands)
-    assert Runner(study, REPOSITORY, "nowhere", tmp_path / "other")._largest(2, "base.yaml") == str(
-        kept
-    )  # another seed with the same network
-    assert len(commands) == done
+    elsewhere = Runner(study, REPOSITORY, "nowhere", tmp_path / "other")._largest(2, "base.yaml")
+    assert Path(elsewhere).read_bytes() == kept.read_bytes() and len(commands) == done  # another seed with the same network
+
+
+def test_a_run_names_the_same_largest_network_wherever_that_is_kept(
+    file: Path, tmp_path: Path, commands: list[list[str]]
+) -> None:
+    """It could not be continued otherwise; it may have begun before the network was in the study's folder, or moved with it."""
+    runner_of(read_study(file), tmp_path)._largest(0, "base.yaml")
+    trained, named = len(commands), set()
+    for change in (lambda: None, lambda: shutil.rmtree(tmp_path / "largest"), lambda: (tmp_path / "runs/largest.safetensors").unlink()):
+        change()
+        named.add(runner_of(read_study(file), tmp_path)._largest(0, "base.yaml"))
+        assert (tmp_path / "largest" / "largest.safetensors").exists() and len(commands) == trained
+    assert len(named) == 1 and Path(named.pop()).exists()
+
+
+@pytest.mark.parametrize(("status", "diverged"), [(3, True), (2, False)])
+def test_a_rate_with_which_a_training_diverges_is_known_by_the_exit_status(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, diverged: bool
+) -> None:
+    def run(command: list[str], stdout: Any, **_: Any) -> subprocess.CompletedProcess[str]:
+        stdout.write("the remedy is to lower train.lr_per_256" if status == 2 else "another wording")
+        stdout.flush()
+        return subprocess.CompletedProcess(command, status)
+
+    study = read_study(file)
+    monkeypatch.setattr(runner, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(Runner, "_largest", lambda *_: "weights")
+    with nullcontext() if diverged else pytest.raises(UserError, match="status 2"):
+        assert runner_of(study, tmp_path)._probe_loss(study.variants["sandwich-calibrated"], 1e30) is None
 
 
 def test_the_first_recipe_is_compared_with_the_others_and_the_controls(file: Path, commands: list[list[str]]) -> None:
@@ -296,14 +330,28 @@ def test_the_first_recipe_is_compared_with_the_others_and_the_controls(file: Pat
         write_json(
             study.results / f"{name}-seed0.json", {"seed": 0, "scores": {"running": rows, "calibrated": rows}, "train_seconds": 1}
         )
-    track = read_results(study)
-    cost, truth = track.prior("flops"), track.mean_truth
-    mixed = with_prior(track.scores("sandwich-calibrated", metric="probability")[0], "flops", cost, 1)
-    wanted = [kendall(values, truth) for values in (mixed, track.scores("no_training-published")[0], cost)]
-    lines = [line.split(" | ") for line in tables.TABLES["recipes"](track).splitlines()[2:]]
+    results = read_results(study)
+    cost, truth = results.prior("flops"), results.mean_truth
+    mixed = with_prior(results.scores("sandwich-calibrated", metric="probability")[0], "flops", cost, 1)
+    wanted = [kendall(values, truth) for values in (mixed, results.scores("no_training-published")[0], cost)]
+    lines = [line.split(" | ") for line in tables.TABLES["recipes"](results).splitlines()[2:]]
     assert [line[0][2:] for line in lines] == ["sandwich and FLOPs", "the start", "flops alone", "blocks alone"]
     assert [float(line[1].split()[0]) for line in lines[:3]] == pytest.approx(wanted, abs=5e-4)
     assert float(lines[2][3].split()[0]) == pytest.approx(wanted[0] - wanted[2], abs=1e-3)
+
+
+def test_recipes_may_be_those_of_another_study(file: Path, tmp_path: Path) -> None:
+    recipes = read_study(file).recipes
+    own = {name: value for name, value in STUDY.items() if name != "recipes"}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(own | {"recipes_of": "study.yaml"}))
+    assert read_study(tmp_path / "other.yaml").recipes == recipes
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(STUDY | {"recipes_of": "study.yaml"}))
+    with pytest.raises(UserError, match="either recipes or recipes_of"):
+        read_study(tmp_path / "other.yaml")
+    few = own | {"recipes_of": "study.yaml", "methods": {"no_training": STUDY["methods"]["no_training"]}, "comparisons": []}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(few))
+    with pytest.raises(UserError, match=r"recipes\.best: there is no variant sandwich-calibrated"):
+        read_study(tmp_path / "other.yaml")
 
 
 def test_a_method_runs_in_its_regimes_only(file: Path, tmp_path: Path) -> None:
@@ -313,13 +361,13 @@ def test_a_method_runs_in_its_regimes_only(file: Path, tmp_path: Path) -> None:
 
 
 def test_tables_of_an_unfinished_truth_show_the_subnets_that_it_holds(file: Path, tmp_path: Path) -> None:
-    truth = json.loads((tmp_path / "home" / "accuracies.json").read_text())
+    truth = json.loads((tmp_path / "accuracies.json").read_text())
     del truth["results"]["arch2"], truth["results"]["arch5"]
-    write_json(tmp_path / "home" / "accuracies.json", truth)
-    track = read_results(read_study(file))
-    assert [entry.name for entry in track.part(None, "").candidates] == ["arch1", "arch3", "arch4", "arch6"]
-    assert sum(len(track.part(None, half).candidates) for half in ("choice", "confirmation")) == 4
-    write_json(tmp_path / "home" / "accuracies.json", truth | {"results": {}})
+    write_json(tmp_path / "accuracies.json", truth)
+    results = read_results(read_study(file))
+    assert [entry.name for entry in results.part(None, "").candidates] == ["arch1", "arch3", "arch4", "arch6"]
+    assert sum(len(results.part(None, half).candidates) for half in ("choice", "confirmation")) == 4
+    write_json(tmp_path / "accuracies.json", truth | {"results": {}})
     with pytest.raises(UserError, match="no accuracies yet"):
         read_results(read_study(file))
 
@@ -373,10 +421,20 @@ def test_the_seeds_of_the_runs_are_the_studys_or_those_asked_for(file: Path, mon
     monkeypatch.setattr(Runner, "run", run)
     written(file.parent, STUDY | {"first_seed": 3, "seeds": 2})
     for options in ([], ["--first-seed", "1"], ["--seeds", "1"]):
-        monkeypatch.setattr(sys, "argv", ["mini_track1.py", "run", "--study", str(file), "--root", "images", *options])
+        monkeypatch.setattr(sys, "argv", ["run.py", "run", "--study", str(file), "--root", "images", *options])
         with pytest.raises(SystemExit):
-            runpy.run_path(str(REPOSITORY / "tools" / "mini_track1.py"), run_name="__main__")
+            runpy.run_path(str(REPOSITORY / "studies" / "run.py"), run_name="__main__")
     assert asked == [[3, 4], [1, 2], [3]]
+
+
+@pytest.mark.parametrize("option", ["--processes", "--seeds"])
+def test_no_runs_and_no_processes_are_refused(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["run.py", "run", "--study", str(file), "--root", "x", option, "0"])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(REPOSITORY / "studies" / "run.py"), run_name="__main__")
+    assert_one_line(int(left.value.code or 0), capsys.readouterr().err, "at least 1")
 
 
 def test_rates_cannot_be_chosen_without_subnets_beside_the_candidates(

@@ -1,4 +1,4 @@
-"""The mini track's document shows the committed results, and its runner continues from existing results."""
+"""Tables, pictures and truth of a study follow from its results; README.md says what those of the committed studies say."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from paddle_pgonas.scores.correlation import kendall
 from paddle_pgonas.scores.files import read_candidates, read_scores, write_scores
 from paddle_pgonas.space.arch import MINI
 
-HOME = REPOSITORY / "benchmarks" / "mini_track1"
-STUDY = read_study(REPOSITORY / "configs" / "mini_track1" / "study.yaml")
+HOME = REPOSITORY / "studies" / "wide"
+STUDY = read_study(HOME / "study.yaml")
 CANDIDATES = read_candidates(HOME / "candidates.json", MINI)
 DOCUMENT = "\n".join(f"# {name}\n<!-- begin {name} -->\nold\n<!-- end {name} -->" for name in STUDY.tables)
 
@@ -34,7 +34,8 @@ DOCUMENT = "\n".join(f"# {name}\n<!-- begin {name} -->\nold\n<!-- end {name} -->
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Results that were made up: the truth is cost and noise, the sandwich knows the cost exactly, the baseline its opposite."""
     monkeypatch.setattr(intervals, "RESAMPLES", 50)
-    shutil.copy(HOME / "candidates.json", tmp_path)
+    for path in (HOME / "candidates.json", *HOME.glob("*.yaml")):
+        shutil.copy(path, tmp_path)
     rng = np.random.default_rng(0)
     macs = np.array([cost.macs(entry.arch) for entry in CANDIDATES]) / 1e7
     for seed in range(2):
@@ -55,7 +56,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def study(home: Path) -> Study:
     """The committed study on these results."""
-    return STUDY.model_copy(update={"home": str(home), "document": str(home / "docs" / "mini_track1.md")})
+    return read_study(home / "study.yaml")
 
 
 def test_the_candidates_are_spread_and_every_method_has_a_configuration() -> None:
@@ -135,17 +136,15 @@ def test_the_noise_of_a_truth_bounds_the_attainable_tau() -> None:
     assert 0.5 < intervals.attainable_tau(np.stack([exact - 0.05, exact + 0.05])) < 0.97
 
 
-def test_the_report_fills_tables_and_draws_pictures_and_nothing_else_changes(study: Study, tmp_path: Path) -> None:
-    docs = tmp_path / "docs"
-    docs.mkdir()
-    (docs / "mini_track1.md").write_text(DOCUMENT)
+def test_the_report_fills_tables_and_draws_pictures_and_nothing_else_changes(study: Study, home: Path) -> None:
+    (home / "README.md").write_text(DOCUMENT)
     document.write_report(study)
-    text = (docs / "mini_track1.md").read_text()
+    text = (home / "README.md").read_text()
     assert "old" not in text and text.startswith("# truth\n<!-- begin truth -->\n|")
     document.write_report(study)
-    assert (docs / "mini_track1.md").read_text() == text
-    assert sorted(path.name for path in (docs / "mini_track1").iterdir()) == ["curves.svg", "ranks.svg", "tau.svg"]
-    (docs / "mini_track1.md").write_text("no places")
+    assert (home / "README.md").read_text() == text
+    assert sorted(path.name for path in (home / "pictures").iterdir()) == ["curves.svg", "ranks.svg", "tau.svg"]
+    (home / "README.md").write_text("no places")
     with pytest.raises(UserError, match="begin truth"):
         document.write_report(study)
 
@@ -197,11 +196,10 @@ def shown(tau: float) -> str:
 def test_readme_and_truth_say_what_the_committed_results_say() -> None:
     """The pictures are not compared: their bytes depend on the version of matplotlib."""
     results = read_results(STUDY)
-    text = (REPOSITORY / "docs" / "mini_track1.md").read_text(encoding="utf-8")
     assert document.truth_csv(results) == (HOME / "truth.csv").read_text(encoding="utf-8")
     assert list(results.runs) == list(STUDY.methods)
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    similar = read_results(read_study(REPOSITORY / "configs" / "track_shaped" / "study.yaml")).part(None, "", "long")
+    similar = read_results(read_study(REPOSITORY / "studies" / "similar_cost" / "study.yaml")).part(None, "", "long")
     recipes = {
         "`sandwich`": ("sandwich_relu", "sandwich-calibrated"),
         "`zero_step`": (None, "no_training-calibrated"),
@@ -220,5 +218,3 @@ def test_readme_and_truth_say_what_the_committed_results_say() -> None:
     assert shown(similar.tau("flops").value) in readme
     other = [shown(results.tau(method).value) for method in ("sandwich_prelu", "flops")]
     assert [tau for tau in other if tau not in readme] == []
-    for picture in ("ranks", "tau", "curves"):
-        assert f"(mini_track1/{picture}.svg)" in text and (REPOSITORY / "docs" / "mini_track1" / f"{picture}.svg").exists()

@@ -35,7 +35,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Script:
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")), "OMP_NUM_THREADS": "1"}
 
     def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(REPOSITORY / "benchmarks" / "lane_truth" / name), *map(str, arguments)]
+        command = [sys.executable, str(REPOSITORY / "studies" / "truth_trainer" / name), *map(str, arguments)]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
     return run
@@ -70,7 +70,7 @@ def test_lanes_see_the_images_of_the_project_in_its_order(script: Script, tmp_pa
     program = "import sys, numpy as np; from layout import Batches; " + (
         f"one = Batches({len(source.labels)}, 32, 1, True, (3, 5), {(SHUFFLE, AUGMENT)}); np.savez(sys.argv[1], *one.epoch(2))"
     )
-    folder = REPOSITORY / "benchmarks" / "lane_truth"
+    folder = REPOSITORY / "studies" / "truth_trainer"
     subprocess.run([sys.executable, "-c", program, tmp_path / "plan.npz"], cwd=folder, check=True)
     with np.load(tmp_path / "plan.npz") as plan:
         chosen, moves = plan["arr_0"], plan["arr_1"]
