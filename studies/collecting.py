@@ -14,8 +14,8 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.io import container
 from paddle_pgonas.io.files import read_json, read_json_lines, write_json, write_text
 from paddle_pgonas.io.store import SUFFIX
-from studies.study import Study, Variant
 from paddle_pgonas.scores.files import Candidate, read_scores, write_scores
+from studies.study import Study, Variant
 
 BN = ("running", "calibrated")
 CURVE_POINTS = 30

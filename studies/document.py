@@ -9,12 +9,12 @@ from pathlib import Path
 
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import write_text
+from paddle_pgonas.priors import cost
+from paddle_pgonas.scores.files import write_scores
 from studies.pictures import FIGURES, write_picture
 from studies.results import Results, read_results
 from studies.study import HALVES, Study
 from studies.tables import TABLES
-from paddle_pgonas.priors import cost
-from paddle_pgonas.scores.files import write_scores
 
 
 def write_report(study: Study) -> Path:

@@ -16,10 +16,10 @@ from matplotlib.rcsetup import cycler
 from scipy.stats import rankdata
 
 from paddle_pgonas.io.files import write_text
-from studies.results import Results
-from studies.intervals import attainable_tau
 from paddle_pgonas.report.plots import ACCENT, COLORS, INK, STYLE, svg
 from paddle_pgonas.scores.correlation import kendall
+from studies.intervals import attainable_tau
+from studies.results import Results
 
 LINES = cycler(linestyle=["-", "--", ":"]) * cycler(color=COLORS)
 """A line of its own for each of up to 18 methods."""

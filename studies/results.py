@@ -14,11 +14,11 @@ import numpy as np
 from paddle_pgonas.config.loading import Config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import read_json
-from studies.intervals import Taus, resampled_tau
-from studies.study import Study
 from paddle_pgonas.priors.by_name import sum_of_priors, with_prior
 from paddle_pgonas.scores.files import Candidate, read_scores
 from paddle_pgonas.space.arch import Arch
+from studies.intervals import Taus, resampled_tau
+from studies.study import Study
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ import argparse
 import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from paddle_pgonas import cli
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @cli.command

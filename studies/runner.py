@@ -21,10 +21,10 @@ import numpy as np
 from paddle_pgonas.errors import Diverged, UserError
 from paddle_pgonas.io.files import atomic_path, read_json, write_json
 from paddle_pgonas.io.locks import exclusive
-from studies import collecting
-from studies.study import Study, Variant
 from paddle_pgonas.scores.files import Candidate, write_scores
 from paddle_pgonas.space.subspace import Region
+from studies import collecting
+from studies.study import Study, Variant
 
 PROBES, PROBE_IMAGES = 16, 2000
 """Number of subnets, none a candidate, on whose mean loss over so many validation images learning rates are chosen."""

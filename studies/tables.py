@@ -12,8 +12,9 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from paddle_pgonas.io.files import read_json
+from paddle_pgonas.priors import cost
+from paddle_pgonas.scores.correlation import Estimate, kendall, pearson
 from studies.collecting import BN
-from studies.results import Results
 from studies.intervals import (
     Taus,
     attainable_tau,
@@ -26,8 +27,7 @@ from studies.intervals import (
     share_ordered_alike,
     similar,
 )
-from paddle_pgonas.priors import cost
-from paddle_pgonas.scores.correlation import Estimate, kendall, pearson
+from studies.results import Results
 
 SIMILAR = 1.5
 """Two subnets are of similar cost if their multiply-accumulates are within this factor."""

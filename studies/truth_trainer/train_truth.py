@@ -193,7 +193,8 @@ def main() -> None:
     order = [entry for entry in candidates if entry.name not in left_out]
     random.Random(ORDER_SEED).shuffle(order)  # so that an unfinished truth is a fair sample
     number, count = arguments.part
-    about = {"recipe": recipe(config), "versions": {"trainer": "truth_trainer", **versions()}, "seeds": list(range(arguments.seeds))}
+    by = {"trainer": "truth_trainer", **versions()}
+    about = {"recipe": recipe(config), "versions": by, "seeds": list(range(arguments.seeds))}
     arguments.results.mkdir(parents=True, exist_ok=True)
     path = arguments.results / "accuracies.json"
     if arguments.gpu_results:

@@ -9,13 +9,13 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-from studies.speed import data, priors, scoring, search, training
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.functional import conv2d
 from paddle_pgonas.priors.cost import macs
 from paddle_pgonas.priors.zen import zen_score
 from paddle_pgonas.searching.evolution import Task
 from paddle_pgonas.space.arch import MINI
+from studies.speed import data, priors, scoring, search, training
 
 
 @pytest.mark.parametrize("stride", [1, 2])

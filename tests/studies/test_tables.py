@@ -16,13 +16,13 @@ from paddle_pgonas.config.loading import load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import write_json
 from paddle_pgonas.io.store import Store
-from studies import collecting, document, intervals
-from studies.results import read_results
-from studies.study import Study, read_study
 from paddle_pgonas.priors import cost
 from paddle_pgonas.scores.correlation import kendall
 from paddle_pgonas.scores.files import read_candidates, read_scores, write_scores
 from paddle_pgonas.space.arch import MINI
+from studies import collecting, document, intervals
+from studies.results import read_results
+from studies.study import Study, read_study
 
 HOME = REPOSITORY / "studies" / "wide"
 STUDY = read_study(HOME / "study.yaml")
