@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
+from conftest import REPOSITORY, assert_one_line
 
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.functional import conv2d
@@ -16,6 +20,13 @@ from paddle_pgonas.priors.zen import zen_score
 from paddle_pgonas.searching.evolution import Task
 from paddle_pgonas.space.arch import MINI
 from studies.speed import data, priors, scoring, search, training
+
+
+def test_without_a_checkout_the_tool_says_so_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "tools").mkdir()
+    script = shutil.copy(REPOSITORY / "tools" / "benchmark.py", tmp_path / "tools")
+    run = subprocess.run([sys.executable, script, "prior"], capture_output=True, text=True, check=False)
+    assert_one_line(run.returncode, run.stderr, "in a checkout")
 
 
 @pytest.mark.parametrize("stride", [1, 2])
