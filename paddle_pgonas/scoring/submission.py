@@ -29,7 +29,7 @@ from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
 from paddle_pgonas.space.arch import Arch
 
 AGREEMENT = {500: (0.522, 0.69), 1000: (0.659, 0.799), 2500: (0.822, 0.904)}
-"""Kendall tau between the rankings by so many images and by 5,000: by top-1 and by likelihood (benchmarks/scoring_choices)."""
+"""Kendall tau between the rankings by so many images and by 5,000: by top-1 and by likelihood (studies/scoring_choices)."""
 
 
 def write_submission(
@@ -167,7 +167,7 @@ def print_sizes(images: int, seconds_per_image: float, calibrating: int = 0) -> 
     fewer = {count: tau for count, tau in AGREEMENT.items() if count < images}
     if fewer:
         print("fewer images     data.val_limit, time, Kendall tau by top-1 and by likelihood with the ranking of 5,000 images")
-        print("                 (measured on CIFAR-10, benchmarks/scoring_choices); raise data.val_limit later to add images")
+        print("                 (measured on CIFAR-10, studies/scoring_choices); raise data.val_limit later to add images")
     for count, (top1, likelihood) in fewer.items():
         print(f"{count:>16,} {_duration((count + calibrating) * seconds_per_image):>14} {top1:10.3f} {likelihood:8.3f}")
 
