@@ -83,7 +83,7 @@ def load_weights(supernet: Supernet, path: str | Path, *, pretrained: bool = Fal
             keep their initial value (the published runs started from a ReLU network).
 
     Raises:
-        UserError: weights of another space, activation or number of classes.
+        UserError: no weights of this network at all, or those of another space, activation or number of classes.
     """
     arrays, record = read_weights(path)
     put_weights(supernet, path, arrays, record, pretrained=pretrained)
@@ -93,6 +93,7 @@ def load_weights(supernet: Supernet, path: str | Path, *, pretrained: bool = Fal
 def put_weights(supernet: Supernet, path: str | Path, arrays: Arrays, record: Record, *, pretrained: bool = False) -> None:
     """Load weights that were read from ``path`` into the supernet, all or none. Arguments and errors as :func:`load_weights`."""
     targets = supernet.weights()
+    require_weights(supernet, path, arrays)
     slopes = {name for name in targets if name.endswith(SLOPE)}
     if pretrained:
         arrays = {name: array for name, array in arrays.items() if name in targets or not name.endswith(SLOPE)}
@@ -102,6 +103,17 @@ def put_weights(supernet: Supernet, path: str | Path, arrays: Arrays, record: Re
         optional = set()
     for name, array in _checked(path, supernet, arrays, optional).items():
         targets[name].set_value(array)
+
+
+def require_weights(supernet: Supernet, path: str | Path, arrays: Arrays) -> None:
+    """Refuse a file of anything else than weights, before their details are compared, each of which would differ.
+
+    Raises:
+        UserError: no array has the name of one of the supernet's.
+    """
+    if not supernet.weights().keys() & arrays.keys():
+        held = f"arrays such as {min(arrays)}" if arrays else "no arrays"
+        raise UserError(f"{path}: holds no weights of this network, but {held}; give a supernet's weights")
 
 
 def activation_of(arrays: Arrays, record: Record) -> str | None:
