@@ -345,7 +345,7 @@ def test_a_walk_in_another_precision_gives_nearly_the_same_logits(activation: st
     for dtype in ("float32", "float64"):
         walker, out = Walker(net, "running", dtype), {}
         if dtype == "float64":  # Paddle wants BatchNorm's parameters in the type of the maps here, unlike on a GPU
-            walker._vector = lambda name, width: net.weights()[name].detach()[:width].astype("float64")  # type: ignore[method-assign]
+            walker.weights.vector = lambda name, width: net.weights()[name].detach()[:width].astype("float64")  # type: ignore[method-assign]
         walker.walk(build_tree(archs), x, lambda node, values, out=out: out.update({node.candidates[0]: values.numpy()}))
         logits[dtype] = np.stack([out[index] for index in sorted(out)])
     assert logits["float64"].dtype == np.float32

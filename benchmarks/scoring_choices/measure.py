@@ -22,7 +22,7 @@ from paddle_pgonas.runtime import versions
 from paddle_pgonas.scores.correlation import kendall
 from paddle_pgonas.scoring import scorer
 from paddle_pgonas.scoring.session import metric_values
-from paddle_pgonas.scoring.walker import Maps, Walker
+from paddle_pgonas.scoring.walker import Maps, Slices, Walker
 from paddle_pgonas.space.arch import Arch
 from paddle_pgonas.space.named import find_space
 from paddle_pgonas.space.subspace import Region
@@ -41,15 +41,23 @@ def rounded(x: paddle.Tensor) -> paddle.Tensor:
     return x.astype("bfloat16").astype("float32")
 
 
+class RoundedSlices(Slices):
+    """Convolutions' weights as bfloat16."""
+
+    def filters(self, name: str, start: int, stop: int, c_out: int) -> paddle.Tensor:
+        """The rounded filters."""
+        return rounded(super().filters(name, start, stop, c_out))
+
+
 class RoundingWalker(Walker):
     """Computes in float32 what a GPU would keep in bfloat16: inputs, weights and outputs of layers are rounded."""
 
+    def __init__(self, net: Supernet, *arguments: str) -> None:
+        super().__init__(net, *arguments)
+        self.weights = RoundedSlices(net.weights(), self.dtype)
+
     def _conv(self, name: str, maps: Maps, start: int, c_out: int, stride: int) -> Maps:
         return [rounded(x) for x in super()._conv(name, [rounded(x) for x in maps], start, c_out, stride)]
-
-    def _slice(self, name: str, start: int, stop: int, c_out: int | None) -> paddle.Tensor:
-        part = super()._slice(name, start, stop, c_out)
-        return part if c_out is None else rounded(part)
 
     def _batch_norm(self, *arguments: object) -> Maps:
         return [rounded(x) for x in super()._batch_norm(*arguments)]  # type: ignore[arg-type]
