@@ -26,10 +26,11 @@ from paddle_pgonas.scores.correlation import kendall
 from paddle_pgonas.scores.files import read_candidates, read_scores, sample_candidates, write_scores
 from paddle_pgonas.scoring import scorer
 from paddle_pgonas.scoring.chunks import METRICS
+from paddle_pgonas.scoring.plan import FEWER_IMAGES, print_sizes
 from paddle_pgonas.scoring.scorer import score
 from paddle_pgonas.scoring.session import Session
 from paddle_pgonas.scoring.session import score as score_with
-from paddle_pgonas.scoring.submission import AGREEMENT, print_sizes, write_submission
+from paddle_pgonas.scoring.submission import write_submission
 from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
 from paddle_pgonas.scoring.walker import Walker
 from paddle_pgonas.space.arch import MINI, TRACK1, Arch, SearchSpace
@@ -368,8 +369,8 @@ def test_low_precision_ranks_as_float32_does(tmp_path: Path, amp: str, bn: str) 
 
 def test_agreement_of_fewer_images_is_what_was_measured() -> None:
     measured = json.loads((REPOSITORY / "benchmarks" / "scoring_choices" / "results.json").read_text())["images"]
-    for count, (top1, likelihood) in AGREEMENT.items():
-        assert (top1, likelihood) == tuple(round(measured[metric][str(count)], 3) for metric in ("top1", "likelihood"))
+    for count, agreement in FEWER_IMAGES["kendall"].items():
+        assert agreement == {metric: round(measured[metric][count], 3) for metric in ("top1", "likelihood")}
 
 
 def test_the_page_on_scoring_choices_holds_what_was_measured() -> None:

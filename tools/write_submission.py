@@ -61,15 +61,15 @@ def main() -> None:
     candidates = read_candidates(arguments.candidates, config.search_space)
     candidates = select(arguments.candidates, candidates, arguments.first, arguments.only)
 
-    from paddle_pgonas.scoring import submission
-
     if arguments.dry_run:
-        submission.dry_run(config, [entry.arch for entry in candidates], arguments.json)
-    else:
-        prior = (arguments.prior, weight) if arguments.prior else None
-        submission.write_submission(
-            config, arguments.weights or [], arguments.candidates, arguments.output, arguments.metric, candidates, prior
-        )
+        from paddle_pgonas.scoring.plan import dry_run
+
+        return dry_run(config, [entry.arch for entry in candidates], arguments.json)
+    from paddle_pgonas.scoring.submission import write_submission
+
+    prior = (arguments.prior, weight) if arguments.prior else None
+    weights = arguments.weights or []
+    write_submission(config, weights, arguments.candidates, arguments.output, arguments.metric, candidates, prior)
 
 
 if __name__ == "__main__":
