@@ -47,7 +47,7 @@ class Step:
     """Whether the sandwich's smaller subnets learn from the largest; from the labels otherwise."""
     backward: Callable[[paddle.Tensor], None] = lambda loss: loss.backward()
     """Adds the gradients of a loss (the trainer's function scales the loss first, for fp16 and micro-batches)."""
-    macs: Prior = cost.macs
+    macs: Prior = lambda arch: cost.macs(arch, arch.space.image_size, 1000)
     """Multiply-accumulates of a subnet, for the run's images and classes."""
 
 
@@ -103,7 +103,7 @@ def second_place_phase(region: Region, progress: float) -> Region:
     return region.narrowed([code] * len(region.codes), [*shallowest, region.depths[-1][0]])
 
 
-def draw_largest(region: Region, rng: random.Random, count: int, draws: int, macs: Prior = cost.macs) -> list[Arch]:
+def draw_largest(region: Region, rng: random.Random, count: int, draws: int, macs: Prior) -> list[Arch]:
     """The ``count`` largest of ``draws`` random subnets, no two with equal multiply-accumulates (1st place, second stage).
 
     Args:

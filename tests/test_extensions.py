@@ -17,7 +17,6 @@ from paddle_pgonas.config.loading import CONFIGS, Config, Train, load_config, sa
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.exporting.export import export, load_subnet
 from paddle_pgonas.io.files import read_json_lines
-from paddle_pgonas.priors.by_name import make_prior
 from paddle_pgonas.samplers import STRATEGIES
 from paddle_pgonas.space.arch import MINI, SPACES
 from paddle_pgonas.space.named import find_space
@@ -250,7 +249,7 @@ def test_a_name_that_is_neither_built_in_nor_an_import_path_names_file_and_key(f
 def test_reading_a_configuration_runs_no_code(folder: Path) -> None:
     config = load_config("own.yaml", ["train.prior=nobodys_module:prior", "train.strategy=nobodys_module:Strategy"])
     with pytest.raises(UserError, match="nobodys_module"):
-        make_prior(config.train.prior, config.search_space)
+        config.prior(config.train.prior)
 
 
 def test_every_built_in_strategy_can_be_made() -> None:

@@ -10,13 +10,12 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
-from conftest import fill_golden
+from conftest import fill_golden, flops
 
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config, Data, Train
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.supernet import Supernet, extract
-from paddle_pgonas.priors import cost
 from paddle_pgonas.priors.by_name import make_prior
 from paddle_pgonas.samplers import Step, draw_fair, draw_ordered_pair, draw_pair, once_for_all_phase
 from paddle_pgonas.space.arch import MINI, TRACK1, Arch
@@ -72,7 +71,7 @@ def test_pairs_keep_their_distance() -> None:
 
 
 def test_pairs_are_redrawn_until_their_priors_are_apart() -> None:
-    rng, flops = random.Random(0), make_prior("flops", MINI)
+    rng, flops = random.Random(0), make_prior("flops", MINI, 32, 10)
     pairs = [draw_ordered_pair(MINI, rng, 5, flops, 2.0) for _ in range(50)]
     assert all(max(map(flops, pair)) >= 2 * min(map(flops, pair)) and pair[0].distance(pair[1]) >= 5 for pair in pairs)
     assert draw_ordered_pair(MINI, random.Random(1), 0, flops, 1.0) == draw_pair(MINI, random.Random(1), 0)
@@ -123,7 +122,7 @@ def straightforward(net: Supernet, settings: Train, x: paddle.Tensor, y: paddle.
     for _ in range(settings.pairs):
         first, second = net.space.sample(step.rng), net.space.sample(step.rng)
         loss_first, loss_second = F.cross_entropy(logits(first), y), F.cross_entropy(logits(second), y)
-        second_is_better = cost.macs(second) > cost.macs(first)
+        second_is_better = flops(second) > flops(first)
         if settings.rank_gradient == "second" or (settings.rank_gradient == "better" and second_is_better):
             loss_first = loss_first.detach()
         elif settings.rank_gradient == "better":
@@ -188,7 +187,7 @@ def test_rank_loss_reaches_the_sides_it_should_and_raises_the_worse(side: str) -
             assert bias.grad is None
             continue
         found, wanted = bias.grad.numpy(), np.zeros(10)
-        second_is_better = cost.macs(pair[1]) > cost.macs(pair[0])
+        second_is_better = flops(pair[1]) > flops(pair[0])
         seen.add(second_is_better)
         for position, arch in enumerate(pair):
             is_better = second_is_better == (position == 1)

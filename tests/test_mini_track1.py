@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, flops
 
 from paddle_pgonas.config.loading import load_config
 from paddle_pgonas.errors import UserError
@@ -19,7 +19,6 @@ from paddle_pgonas.io.store import Store
 from paddle_pgonas.mini_track import collecting, document, statistics
 from paddle_pgonas.mini_track import results as track
 from paddle_pgonas.mini_track.study import Study, read_study
-from paddle_pgonas.priors import cost
 from paddle_pgonas.scores.correlation import kendall
 from paddle_pgonas.scores.files import read_candidates, read_scores, write_scores
 from paddle_pgonas.space.arch import MINI
@@ -36,7 +35,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(statistics, "RESAMPLES", 50)
     shutil.copy(HOME / "candidates.json", tmp_path)
     rng = np.random.default_rng(0)
-    macs = np.array([cost.macs(entry.arch) for entry in CANDIDATES]) / 1e7
+    macs = np.array([flops(entry.arch) for entry in CANDIDATES]) / 1e7
     for seed in range(2):
         write_scores(tmp_path / "results" / f"truth-seed{seed}.json", CANDIDATES, list(macs + rng.normal(0, 0.01, len(macs))))
         write_json(tmp_path / "results" / f"truth-seed{seed}.record.json", {"seconds": {}})

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, flops
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,16 +61,16 @@ def test_cosines_restart_at_the_published_epochs_with_the_published_rates() -> N
 
 @given(st.integers(0, 2**32))
 def test_the_largest_of_many_are_distinct_and_larger_than_the_others(seed: int) -> None:
-    kept = draw_largest(Region(MINI), random.Random(seed), 3, 20)
+    kept = draw_largest(Region(MINI), random.Random(seed), 3, 20, flops)
     rng = random.Random(seed)
-    costs = sorted({cost.macs(MINI.sample(rng)) for _ in range(20)}, reverse=True)
-    assert [cost.macs(arch) for arch in kept] == costs[:3]
+    costs = sorted({flops(MINI.sample(rng)) for _ in range(20)}, reverse=True)
+    assert [flops(arch) for arch in kept] == costs[:3]
 
 
 def test_kept_subnets_cost_what_the_first_place_kept() -> None:
     rng = random.Random(0)
-    kept = [arch for _ in range(20) for arch in draw_largest(OFFICIAL, rng, 4, 400)]
-    assert sum(map(cost.macs, kept)) / len(kept) == pytest.approx(4.28e9, rel=0.02)  # simulated from its published code
+    kept = [arch for _ in range(20) for arch in draw_largest(OFFICIAL, rng, 4, 400, flops)]
+    assert sum(map(flops, kept)) / len(kept) == pytest.approx(4.28e9, rel=0.02)  # simulated from its published code
     assert sum(len(arch.blocks) for arch in kept) / len(kept) == pytest.approx(21.8, rel=0.02)
 
 
@@ -85,7 +85,7 @@ def test_the_largest_are_those_of_the_runs_images_and_classes() -> None:
 
 def test_too_few_draws_are_one_line() -> None:
     with pytest.raises(UserError, match="random_subnets"):
-        draw_largest(Region(MINI), random.Random(0), 4, 2)
+        draw_largest(Region(MINI), random.Random(0), 4, 2, flops)
 
 
 def inside(arch: Arch, region: Region) -> bool:
@@ -171,6 +171,6 @@ def test_strategies_of_the_podium_train_what_their_teams_drew() -> None:
     counts = [len(drawn_at("largest", index, 0)) for index in range(6)]
     assert counts == [5, 4, 4, 5, 4, 4]
     largest, plain = drawn_at("largest", 1, 0), drawn_at("uniform", 1, 0)
-    assert min(map(cost.macs, largest)) > max(map(cost.macs, plain))
+    assert min(map(flops, largest)) > max(map(flops, plain))
     assert {code for arch in drawn_at("phases", 1, 0.1) for codes in (*arch.conv1, arch.conv2) for code in codes} == {1}
     assert all(inside(arch, OFFICIAL) for progress in (0.0, 0.5, 0.99) for arch in drawn_at("phases", 1, progress))

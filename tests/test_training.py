@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import some_archs
+from conftest import flops, some_archs
 from short_runs import CONFIGS, config, equal, weights
 
 import paddle_pgonas
@@ -17,7 +17,6 @@ from paddle_pgonas.config.loading import load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import read_json_lines
 from paddle_pgonas.nn.weights import OPTIMIZER
-from paddle_pgonas.priors import cost
 from paddle_pgonas.scores.files import Candidate, write_scores
 from paddle_pgonas.space.arch import MINI
 from paddle_pgonas.training import trainer
@@ -187,7 +186,7 @@ def test_weights_that_are_no_numbers_never_reach_a_checkpoint(tmp_path: Path) ->
 def test_watching_changes_no_weight_and_logs_what_the_subnets_reach(tmp_path: Path) -> None:
     plain = weights(train(config(tmp_path / "plain", max_steps=40)))
     truth = [Candidate(f"a{seed}", arch, arch.code, None) for seed, arch in enumerate(some_archs(MINI, 6))]
-    write_scores(tmp_path / "truth.json", truth, [float(cost.macs(entry.arch)) for entry in truth])
+    write_scores(tmp_path / "truth.json", truth, [float(flops(entry.arch)) for entry in truth])
     settings = {"watch_images": 100, "watch_subnets": 5, "watch_truth": str(tmp_path / "truth.json")}
     watched = config(tmp_path / "watched", max_steps=40, **settings)
     assert equal(weights(train(watched, watch=Watcher(watched))), plain)

@@ -9,7 +9,6 @@ import math
 
 from paddle_pgonas import cli
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.priors.by_name import make_prior
 from paddle_pgonas.scores.files import read_candidates, select
 
 
@@ -56,7 +55,7 @@ def main() -> None:
     if arguments.prior_weight is not None and not arguments.prior:
         raise UserError("--prior-weight needs --prior")
     if arguments.prior:
-        make_prior(arguments.prior, config.search_space)  # an unknown import path is reported now
+        config.prior(arguments.prior)  # an unknown import path is reported now
     # Read before Paddle is imported, so that errors appear immediately.
     candidates = read_candidates(arguments.candidates, config.search_space)
     candidates = select(arguments.candidates, candidates, arguments.first, arguments.only)

@@ -24,7 +24,7 @@ def measure(seeds: int = 5) -> dict[str, Any]:
     ``digits``: top-1 and exp(-loss) of a mini supernet trained here for a minute, within 1 M, 32 over 10 generations.
     """
     limits = {"macs": 2e9}
-    score = make_prior("zen", TRACK1)
+    score = make_prior("zen", TRACK1, 224, 1000)
     zen = Task(TRACK1, make_costs(Config(), limits), limits, "macs", lambda archs: list(map(score, archs)))
     figures: dict[str, Any] = {"zen_track1": compare(zen, 64, 20, seeds)}
     with tempfile.TemporaryDirectory() as folder:

@@ -118,7 +118,7 @@ def _passes(networks: list[tuple[ResNet, ResNet | None]], x: paddle.Tensor, y: p
         with paddle.no_grad():
             loss_first = cross_entropy(first(x), y)
         loss_second = cross_entropy(second(x), y)
-        better_second = cost.macs(second.arch) > cost.macs(first.arch)
+        better_second = cost.macs(second.arch, 224, 1000) > cost.macs(first.arch, 224, 1000)
         hinge = rank_hinge(*((loss_second, loss_first) if better_second else (loss_first, loss_second)))
         if float(hinge) > 0:
             hinge.backward()

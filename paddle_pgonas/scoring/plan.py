@@ -14,7 +14,7 @@ from paddle_pgonas.data.sources import open_source
 from paddle_pgonas.io.files import write_json
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.priors import cost
-from paddle_pgonas.priors.geometry import layers
+from paddle_pgonas.priors.geometry import convolutions
 from paddle_pgonas.runtime import select_device
 from paddle_pgonas.scoring.scorer import chunked
 from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
@@ -122,7 +122,7 @@ def _activation_bytes(config: Config, archs: Sequence[Arch]) -> int:
     kept = {"conv1": 1, "conv2": 3}  # maps of a layer's output shape; an input is the output of the block before
     worst = 0
     for arch in archs[:: max(1, len(archs) // 500)]:
-        listed = layers(arch, config.data.image_size)
+        listed = convolutions(arch, config.data.image_size)
         worst = max(worst, sum(kept.get(layer.part, 0) * layer.c_out * layer.side**2 for layer in listed))
     return 4 * worst
 
