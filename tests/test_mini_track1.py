@@ -15,7 +15,7 @@ from conftest import REPOSITORY, flops
 from paddle_pgonas.config.loading import load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import write_json
-from paddle_pgonas.io.store import Store
+from paddle_pgonas.io.records import Store
 from paddle_pgonas.mini_track import collecting, document, statistics
 from paddle_pgonas.mini_track import results as track
 from paddle_pgonas.mini_track.study import Study, read_study

@@ -15,7 +15,7 @@ from paddle_pgonas.data.transforms import center_crop
 from paddle_pgonas.data.unreadable import Unreadable
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import atomic_path
-from paddle_pgonas.io.store import Entry, Store
+from paddle_pgonas.io.records import Entry, Store
 from paddle_pgonas.progress import progress
 
 PIXELS, RECORD = "pixels.npy", "images"

@@ -12,7 +12,7 @@ import numpy as np
 
 from paddle_pgonas.config.loading import Config
 from paddle_pgonas.data.cache import DecodedImages, validation_fingerprint
-from paddle_pgonas.io.store import Store
+from paddle_pgonas.io.records import Store
 from paddle_pgonas.space.arch import Arch
 
 METRICS = ("top1", "top5", "probability", "loss")

@@ -18,7 +18,7 @@ from paddle_pgonas.data.cache import DecodedImages, validation_images
 from paddle_pgonas.data.sources import open_source
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io.container import checksum
+from paddle_pgonas.io.records import checksum
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.progress import Progress
 from paddle_pgonas.runtime import compute_dtype, device_memory, out_of_memory

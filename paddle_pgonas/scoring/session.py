@@ -12,7 +12,7 @@ import numpy as np
 
 from paddle_pgonas.config.loading import Config
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io.container import Record
+from paddle_pgonas.io.records import Record
 from paddle_pgonas.nn.building import build_untrained
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights, read_arrays

@@ -10,7 +10,7 @@ from pathlib import Path
 import paddle
 
 from paddle_pgonas.config.loading import Config
-from paddle_pgonas.io.store import Store
+from paddle_pgonas.io.records import Store
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.runtime import select_device, versions
 from paddle_pgonas.space.arch import Arch

@@ -15,7 +15,7 @@ from paddle_pgonas.config.loading import Config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import write_json, write_text
 from paddle_pgonas.io.locks import exclusive
-from paddle_pgonas.io.store import Store, digest
+from paddle_pgonas.io.records import Store, digest
 from paddle_pgonas.priors import cost
 from paddle_pgonas.runtime import versions
 from paddle_pgonas.scores.files import Candidate, write_scores

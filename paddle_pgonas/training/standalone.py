@@ -17,7 +17,7 @@ from paddle_pgonas.data.cache import DecodedImages, training_fingerprint, valida
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.locks import exclusive
-from paddle_pgonas.io.store import Store
+from paddle_pgonas.io.records import Store
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.runtime import select_device, versions

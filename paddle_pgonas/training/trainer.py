@@ -19,9 +19,9 @@ from paddle_pgonas.data.cache import cache_folder
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.import_paths import is_import_path
-from paddle_pgonas.io.container import Record
 from paddle_pgonas.io.files import content_digest
 from paddle_pgonas.io.locks import exclusive
+from paddle_pgonas.io.records import Record
 from paddle_pgonas.nn.building import build_subnet, build_supernet, build_teacher
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.supernet import Supernet
