@@ -15,6 +15,7 @@ from paddle import nn
 
 from paddle_pgonas.config.loading import CONFIGS, Config, load_config
 from paddle_pgonas.data.cache import DecodedImages
+from paddle_pgonas.data.images import open_images
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.elastic import calibrate
@@ -27,7 +28,6 @@ from paddle_pgonas.scores.files import read_candidates, read_scores, sample_cand
 from paddle_pgonas.scoring import scorer
 from paddle_pgonas.scoring.chunks import METRICS
 from paddle_pgonas.scoring.plan import FEWER_IMAGES, print_sizes
-from paddle_pgonas.scoring.scorer import score
 from paddle_pgonas.scoring.session import Session
 from paddle_pgonas.scoring.session import score as score_with
 from paddle_pgonas.scoring.submission import write_submission
@@ -138,6 +138,12 @@ def test_the_official_file_shares_half_its_work() -> None:
 def config(**changes: object) -> Config:
     base = load_config(REPOSITORY / "configs" / "demo.yaml", ["score.batch_size=7"])
     return base.changed(score=changes)
+
+
+def score(
+    net: Supernet, archs: Sequence[Arch], images: DecodedImages, settings: Config, folder: Path | None = None
+) -> np.ndarray:
+    return scorer.score(net, archs, images, settings.data, settings.score, folder)
 
 
 def scoring_set(count: int = 20) -> DecodedImages:
@@ -308,7 +314,7 @@ def test_more_images_are_added_to_what_was_scored(tmp_path: Path, monkeypatch: p
     def scored(images: int, folder: Path | None) -> np.ndarray:
         overrides = [f"output_dir={tmp_path}", f"data.val_limit={images}", f"score.bn={bn}", "score.batch_size=30"]
         settings = load_config(CONFIGS / "demo.yaml", overrides)
-        return score(net, archs, scorer.scoring_set(settings), settings, folder)
+        return score(net, archs, open_images(settings).for_scoring(settings.score), settings, folder)
 
     scored(40, tmp_path)
     scored(20, tmp_path)
@@ -362,7 +368,9 @@ def test_low_precision_ranks_as_float32_does(tmp_path: Path, amp: str, bn: str) 
         overrides = [f"output_dir={tmp_path}", f"score.amp={precision}", f"score.bn={bn}", "device=gpu"]
         settings = load_config(CONFIGS / "demo.yaml", overrides)
         select_device("gpu")
-        losses.append(score(golden_net(), some_archs(MINI, 40), scorer.scoring_set(settings), settings)[:, 3])
+        losses.append(
+            score(golden_net(), some_archs(MINI, 40), open_images(settings).for_scoring(settings.score), settings)[:, 3]
+        )
     assert kendall(*losses) > 0.8  # untrained subnets differ little, so their ranks are a hard test
     np.testing.assert_allclose(*losses, rtol=0.1)
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import REPOSITORY, some_archs
 
 from paddle_pgonas.config.loading import Config, load_config
-from paddle_pgonas.data.cache import validation_images
+from paddle_pgonas.data.images import open_images
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet
@@ -90,7 +90,7 @@ def test_kept_weights_of_the_largest_subnet_teach_a_supernet(tmp_path: Path) -> 
     net = Supernet(MINI, 10, settings.model.activation)
     assert load_weights(net, tmp_path / "teacher.safetensors")["acc"] == acc
     net.eval()
-    assert accuracy(net, validation_images(settings), settings) == acc
+    assert accuracy(net, open_images(settings).validation, settings) == acc
 
 
 def count_steps(monkeypatch: pytest.MonkeyPatch, at: int | None = None, then: Callable[[], None] | None = None) -> list[int]:

@@ -15,6 +15,7 @@ import numpy as np
 import paddle
 
 from paddle_pgonas.config.loading import Config, load_config
+from paddle_pgonas.data.images import open_images
 from paddle_pgonas.io.files import write_json
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights
@@ -77,7 +78,7 @@ def subnets() -> list[Arch]:
 def measure(net: Supernet, archs: list[Arch], config: Config, images: int, folder: Path) -> np.ndarray:
     """The metrics on so many images; those that were scored before are not scored again."""
     limited = config.changed(data={"val_limit": images})
-    return scorer.score(net, archs, scorer.scoring_set(limited), limited, folder)
+    return scorer.score(net, archs, open_images(limited).for_scoring(limited.score), limited.data, limited.score, folder)
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import paddle
 
-from paddle_pgonas.config.loading import Config
-from paddle_pgonas.data.sources import open_source
+from paddle_pgonas.config.loading import Config, Score
+from paddle_pgonas.data.images import open_images
 from paddle_pgonas.io.files import write_json
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.priors import cost
@@ -34,11 +34,14 @@ def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None) -> Non
     costs = [walk_cost(build_tree(chunk), chunk[0], side, classes) for chunk in chunks]
     shared = sum(cost_of.macs for cost_of in costs)
     alone = sum(cost.macs(arch, side, classes) for arch in archs)
-    images = _count_images(config)
+    images = None  # unknown
+    if config.data.source != "folder" or config.data.root is not None:
+        images = len(open_images(config).val_source.labels)
     calibrating = config.score.calibration_images if config.score.bn == "calibrated" else 0
-    rate = _measured_rate(config, chunks[0][:4])
-    together = _images_together(config)
-    activations = together * _activation_bytes(config, archs)
+    net = Supernet(config.search_space, classes, config.model.activation)
+    rate = _measured_rate(net, chunks[0][:4], side, config.score.batch_size)
+    together = _images_together(config.score)
+    activations = together * _activation_bytes(archs, side)
     plan = {
         "candidates": len(archs),
         "prefixes": sum(cost_of.blocks for cost_of in costs),
@@ -85,44 +88,35 @@ def print_sizes(images: int, seconds_per_image: float, calibrating: int = 0) -> 
         print(f"{count:>16,} {time_taken:>14} {tau['top1']:10.3f} {tau['likelihood']:8.3f}")
 
 
-def _count_images(config: Config) -> int | None:
-    if config.data.source == "folder" and config.data.root is None:
-        return None
-    return len(open_source(config.data, "val", config.model.num_classes).labels)
-
-
-def _measured_rate(config: Config, archs: Sequence[Arch]) -> float:
-    """MACs per second of a short walk over random images, whose number is doubled until the walk takes a second."""
-    net = Supernet(config.search_space, config.model.num_classes, config.model.activation)
+def _measured_rate(net: Supernet, archs: Sequence[Arch], side: int, most: int) -> float:
+    """MACs per second of a walk over random images, whose number is doubled (to ``most`` images) until it takes a second."""
     net.eval()
     walker = Walker(net, "running")
     root = build_tree(archs)
     batch = 1
     while True:
-        side = config.data.image_size
         x = paddle.rand([batch, 3, side, side])
         walker.macs, started = 0, time.perf_counter()
         walker.walk(root, x, lambda node, logits: logits.numpy())
         seconds = time.perf_counter() - started
-        if seconds > 1 or batch * 2 > config.score.batch_size:
+        if seconds > 1 or batch * 2 > most:
             return walker.macs / seconds
         batch *= 2
 
 
-def _images_together(config: Config) -> int:
+def _images_together(score: Score) -> int:
     """Largest number of images whose feature maps are in memory together: a batch that is scored, or one that calibrates."""
-    score = config.score
     if score.bn != "calibrated":
         return score.batch_size
     return max(score.batch_size, min(score.calibration_batch or score.calibration_images, score.calibration_images))
 
 
-def _activation_bytes(config: Config, archs: Sequence[Arch]) -> int:
+def _activation_bytes(archs: Sequence[Arch], side: int) -> int:
     """Upper bound of a walk's activations for one image: on the deepest path each block's input, inner map, sum and output."""
     kept = {"conv1": 1, "conv2": 3}  # maps of a layer's output shape; an input is the output of the block before
     worst = 0
     for arch in archs[:: max(1, len(archs) // 500)]:
-        listed = convolutions(arch, config.data.image_size)
+        listed = convolutions(arch, side)
         worst = max(worst, sum(kept.get(layer.part, 0) * layer.c_out * layer.side**2 for layer in listed))
     return 4 * worst
 

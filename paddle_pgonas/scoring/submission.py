@@ -19,7 +19,6 @@ from paddle_pgonas.runtime import command_line, versions
 from paddle_pgonas.scores.files import Candidate, check_submission, read_candidates, write_scores
 from paddle_pgonas.scoring.chunks import METRICS
 from paddle_pgonas.scoring.session import measure_with, metric_values
-from paddle_pgonas.space.arch import Arch
 
 
 def write_submission(
@@ -52,18 +51,19 @@ def write_submission(
     content = content_digest(path)
     candidates = candidates or read_candidates(path, config.search_space)
     archs = [candidate.arch for candidate in candidates]
-    if prior is not None:
-        _prior_values(config, prior[0], archs[:1])  # an imported prior that fails must not cost hours of scoring
+    formula = None if prior is None else config.prior(prior[0])
+    if formula is not None:
+        formula(archs[0])  # an imported prior that fails must not cost hours of scoring
     measured, sessions = measure_with(config, files, archs, Path(config.output_dir) / "scores")
     if processes.rank() != 0:
         return
-    images = len(sessions[0].data.labels)
+    images = len(sessions[0].images.labels)
     if content_digest(path) != content:
         raise UserError(f"{path}: the candidates changed while they were scored; give the command again to score what is new")
     acc = metric_values(measured, metric)
-    if prior is not None:
+    if prior is not None and formula is not None:
         name, weight = prior
-        values = _prior_values(config, name, archs)
+        values = np.array([formula(arch) for arch in progress(archs, name, "subnets")])
         if np.ptp(values) == 0:
             raise UserError(f"--prior {name} is the same for all candidates ({len(archs)}); leave it out")
         acc = with_prior(acc, name, values, weight)
@@ -87,12 +87,6 @@ def write_submission(
     write_json(f"{stem}.record.json", record)
     shown = metric if prior is None else f"{metric} with {prior[0]}"
     print(f"{len(candidates)} candidates, {images} images, {shown} {acc.min():.4f} to {acc.max():.4f}: {output}")
-
-
-def _prior_values(config: Config, name: str, archs: Sequence[Arch]) -> np.ndarray:
-    """The prior of each architecture for the configuration's images and classes."""
-    prior = config.prior(name)
-    return np.array([prior(arch) for arch in progress(archs, name, "subnets")])
 
 
 def _write_metrics(path: str, candidates: Sequence[Candidate], measured: np.ndarray) -> None:

@@ -8,8 +8,7 @@ from paddle import nn
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config, Train
 from paddle_pgonas.data.batches import EpochBatches
-from paddle_pgonas.data.cache import cache_folder
-from paddle_pgonas.data.sources import open_source
+from paddle_pgonas.data.images import open_images
 
 
 def open_batches(config: Config) -> EpochBatches:
@@ -20,10 +19,10 @@ def open_batches(config: Config) -> EpochBatches:
     leads, world = processes.leads(), processes.connected()
     if not leads:
         processes.barrier()
-    source, cache = open_source(config.data, "train", config.model.num_classes), cache_folder(config)
+    images = open_images(config)
     rank = processes.rank() if world > 1 else 0
-    batches = EpochBatches(source, config.data, cache, config.train.batch_size, config.seed, rank, world)
-    source.fingerprint(cache)
+    batches = EpochBatches(images.train_source, config.data, images.cache, config.train.batch_size, config.seed, rank, world)
+    images.train_source.fingerprint(images.cache)
     if leads:
         processes.barrier()
     return batches

@@ -15,7 +15,6 @@ from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config, save_config
 from paddle_pgonas.config.sections import PGONAS
 from paddle_pgonas.data.batches import EpochBatches
-from paddle_pgonas.data.cache import cache_folder
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.import_paths import is_import_path
@@ -261,7 +260,7 @@ class Run:
     def images(self) -> dict[str, Any]:
         """Number, classes and contents of the training images."""
         source = self.batches.source
-        contents = source.fingerprint(cache_folder(self.config))
+        contents = source.fingerprint(self.batches.cache)
         return {"number": len(source.labels), "classes": source.classes, "contents": contents}
 
     @cached_property
