@@ -9,7 +9,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 DEMO := runs/demo
 DEMO_CONFIG := -c benchmarks/demo/supernet.yaml -o output_dir=$(DEMO) data.root=$(DEMO)/images \
-	train.teacher=$(DEMO)/largest.safetensors model.pretrained=$(DEMO)/largest.safetensors
+	method.teacher=$(DEMO)/largest.safetensors model.pretrained=$(DEMO)/largest.safetensors
 SMOKE := build/smoke
 SEEDS ?= 16
 REQUIREMENTS ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)

@@ -12,7 +12,7 @@ from .scores.files import (
 )
 from .nn.supernet import Supernet as Supernet, extract as extract
 from .nn.weights import load_weights as load_weights
-from .training.watch import train as train
+from .training.trainer import train as train
 from .training.standalone import train_standalone as train_standalone
 from .scoring.session import score as score
 from .scoring.submission import write_submission as write_submission

@@ -1,4 +1,4 @@
-"""Sections of a configuration: type, range and conditions of use are declared beside each key, and every error is one line.
+"""Sections of a configuration: type and range beside each key, rules in ``problems``, and every error is one line.
 
 A section is a pydantic model (strict: 3 is a float where one is wanted, 3.0 is no integer). This module turns pydantic's errors
 into messages with the key, the remedy and the closest known key.
@@ -10,10 +10,21 @@ import difflib
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from typing_extensions import Self
 
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.import_paths import is_import_path
@@ -27,6 +38,35 @@ class Section(BaseModel):
     """Immutable keys; no others are allowed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Where keys went that older versions had here."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Broken rules beyond type and range of single keys: the key at fault, and what is wrong with it."""
+        yield from ()
+
+    def no_use(self, name: str, used: bool, by: str) -> Iterator[tuple[str, str]]:
+        """The problem that a key is set although nothing uses it; none if it is used or has its default.
+
+        Args:
+            by: what would use it.
+        """
+        value, default = getattr(self, name), type(self).model_fields[name].default
+        if not used and value != default:
+            yield name, f"is {plain(value)}, but only {by} makes use of it; set it to {plain(default)}"
+
+    @model_validator(mode="after")
+    def _keeps_rules(self, info: ValidationInfo) -> Self:
+        if info.context != PARTIAL:
+            for name, problem in self.problems():
+                raise broken_rule(name, problem)
+        return self
+
+
+def broken_rule(name: str, problem: str) -> ValidationError:
+    """The error that a validator raises about a key: ``<section>.<name> <problem>`` in the message."""
+    fault = PydanticCustomError("rule", "{problem}", {"problem": problem})
+    return ValidationError.from_exception_data("", [InitErrorDetails(type=fault, loc=(name,) if name else (), input=None)])
 
 
 def key(
@@ -36,17 +76,13 @@ def key(
     at_most: float | None = None,
     below: float | None = None,
     free: bool = False,
-    only: Mapping[str, Any] | None = None,
 ) -> Any:
-    """A key of a section: its default, its range and its use.
+    """A key of a section: its default and its range.
 
     Args:
         free: a resumed run may have another value, because the key does not influence weights.
-        only: the conditions under which the key is used, as ``{other key of the section: its values}`` (True: any value except
-            none and 0); one of several is enough. Otherwise the key must keep its default.
     """
-    extra: Any = {"free": free, "only": dict(only or {})}
-    return Field(default, ge=at_least, le=at_most, lt=below, json_schema_extra=extra)
+    return Field(default, ge=at_least, le=at_most, lt=below, json_schema_extra={"free": free})
 
 
 def _number(value: Any) -> Any:
@@ -87,22 +123,9 @@ def one_of(names: Iterable[str], example: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def settings_of(field: Any) -> dict[str, Any]:
-    """``free`` and ``only`` of a field made by :func:`key`."""
-    return field.json_schema_extra or {"free": False, "only": {}}
-
-
-def unused(section: Section) -> Iterator[tuple[str, str]]:
-    """The keys of a section that its other values do not use, each with the values that would use it."""
-    for name, field in type(section).model_fields.items():
-        only = settings_of(field)["only"]
-        if only and not any(_holds(getattr(section, other), wanted) for other, wanted in only.items()):
-            yield name, " or ".join(f"{other}={'...' if wanted is True else '|'.join(wanted)}" for other, wanted in only.items())
-
-
-def _holds(value: Any, wanted: Any) -> bool:
-    # It is not known which keys a user's own strategy uses, so all are allowed.
-    return bool(value) if wanted is True else value in wanted or is_import_path(value)
+def is_free(field: Any) -> bool:
+    """Whether a field was made by ``key(free=True)``."""
+    return bool((field.json_schema_extra or {}).get("free"))
 
 
 Model = TypeVar("Model", bound=Section)
@@ -137,8 +160,8 @@ def _sentence(model: type[Section], fault: Any) -> str:
         return _unknown_key(model, path)
     if kind == "model_type":
         return f"{name} is a section of keys, not the value {shown(value)}"
-    if kind == "value_error":  # a rule of this package
-        return f"{name} {context['error']}".strip()
+    if kind in ("value_error", "rule"):  # a rule of this package
+        return f"{name} {context.get('error') or context['problem']}".strip()
     if kind == "literal_error":
         return f"{name} must be one of {context['expected'].replace(chr(39), '')}, not {shown(value)}"
     if kind in LIMITS:
@@ -161,9 +184,16 @@ def _unknown_key(model: type[Section], path: list[str]) -> str:
     inside: Any = model
     for part in sections:  # each a section, or a dictionary of sections
         inside = get_args(inside)[1] if get_origin(inside) is dict else inside.model_fields[part].annotation
-    close = difflib.get_close_matches(unknown[:100], inside.model_fields, n=1)
-    hint = f"did you mean {'.'.join([*sections, close[0]])}?" if close else f"known keys: {', '.join(inside.model_fields)}"
-    return f"unknown key {cut('.'.join(path))}; {hint}"
+    if unknown in inside.renamed:
+        return f"{cut('.'.join(path))} is now {inside.renamed[unknown]}"
+    return f"unknown key {cut('.'.join(path))}; {closest(unknown, inside, '.'.join([*sections, '']))}"
+
+
+def closest(unknown: str, section: type[Section], prefix: str) -> str:
+    """A hint at the known key that resembles an unknown one, or all known keys."""
+    known = section.model_fields
+    close = difflib.get_close_matches(unknown[:100], known, n=1)
+    return f"did you mean {prefix}{close[0]}?" if close else f"known keys: {', '.join(known)}"
 
 
 _repr = reprlib.Repr()

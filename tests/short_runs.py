@@ -8,19 +8,25 @@ from typing import Any
 import numpy as np
 
 from paddle_pgonas.config.loading import Config, load_config
+from paddle_pgonas.methods import METHODS
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import read_arrays
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+TINY_CONFIG = Path(__file__).parent / "fixtures" / "tiny.yaml"
+TINY = load_config(TINY_CONFIG).search_space
+"""Two stages of two blocks, where a step takes milliseconds."""
 
 
-def config(folder: Path, **train_settings: Any) -> Config:
-    base = load_config(CONFIGS / "demo.yaml", ["train.watch_images=0", "train.watch_subnets=0", "train.batch_size=32"])
-    if train_settings.get("strategy", "pgonas") != "pgonas":
-        train_settings = {"stretch_lambda": False, "rank_gradient": "second"} | train_settings
-    if train_settings.get("strategy") == "uniform":
-        train_settings = {"label_epochs": 0} | train_settings
-    return base.changed(output_dir=str(folder), train={"epochs": 2, "max_steps": 5, "log_every": 1} | train_settings)
+OF_METHODS = {name for options in METHODS.values() for name in options.model_fields}
+
+
+def config(folder: Path, method: str | None = None, **settings: Any) -> Config:
+    """Five steps of the demo's method, or of another one, with these keys of ``train`` or of the method."""
+    base = load_config(TINY_CONFIG, ["train.watch_images=0", "train.watch_subnets=0", "train.batch_size=32"])
+    own = {name: settings.pop(name) for name in list(settings) if name in OF_METHODS} | ({"name": method} if method else {})
+    train = {"epochs": 2, "max_steps": 5, "log_every": 1} | settings
+    return base.changed(output_dir=str(folder), method=own, train=train)
 
 
 def weights(path: Path) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
-from short_runs import CONFIGS, config, equal, plain, weights
+from short_runs import CONFIGS, TINY, config, equal, plain, weights
 
 from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.errors import UserError
@@ -21,18 +21,17 @@ from paddle_pgonas.io.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import OPTIMIZER, read_weights
 from paddle_pgonas.scores.files import Candidate, write_scores
-from paddle_pgonas.space.arch import MINI
-from paddle_pgonas.training.builders import make_optimizer
 from paddle_pgonas.training.checkpoints import checkpoints, load_latest
+from paddle_pgonas.training.run import make_optimizer
 from paddle_pgonas.training.trainer import train_supernet as train
 
 
-@pytest.mark.parametrize("strategy", ["uniform", "pgonas"])
-def test_resume_is_bit_identical_to_an_undisturbed_run(tmp_path: Path, strategy: str) -> None:
-    """The uniform strategy leaves blocks without a gradient in a step, whose momentum must go on all the same."""
+@pytest.mark.parametrize("method", ["uniform", "pgonas"])
+def test_resume_is_bit_identical_to_an_undisturbed_run(tmp_path: Path, method: str) -> None:
+    """The uniform method leaves blocks without a gradient in a step, whose momentum must go on all the same."""
 
     def run(name: str, steps: int, resume: bool = False) -> Path:
-        return train(config(tmp_path / name, strategy=strategy, max_steps=steps, random_subnets=1), resume)
+        return train(config(tmp_path / name, method=method, max_steps=steps, random_subnets=1), resume)
 
     whole = weights(run("whole", 8))
     run("parts", 4)
@@ -44,7 +43,7 @@ def test_resume_is_bit_identical_to_an_undisturbed_run(tmp_path: Path, strategy:
 
 def test_parameters_that_no_step_has_used_stay_as_they_are_also_after_a_resume(tmp_path: Path) -> None:
     def run(name: str, steps: int, resume: bool = False, unused: str = "no_gradient") -> dict[str, np.ndarray]:
-        settings = {"strategy": "uniform", "random_subnets": 1, "weight_decay": 0.1, "unused_parameters": unused}
+        settings = {"method": "uniform", "random_subnets": 1, "weight_decay": 0.1, "unused_parameters": unused}
         return weights(train(config(tmp_path / name, max_steps=steps, **settings), resume))
 
     start, one, whole = run("start", 1, unused="zero_gradient"), run("parts", 1), run("whole", 6)
@@ -85,7 +84,7 @@ def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def target() -> tuple[Supernet, Any]:
-    net = Supernet(MINI, 10, "prelu")
+    net = Supernet(TINY, 10, "prelu")
     return net, make_optimizer(config(Path()).train, net.model.parameters())
 
 
@@ -197,9 +196,9 @@ def test_a_measurement_that_was_interrupted_is_made_after_the_resume(tmp_path: P
 
 def test_another_candidate_file_or_teacher_at_the_same_path_is_refused(tmp_path: Path) -> None:
     teacher = train(config(tmp_path / "teacher", max_steps=1))
-    settings = {"strategy": "uniform", "random_subnets": 1, "teacher": str(teacher), "draws": "candidates"}
+    settings = {"method": "uniform", "random_subnets": 1, "teacher": str(teacher), "sampler": "candidates"}
     settings |= {"candidates": str(tmp_path / "candidates.json")}
-    listed = [Candidate("arch1", MINI.smallest, MINI.smallest.code, None)]
+    listed = [Candidate("arch1", TINY.smallest, TINY.smallest.code, None)]
     write_scores(tmp_path / "candidates.json", listed, [0.0])
     train(config(tmp_path / "run", max_steps=1, **settings))
     for changed, write in (
@@ -208,7 +207,7 @@ def test_another_candidate_file_or_teacher_at_the_same_path_is_refused(tmp_path:
     ):
         kept = Path(settings[changed]).read_bytes()
         write()
-        with pytest.raises(UserError, match=rf"contents of train\.{changed} have changed"):
+        with pytest.raises(UserError, match=rf"contents of method\.{changed} have changed"):
             train(config(tmp_path / "run", max_steps=2, **settings), resume=True)
         Path(settings[changed]).write_bytes(kept)
     train(config(tmp_path / "run", max_steps=2, **settings), resume=True)
@@ -217,7 +216,7 @@ def test_another_candidate_file_or_teacher_at_the_same_path_is_refused(tmp_path:
 def test_a_teacher_has_the_activation_that_it_was_trained_with(tmp_path: Path) -> None:
     base = config(tmp_path / "teacher", max_steps=1)
     teacher = train(base.changed(model={"activation": "prelu"}))
-    train(config(tmp_path / "run", max_steps=1, strategy="uniform", random_subnets=1, teacher=str(teacher)))
+    train(config(tmp_path / "run", max_steps=1, method="uniform", random_subnets=1, teacher=str(teacher)))
 
 
 def images_config(folder: Path, images: Path, steps: int) -> Config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from paddle_pgonas.config.loading import Config, load_config, save_config
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.methods import METHODS
 from paddle_pgonas.space.arch import MINI, SPACES, TRACK1
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -46,13 +48,13 @@ def test_a_file_states_its_differences_only(tmp_path: Path) -> None:
 
 
 def test_override_beats_file_beats_base_beats_its_base(tmp_path: Path) -> None:
-    file(tmp_path, "seed: 1\noutput_dir: one\ntrain: {epochs: 1, pairs: 1, batch_size: 1}\n", "root.yaml")
-    file(tmp_path, "base: ../root.yaml\noutput_dir: two\ntrain: {epochs: 2, pairs: 2}\n", "folder/middle.yaml")
+    file(tmp_path, "seed: 1\noutput_dir: one\nmethod: {name: pgonas, pairs: 1}\ntrain: {epochs: 1, batch_size: 1}\n", "root.yaml")
+    file(tmp_path, "base: ../root.yaml\noutput_dir: two\nmethod: {pairs: 2}\ntrain: {epochs: 2}\n", "folder/middle.yaml")
     leaf = file(tmp_path, "base: folder/middle.yaml\ntrain: {epochs: 3}\n")
     config = load_config(leaf, ["train.log_every=4", "train.log_every=5"])
     train = config.train
     assert (config.seed, config.output_dir) == (1, "two")
-    assert (train.batch_size, train.pairs, train.epochs, train.log_every) == (1, 2, 3, 5)
+    assert (train.batch_size, config.method.pairs, train.epochs, train.log_every) == (1, 2, 3, 5)
     assert load_config(leaf, ["train.epochs=6"]).train.epochs == 6
 
 
@@ -73,7 +75,7 @@ def test_bases_in_a_circle_are_refused(tmp_path: Path, bases: tuple[str, ...]) -
         ("data: {val_limit: null}", "data.val_limit", None),
         ("data: {val_limit: 7}", "data.val_limit", 7),
         ("model: {pretrained: ~}", "model.pretrained", None),
-        ("train: {stretch_lambda: true}", "train.stretch_lambda", True),
+        ("method: {name: pgonas, stretch_lambda: true}", "method.stretch_lambda", True),
         ("data: {augment: none}", "data.augment", "none"),
     ],
 )
@@ -88,13 +90,13 @@ def test_values_become_what_the_key_holds(tmp_path: Path, text: str, key: str, v
     [
         ("train.lr_per_256=1e-3", "train.lr_per_256", 0.001),
         ("data.root=/images/a=b", "data.root", "/images/a=b"),
-        ("train.teacher=null", "train.teacher", None),
+        ("method.teacher=null", "method.teacher", None),
         ("data.std=[1, 2, 3]", "data.std", (1.0, 2.0, 3.0)),
         ("space=mini", "space", "mini"),
     ],
 )
 def test_overrides_are_read_like_values_of_a_file(tmp_path: Path, override: str, key: str, value: object) -> None:
-    path = file(tmp_path, "train: {strategy: uniform, teacher: file.pdparams}")
+    path = file(tmp_path, "method: {name: uniform, teacher: file.pdparams}")
     assert value_of(load_config(path, [override]), key) == value
 
 
@@ -127,7 +129,17 @@ def test_overrides_are_read_like_values_of_a_file(tmp_path: Path, override: str,
         ("train: {lr_per_256: -0.1}", r"train\.lr_per_256 must be at least 0"),
         ("train: {lr_per_256: .nan}", r"train\.lr_per_256 must be a finite number, not nan"),
         ("data: {image_size: 64, resize: 60}", r"data\.resize \(60\) must not be smaller than data\.image_size \(64\)"),
-        ("train: {strategy: uniform, random_subnets: 0}", r"train\.random_subnets must be at least 1 for the uniform"),
+        ("method: {name: uniform, random_subnets: 0}", r"method\.random_subnets must be at least 1"),
+        ("method: {name: pgona}", r"method\.name must be one of uniform, .*, or an import path such as my_module:MyOptions"),
+        ("method: {pairs: 3}", r"method\.name must be one of"),
+        ("method: {name: sandwich, pairs: 3}", r"method\.pairs is no key of the method sandwich; known keys: name"),
+        ("method: {name: pgonas, pair: 3}", r"method\.pair is no key of the method pgonas; did you mean method\.pairs"),
+        ("method: 3", "method is a section of keys or a method's name, not the value 3"),
+        ("train: {strategy: pgonas}", r"train\.strategy is now method\.name"),
+        ("train: {prior: zen}", r"train\.prior is now method\.prior"),
+        ("train: {pairs: 3}", r"train\.pairs is now method\.pairs"),
+        ("train: {draws: seed}", r"train\.draws is now method\.sampler"),
+        ("train: {highest_codes: [1]}", r"train\.highest_codes is now train\.narrowest_codes"),
         ("seed: [1", "not valid YAML"),
         ("a: !!python/name:os.system", "not valid YAML"),
         ("[]", "a set of 'key: value' lines"),
@@ -276,24 +288,43 @@ def test_hostile_bases_are_one_line_and_a_long_chain_is_read(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("strategy", "option"),
+    ("method", "option"),
     [
-        ("sandwich", "train.teacher=file"),
-        ("uniform", "train.label_epochs=1"),
-        ("uniform", "train.pairs=3"),
-        ("sandwich", "train.prior=zen"),
-        ("uniform", "train.distillation=alpha"),
-        ("pgonas", "train.temperature=2"),
+        ("sandwich", "method.teacher=file"),
+        ("uniform", "method.label_epochs=1"),
+        ("uniform", "method.pairs=3"),
+        ("sandwich", "method.prior=zen"),
+        ("uniform", "method.distillation=alpha"),
+        ("pgonas", "method.temperature=2"),
         ("pgonas", "train.warmup_images=5"),
     ],
 )
-def test_an_option_that_the_strategy_does_not_use_is_refused(tmp_path: Path, strategy: str, option: str) -> None:
-    with pytest.raises(UserError, match=strategy) as caught:
-        load_config(file(tmp_path, ""), [f"train.strategy={strategy}", option])
-    assert option in str(caught.value).replace(".0", "")
+def test_an_option_that_the_method_does_not_use_is_refused(tmp_path: Path, method: str, option: str) -> None:
+    with pytest.raises(UserError, match=re.escape(option.partition("=")[0])):
+        load_config(file(tmp_path, ""), [f"method={method}", option])
+
+
+@pytest.mark.parametrize("path", [path for path in SHIPPED if load_config(path).method], ids=lambda path: path.stem)
+@pytest.mark.parametrize("method", METHODS)
+def test_another_method_is_chosen_in_one_step(path: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Keys of the old method that the new one lacks fall away, and are named if they were set."""
+    old, new = load_config(path).method, load_config(path, [f"method={method}"]).method
+    assert old and new and new.name == method
+    common = type(old).model_fields.keys() & type(new).model_fields.keys() - {"name"}
+    assert {name: getattr(new, name) for name in common} == {name: getattr(old, name) for name in common}
+    lost = type(old).model_fields.keys() - type(new).model_fields.keys()
+    set_there = {f"method.{name}" for name in lost if getattr(old, name) != type(old).model_fields[name].default}
+    assert set(re.findall(r"method\.\w+", capsys.readouterr().err.replace(f"method={method}", ""))) == set_there
+
+
+def test_the_keys_of_a_chosen_method_can_follow_it(tmp_path: Path) -> None:
+    base = file(tmp_path, "method: {name: uniform, teacher: t.pdparams, random_subnets: 1}", "base.yaml")
+    config = load_config(base, ["method.name=pgonas", "method.prior=zen"])
+    assert (config.method.prior, config.method.random_subnets) == ("zen", 1)  # type: ignore[union-attr]
+    assert load_config(base, ["method=null"]).method is None
 
 
 def test_a_section_given_twice_is_refused_and_off_is_text(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="train occurs twice"):
-        load_config(file(tmp_path, "train: {epochs: 1}\ntrain: {pairs: 1}"))
+        load_config(file(tmp_path, "train: {epochs: 1}\ntrain: {log_every: 1}"))
     assert load_config(file(tmp_path, "train: {amp: off}")).train.amp == "off"

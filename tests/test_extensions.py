@@ -1,4 +1,4 @@
-"""A user's own spaces, priors and strategies from files outside the package; every mistake in them gives one line."""
+"""A user's own spaces, priors and methods from files outside the package; every mistake in them gives one line."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 import yaml
 from conftest import REPOSITORY, Tool, assert_one_line
 
-from paddle_pgonas.config.loading import CONFIGS, Config, Train, load_config, save_config
+from paddle_pgonas.config.loading import CONFIGS, load_config, save_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.exporting.export import export, load_subnet
 from paddle_pgonas.io.files import read_json_lines
-from paddle_pgonas.samplers import STRATEGIES
+from paddle_pgonas.priors.by_name import make_prior
 from paddle_pgonas.space.arch import MINI, SPACES
 from paddle_pgonas.space.named import find_space
 
@@ -35,9 +35,8 @@ stem_stride: 1
 stem_pool: false
 """
 CODE = '''
-from paddle_pgonas.nn.supernet import Supernet
-from paddle_pgonas.training.losses import cross_entropy
-from paddle_pgonas.training.strategies import Metrics
+from paddle_pgonas.methods.base import Method, Metrics
+from paddle_pgonas.schema import Integer, key
 
 
 def blocks(arch, image_size, num_classes):
@@ -48,32 +47,37 @@ def no_number(arch, image_size, num_classes):
     return None
 
 
-class LargestAlone:
-    """Train the largest subnet with labels, on as many passes as there are random subnets."""
+class LargestAlone(Method):
+    """Train the largest subnet with labels, on as many passes as asked for."""
 
-    def __init__(self, config, teacher):
-        assert teacher is None
-        self.passes = config.train.random_subnets
+    passes: Integer = key(1, at_least=1)
 
-    def __call__(self, net, x, y, step):
-        metrics = Metrics()
-        for _ in range(self.passes):
-            net.set_active_subnet(net.space.largest)
-            loss = cross_entropy(net(x), y)
-            step.backward(loss)
-            metrics.add("own", loss)
-        return metrics
+    def start(self, parts):
+        from paddle_pgonas.methods.losses import cross_entropy
 
+        def strategy(net, x, y, step):
+            metrics = Metrics()
+            for _ in range(self.passes):
+                net.set_active_subnet(parts.subspace.largest)
+                loss = cross_entropy(net(x), y)
+                step.backward(loss)
+                metrics.add("own", loss)
+            return metrics
 
-def no_metrics(config, teacher):
-    return lambda net, x, y, step: cross_entropy(net(x), y).item()
-
-
-def no_losses(config, teacher):
-    return lambda net, x, y, step: Metrics()
+        return strategy
 
 
-def no_strategy(config, teacher):
+class NoMetrics(Method):
+    def start(self, parts):
+        return lambda net, x, y, step: 3
+
+
+class NoLosses(Method):
+    def start(self, parts):
+        return lambda net, x, y, step: Metrics()
+
+
+def no_options(parts):
     return {"subnets": 2}
 
 
@@ -185,17 +189,23 @@ def test_a_prior_from_an_import_path_scores_and_trains(tool: Tool, folder: Path)
     assert [entry["acc"] for entry in values] == [
         pytest.approx(sum(MINI.parse(entry["arch"]).depths) + 0.01 + 8e-6) for entry in values
     ]
-    options = ["train.rank_lambda=constant", "train.equal_priors=second_worse", f"train.prior={prior}"]
+    options = ["method.rank_lambda=constant", "method.equal_priors=second_worse", f"method.prior={prior}"]
     assert tool("train_supernet", "-c", "own.yaml", "-o", *options)[0] == 0
     assert "loss/second" in "".join(map(str, read_json_lines(folder / "runs" / "metrics.jsonl")))
     assert tool("search", "-c", DIGITS, "--prior", prior, "--population", 4, "--generations", 1, "--output", "f.json")[0] == 0
 
 
-def test_a_strategy_from_an_import_path_trains(tool: Tool, folder: Path) -> None:
-    options = ["train.strategy=own_code:LargestAlone", "train.random_subnets=2", "train.log_every=1"]
-    assert tool("train_supernet", "-c", "own.yaml", "-o", *options)[0] == 0
+def test_a_method_from_an_import_path_trains_with_its_own_options(tool: Tool, folder: Path) -> None:
+    options = ["method=own_code:LargestAlone", "method.passes=2", "train.log_every=1"]
+    status, _, err = tool("train_supernet", "-c", "own.yaml", "-o", *options)
+    assert status == 0 and "own_code:LargestAlone makes no use of method.label_epochs" in err
     lines = read_json_lines(folder / "runs" / "metrics.jsonl")
     assert len(lines) >= 3 and "loss/own" in lines[0] and "loss/largest" not in lines[0]
+    assert load_config("runs/config.yaml").method.passes == 2  # type: ignore[union-attr]
+    assert tool("train_supernet", "-c", "runs/config.yaml", "-o", "train.max_steps=4", "--resume")[0] == 0
+    assert_one_line(
+        *tool("train_supernet", "-c", "runs/config.yaml", "-o", "method.passes=3", "--resume")[::2], "method.passes=2"
+    )
 
 
 @pytest.mark.parametrize(
@@ -219,64 +229,65 @@ def test_a_bad_import_path_is_one_line(tool: Tool, folder: Path, path: str, prob
     assert "prior" in err and not (folder / "p.json").exists()
 
 
-def test_a_strategy_that_cannot_be_imported_is_one_line_with_its_key(tool: Tool, folder: Path) -> None:
-    status, _, err = tool("train_supernet", "-c", "own.yaml", "-o", "train.strategy=own_code:LargestAlon")
-    assert_one_line(status, err, "train.strategy own_code:LargestAlon: ")
-    assert "did you mean own_code:LargestAlone?" in err
-
-
 @pytest.mark.parametrize(
-    ("name", "problem"),
+    ("options", "problem"),
     [
-        ("no_metrics", "a step returned"),
-        ("no_losses", "it must return a training.strategies.Metrics with at least one loss"),
-        ("no_strategy", "made {'subnets': 2}; it must make an object that is called once per step"),
+        (["method=own_code:LargestAlon"], "method.name own_code:LargestAlon: "),
+        (["method=own_code:LargestAlon"], "did you mean own_code:LargestAlone?"),
+        (["method=own_code:no_options"], "must be a subclass of paddle_pgonas.methods.base.Method"),
+        (["method=own_code:NoMetrics"], "method.name own_code:NoMetrics: a step returned 3"),
+        (["method=own_code:NoLosses"], "it must return a methods.base.Metrics with at least one loss"),
+        (["method=own_code:LargestAlone", "method.passes=0"], "method: passes must be at least 1, not 0"),
+        (["method=own_code:LargestAlone", "method.passs=1"], "method: unknown key passs; did you mean passes?"),
     ],
 )
-def test_a_strategy_that_gives_something_else_is_one_line(tool: Tool, folder: Path, name: str, problem: str) -> None:
-    status, _, err = tool("train_supernet", "-c", "own.yaml", "-o", f"train.strategy=own_code:{name}")
+def test_a_mistake_in_an_own_method_is_one_line(tool: Tool, folder: Path, options: list[str], problem: str) -> None:
+    own = folder / "plain.yaml"
+    own.write_text((folder / "own.yaml").read_text() + "method: null")
+    status, _, err = tool("train_supernet", "-c", own, "-o", *options)
     assert_one_line(status, err, problem)
-    assert f"train.strategy own_code:{name}: " in err
 
 
-@pytest.mark.parametrize(("key", "path"), [("prior", "my module:x"), ("strategy", "pgona"), ("prior", "zen_mc")])
+@pytest.mark.parametrize(("key", "path"), [("prior", "my module:x"), ("name", "pgona"), ("prior", "zen_mc")])
 def test_a_name_that_is_neither_built_in_nor_an_import_path_names_file_and_key(folder: Path, key: str, path: str) -> None:
-    (folder / "bad.yaml").write_text(f"base: own.yaml\ntrain: {{{key}: '{path}'}}")
-    with pytest.raises(UserError, match=rf"^bad\.yaml: train\.{key} must be one of .*, or an import path such as my_module:"):
+    (folder / "bad.yaml").write_text(f"base: own.yaml\nmethod: {{{key}: '{path}'}}")
+    with pytest.raises(UserError, match=rf"^bad\.yaml: method\.{key} must be one of .*, or an import path such as my_module:"):
         load_config("bad.yaml")
 
 
 def test_reading_a_configuration_runs_no_code(folder: Path) -> None:
-    config = load_config("own.yaml", ["train.prior=nobodys_module:prior", "train.strategy=nobodys_module:Strategy"])
+    prior = load_config("own.yaml", ["method.prior=nobodys_module:prior"]).method
     with pytest.raises(UserError, match="nobodys_module"):
-        config.prior(config.train.prior)
+        make_prior(prior.prior, MINI, 8, 10)  # type: ignore[union-attr]
+    assert load_config("own.yaml", ["method=nobodys_module:Options", "method.anything=3"]).method.anything == 3  # type: ignore[union-attr]
 
 
-def test_every_built_in_strategy_can_be_made() -> None:
-    from paddle_pgonas.training.strategies import make_strategy
-
-    made = {name: make_strategy(Config(train=Train(strategy=name)), None) for name in STRATEGIES}
-    assert len({(type(made[name]), STRATEGIES[name]) for name in STRATEGIES}) == len(STRATEGIES)
-
-
-NEW_STRATEGY = """
+NEW_METHOD = """
 import random
-from paddle_pgonas import samplers
-samplers.STRATEGIES["smallest"] = samplers.Method("sandwich", lambda step, count, largest_of: [step.region.smallest])
+from typing import Literal
 import paddle_pgonas as pg
-from paddle_pgonas.space.subspace import Region
-from paddle_pgonas.training.strategies import make_strategy
-config = pg.load_config(pg.CONFIGS / "mini" / "common_digits.yaml", ["train.strategy=smallest"])
-assert make_strategy(config, None).draw(samplers.Step(random.Random(0), Region(pg.MINI))) == [pg.MINI.smallest]
+from paddle_pgonas import methods
+from paddle_pgonas.methods.base import Parts, Step
+from paddle_pgonas.methods.sandwich import Sandwich, SandwichBase
+
+class SmallestOptions(SandwichBase):
+    name: Literal["smallest"] = "smallest"
+    def start(self, parts):
+        return Sandwich(self, parts.subspace, lambda step: [parts.subspace.smallest])
+
+methods.METHODS["smallest"] = SmallestOptions
+config = pg.load_config(pg.CONFIGS / "mini" / "digits.yaml", ["method=smallest"])
+strategy = config.method.start(Parts(config.subspace, 0, config.prior, None))
+assert strategy.random_subnets(Step(random.Random(0))) == [pg.MINI.smallest]
 try:
-    config.changed(train={"pairs": 3})
+    config.changed(method={"pairs": 3})
 except pg.UserError as error:
     print(error)
 """
 
 
-def test_a_new_built_in_strategy_is_one_entry_of_one_table() -> None:
+def test_a_new_built_in_method_is_one_class_and_one_entry_of_one_table() -> None:
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    run = subprocess.run([sys.executable, "-c", NEW_STRATEGY], capture_output=True, text=True, env=environment)
+    run = subprocess.run([sys.executable, "-c", NEW_METHOD], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr
-    assert "the smallest strategy makes no use of train.pairs=3" in run.stdout
+    assert "method.pairs is no key of the method smallest" in run.stdout

@@ -1,4 +1,4 @@
-"""Strategies, losses, samplers and schedules follow the paper, and omitted work does not change the result."""
+"""Methods, losses, sampling and schedules follow the paper, and omitted work does not change the result."""
 
 from __future__ import annotations
 
@@ -10,19 +10,27 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
-from conftest import fill_golden, flops
+from conftest import fill_golden
 
 from paddle_pgonas import processes
-from paddle_pgonas.config.loading import Config, Data, Train
+from paddle_pgonas.config.loading import Train
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.methods.base import Metrics, Parts, Step
+from paddle_pgonas.methods.losses import adaptive_alpha_divergence, kl_divergence, soft_cross_entropy
+from paddle_pgonas.methods.pgonas import RANK_LAMBDAS, Pgonas, PgonasOptions
+from paddle_pgonas.methods.sampling import random_subnets
+from paddle_pgonas.methods.sandwich import FairSandwichOptions, SandwichOptions, fair_subnets
+from paddle_pgonas.methods.single_path import ProgressiveOptions, UniformOptions, once_for_all_phase
 from paddle_pgonas.nn.supernet import Supernet, extract
+from paddle_pgonas.priors import cost
 from paddle_pgonas.priors.by_name import make_prior
-from paddle_pgonas.samplers import Step, draw_fair, draw_ordered_pair, draw_pair, once_for_all_phase
-from paddle_pgonas.space.arch import MINI, TRACK1, Arch
-from paddle_pgonas.space.subspace import Region
-from paddle_pgonas.training.losses import adaptive_alpha_divergence, kl_divergence, soft_cross_entropy
-from paddle_pgonas.training.schedules import RANK_LAMBDAS, learning_rate, rank_lambda
-from paddle_pgonas.training.strategies import Metrics, make_strategy
+from paddle_pgonas.space.arch import MINI, TRACK1, Arch, SearchSpace
+from paddle_pgonas.space.subspace import Subspace
+from paddle_pgonas.training.schedules import learning_rate
+
+
+def step_at(index: int, steps_per_epoch: int, epochs: int) -> Step:
+    return Step(random.Random(index), index, steps_per_epoch, epochs)
 
 
 @pytest.mark.parametrize(
@@ -36,13 +44,14 @@ from paddle_pgonas.training.strategies import Metrics, make_strategy
 )
 def test_rank_loss_weight_follows_the_paper(name: str, values: dict[int, float]) -> None:
     for epoch, value in values.items():
-        assert rank_lambda(Train(rank_lambda=name), 3 * epoch + 2, 3) == pytest.approx(value, abs=1e-9)
+        assert PgonasOptions(rank_lambda=name).weight(step_at(3 * epoch + 2, 3, 70)) == pytest.approx(value, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", list(RANK_LAMBDAS))
 def test_a_stretched_weight_goes_through_the_same_values(name: str) -> None:
-    long, short = Train(rank_lambda=name), Train(rank_lambda=name, epochs=3, stretch_lambda=True)
-    assert [rank_lambda(short, step, 70) for step in range(210)] == [rank_lambda(long, step, 3) for step in range(210)]
+    long, short = PgonasOptions(rank_lambda=name), PgonasOptions(rank_lambda=name, stretch_lambda=True)
+    stretched = [short.weight(step_at(step, 70, 3)) for step in range(210)]
+    assert stretched == [long.weight(step_at(step, 3, 70)) for step in range(210)]
 
 
 def test_published_learning_rate_on_imagenet_mini_never_leaves_the_warm_up() -> None:
@@ -63,24 +72,34 @@ def test_cosine_learning_rate_rises_and_falls_per_step_and_scales_with_the_batch
     assert learning_rate(settings, 30, 5, 512) == pytest.approx(0.1)
 
 
+def parts(space: SearchSpace = MINI, teacher: Any = None) -> Parts:
+    """What a training gives a method: the whole space, and priors for ten classes."""
+    return Parts(Subspace(space), 0, lambda name: make_prior(name, space, space.image_size, 10), lambda path: teacher)
+
+
+def pgonas(space: SearchSpace = MINI, **options: Any) -> Pgonas:
+    return PgonasOptions(**options).start(parts(space))
+
+
+def some_pairs(strategy: Pgonas, count: int) -> list[tuple[Arch, Arch]]:
+    subnets = random_subnets(strategy.subspace, random.Random(0))
+    return [strategy.sample_pair(subnets) for _ in range(count)]
+
+
 def test_pairs_keep_their_distance() -> None:
-    rng = random.Random(0)
-    assert all(first.distance(second) >= 33 for first, second in (draw_pair(TRACK1, rng, 33) for _ in range(50)))
-    with pytest.raises(UserError, match=r"train\.pair_distance"):
-        draw_pair(MINI, rng, 26)  # more digits than can differ
+    assert all(first.distance(second) >= 33 for first, second in some_pairs(pgonas(TRACK1, pair_distance=33), 50))
+    with pytest.raises(UserError, match=r"method\.pair_distance"):
+        some_pairs(pgonas(pair_distance=26), 1)  # more digits than can differ
 
 
 def test_pairs_are_redrawn_until_their_priors_are_apart() -> None:
-    rng, flops = random.Random(0), make_prior("flops", MINI, 32, 10)
-    pairs = [draw_ordered_pair(MINI, rng, 5, flops, 2.0) for _ in range(50)]
+    flops = make_prior("flops", MINI, MINI.image_size, 10)
+    pairs = some_pairs(pgonas(pair_distance=5, pair_ratio=2.0), 50)
     assert all(max(map(flops, pair)) >= 2 * min(map(flops, pair)) and pair[0].distance(pair[1]) >= 5 for pair in pairs)
-    assert draw_ordered_pair(MINI, random.Random(1), 0, flops, 1.0) == draw_pair(MINI, random.Random(1), 0)
-    with pytest.raises(UserError, match=r"train\.pair_ratio"):
-        draw_ordered_pair(MINI, rng, 0, flops, 20)  # more than from the smallest to the largest
-
-
-def configured(train: Train) -> Config:
-    return Config(space="mini", data=Data(image_size=MINI.image_size), train=train)
+    rng = random.Random(0)
+    assert some_pairs(pgonas(), 1) == [(MINI.sample(rng), MINI.sample(rng))]
+    with pytest.raises(UserError, match=r"method\.pair_ratio"):
+        some_pairs(pgonas(pair_ratio=20.0), 1)  # more than from the smallest to the largest
 
 
 def batch() -> tuple[paddle.Tensor, paddle.Tensor]:
@@ -96,57 +115,64 @@ def golden_net(bn: str = "batch") -> Supernet:
     return net
 
 
-def straightforward(net: Supernet, settings: Train, x: paddle.Tensor, y: paddle.Tensor, step: Step, teacher: Any) -> None:
+def straightforward(net: Supernet, options: Any, x: paddle.Tensor, y: paddle.Tensor, step: Step, teacher: Any) -> None:
     """Algorithm 1 and its relatives, written down as plainly as possible: every pass, every backward, one loss after another."""
 
     def logits(arch: Arch) -> paddle.Tensor:
         net.set_active_subnet(arch)
         return net(x)
 
-    if settings.strategy in ("uniform", "progressive"):
-        for _ in range(settings.random_subnets):
-            progressive = settings.strategy == "progressive"
-            out = logits((once_for_all_phase(step.region, step.progress) if progressive else net.space).sample(step.rng))
+    whole = Subspace(net.space)
+    if options.name in ("uniform", "progressive"):
+        for _ in range(options.random_subnets):
+            progressive = options.name == "progressive"
+            out = logits((once_for_all_phase(whole, step.progress) if progressive else whole).sample(step.rng))
             (F.cross_entropy(out, y) + soft_cross_entropy(out, teacher(x).detach())).backward()
         return
     largest = logits(net.space.largest)
     F.cross_entropy(largest, y).backward()
-    if settings.strategy == "fair_sandwich":
-        middle = draw_fair(step.region, step.rng, settings.random_subnets)
+    if options.name == "fair_sandwich":
+        middle = fair_subnets(whole, step.rng, options.random_subnets)
     else:
-        middle = [net.space.sample(step.rng) for _ in range(settings.random_subnets)]
+        middle = [net.space.sample(step.rng) for _ in range(options.random_subnets)]
     for arch in (net.space.smallest, *middle):
         soft_cross_entropy(logits(arch), largest.detach()).backward()
-    if settings.strategy != "pgonas":
+    if options.name != "pgonas":
         return
-    for _ in range(settings.pairs):
+    for _ in range(options.pairs):
         first, second = net.space.sample(step.rng), net.space.sample(step.rng)
         loss_first, loss_second = F.cross_entropy(logits(first), y), F.cross_entropy(logits(second), y)
-        second_is_better = flops(second) > flops(first)
-        if settings.rank_gradient == "second" or (settings.rank_gradient == "better" and second_is_better):
+        second_is_better = cost.macs(second, MINI.image_size, 10) > cost.macs(first, MINI.image_size, 10)
+        if options.rank_gradient == "second" or (options.rank_gradient == "better" and second_is_better):
             loss_first = loss_first.detach()
-        elif settings.rank_gradient == "better":
+        elif options.rank_gradient == "better":
             loss_second = loss_second.detach()
         difference = loss_second - loss_first if second_is_better else loss_first - loss_second
-        (step.rank_lambda * F.relu(difference)).backward()
+        (options.weight(step) * F.relu(difference)).backward()
 
 
-METHODS = [
-    {"strategy": "uniform"},
-    {"strategy": "progressive"},
-    {"strategy": "sandwich"},
-    {"strategy": "fair_sandwich"},
-    *({"strategy": "pgonas", "pairs": 4, "rank_gradient": side} for side in ("second", "both", "better")),
+class ChangingWeight(PgonasOptions):
+    """The weight of the rank loss is 0 in every third step."""
+
+    def weight(self, step: Step) -> float:
+        return step.index % 3 * 0.75
+
+
+COMPARED = [
+    UniformOptions(teacher="t"),
+    ProgressiveOptions(teacher="t"),
+    SandwichOptions(),
+    FairSandwichOptions(),
+    *(ChangingWeight(pairs=4, rank_gradient=side) for side in ("second", "both", "better")),
 ]
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: "-".join(map(str, method.values())))
-def test_weights_after_twenty_steps_equal_the_straightforward_ones(method: dict[str, Any]) -> None:
+@pytest.mark.parametrize("options", COMPARED, ids=lambda options: f"{options.name}-{getattr(options, 'rank_gradient', '')}")
+def test_weights_after_twenty_steps_equal_the_straightforward_ones(options: Any) -> None:
     """Whatever is skipped - passes without a gradient, backwards of pairs in order, pairs without weight - changes no weight.
 
     BatchNorm is frozen, as published: with batch statistics a skipped forward also leaves the running ones alone.
     """
-    settings = Train(**method)
     teacher = extract(golden_net(), MINI.largest)
     teacher.eval()
     x, y = batch()
@@ -154,18 +180,18 @@ def test_weights_after_twenty_steps_equal_the_straightforward_ones(method: dict[
     for ours in (True, False):
         net = golden_net(bn="frozen")
         optimizer = paddle.optimizer.Momentum(0.0003, 0.9, net.model.parameters())
-        strategy = make_strategy(configured(settings), teacher)
+        strategy = options.start(parts(teacher=lambda x: teacher(x).detach()))
         for index in range(20):
-            step = Step(random.Random(index), Region(MINI), rank_lambda=index % 3 * 0.75, progress=index / 20)
+            step = step_at(index, 1, 20)
             if ours:
                 metrics = strategy(net, x, y, step)
                 orders |= {metrics.pairs_out_of_order} if metrics.pairs else set()
             else:
-                straightforward(net, settings, x, y, step, teacher)
+                straightforward(net, options, x, y, step, teacher)
             optimizer.step()
             optimizer.clear_grad()
         results.append({name: tensor.numpy() for name, tensor in net.weights().items()})
-    assert method["strategy"] != "pgonas" or len(orders) > 1  # the steps must hold both kinds of pair
+    assert options.name != "pgonas" or len(orders) > 1  # the steps must hold both kinds of pair
     start = golden_net().weights()
     for name, wanted in results[1].items():
         assert np.abs(results[0][name] - wanted).max() <= 1e-6 * np.abs(wanted).max(), name
@@ -177,17 +203,14 @@ def test_rank_loss_reaches_the_sides_it_should_and_raises_the_worse(side: str) -
     x, y = batch()
     seen = set()
     for seed in range(12):
-        net = golden_net()
-        strategy = make_strategy(configured(Train(pairs=1, rank_gradient=side)), None)
-        pair = draw_pair(MINI, random.Random(seed), 0)
-        step, metrics = Step(random.Random(seed), Region(MINI), rank_lambda=1.0), Metrics()
-        strategy.rank(net, x, y, step, metrics, *pair)  # the pair alone, without the sandwich before it
+        net, pair = golden_net(), random_pair(seed)
+        metrics = rank_of_one_pair(net, pgonas(pairs=1, rank_gradient=side, rank_lambda="constant"), *pair)
         bias = net.weights()["blocks.13.fc.bias"]
         if not metrics.pairs_out_of_order:
             assert bias.grad is None
             continue
         found, wanted = bias.grad.numpy(), np.zeros(10)
-        second_is_better = flops(pair[1]) > flops(pair[0])
+        second_is_better = cost.macs(pair[1], MINI.image_size, 10) > cost.macs(pair[0], MINI.image_size, 10)
         seen.add(second_is_better)
         for position, arch in enumerate(pair):
             is_better = second_is_better == (position == 1)
@@ -200,20 +223,26 @@ def test_rank_loss_reaches_the_sides_it_should_and_raises_the_worse(side: str) -
     assert seen == {True, False}
 
 
-def out_of_order_pair(net: Supernet, strategy: Any, first: Arch, second: Arch) -> Metrics:
+def random_pair(seed: int) -> tuple[Arch, Arch]:
+    rng = random.Random(seed)
+    return MINI.sample(rng), MINI.sample(rng)
+
+
+def rank_of_one_pair(net: Supernet, strategy: Pgonas, first: Arch, second: Arch) -> Metrics:
+    """The pair alone, without the sandwich before it."""
     x, y = batch()
     metrics = Metrics()
-    strategy.rank(net, x, y, Step(random.Random(0), Region(MINI), rank_lambda=1.0), metrics, first, second)
+    strategy.rank(net, x, y, step_at(0, 1, 1), metrics, first, second)
     return metrics
 
 
 def test_of_equal_priors_the_second_is_worse_as_published_or_the_pair_is_left_out() -> None:
-    pair = draw_pair(MINI, random.Random(0), 0)
+    pair = random_pair(0)
     reports = []
     for equal_priors in ("skip", "second_worse"):
-        strategy = make_strategy(configured(Train(equal_priors=equal_priors)), None)
+        strategy = pgonas(equal_priors=equal_priors, rank_lambda="constant")
         strategy.prior = lambda arch: 1.0
-        reports += [out_of_order_pair(golden_net(), strategy, *order) for order in (pair, pair[::-1])]
+        reports += [rank_of_one_pair(golden_net(), strategy, *order) for order in (pair, pair[::-1])]
     assert [report.pairs for report in reports] == [0, 0, 1, 1]
     for report in reports[2:]:
         losses = {kind: float(loss) for kind, loss in report.losses}
@@ -224,10 +253,10 @@ def test_of_equal_priors_the_second_is_worse_as_published_or_the_pair_is_left_ou
 def test_a_pair_is_judged_on_all_processes_images_or_on_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """The other process has the losses of this pair the other way round, and further apart."""
     monkeypatch.setattr(processes, "mean", lambda losses: losses - 2 * (losses - losses.mean()))
-    pair, seen = draw_pair(MINI, random.Random(0), 0), set()
+    pair, seen = random_pair(0), set()
     for order in (pair, pair[::-1]):
         alone, together = (
-            out_of_order_pair(golden_net(), make_strategy(configured(Train(pair_losses=name)), None), *order).pairs_out_of_order
+            rank_of_one_pair(golden_net(), pgonas(pair_losses=name, rank_lambda="constant"), *order).pairs_out_of_order
             for name in ("per_process", "all_processes")
         )
         assert alone == 1 - together
@@ -237,18 +266,18 @@ def test_a_pair_is_judged_on_all_processes_images_or_on_ones_own(monkeypatch: py
 
 def test_fair_subnets_share_no_choice() -> None:
     for seed in range(20):
-        archs = draw_fair(Region(TRACK1), random.Random(seed), 3)
+        archs = fair_subnets(Subspace(TRACK1), random.Random(seed), 3)
         for stage in range(4):
             assert len({arch.conv2[stage] for arch in archs}) == 3
             assert len({arch.depths[stage] for arch in archs}) == 3
             for block in range(2):
                 assert len({arch.conv1[stage][block] for arch in archs}) == 3
-    assert len(draw_fair(Region(MINI), random.Random(0), 10)) == 10
+    assert len(fair_subnets(Subspace(MINI), random.Random(0), 10)) == 10
 
 
 def test_progressive_shrinking_opens_depth_then_width() -> None:
     def seen(progress: float) -> tuple[int, int]:
-        archs = [once_for_all_phase(Region(TRACK1), progress).sample(random.Random(seed)) for seed in range(300)]
+        archs = [once_for_all_phase(Subspace(TRACK1), progress).sample(random.Random(seed)) for seed in range(300)]
         return min(min(arch.depths) for arch in archs), max(max(arch.conv2) for arch in archs)
 
     assert [seen((phase + 0.5) / 9) for phase in range(9)] == [
@@ -305,11 +334,9 @@ def test_alpha_divergence_survives_logits_a_thousand_apart() -> None:
 def test_smaller_subnets_learn_from_the_labels_until_told_to_distil() -> None:
     x, y = batch()
 
-    def gradient(distils: bool, labels: paddle.Tensor) -> np.ndarray:
-        net = golden_net()
-        make_strategy(configured(Train(strategy="sandwich")), None)(
-            net, x, labels, Step(random.Random(0), Region(MINI), distils=distils)
-        )
+    def gradient(epoch: int, labels: paddle.Tensor) -> np.ndarray:
+        net, step = golden_net(), Step(random.Random(0), epoch)
+        SandwichOptions(label_epochs=1).start(parts())(net, x, labels, step)
         return net.weights()["blocks.1.conv1.weight"].grad.numpy()
 
     net = golden_net()
@@ -317,13 +344,11 @@ def test_smaller_subnets_learn_from_the_labels_until_told_to_distil() -> None:
     for arch in (MINI.largest, MINI.smallest, MINI.sample(rng), MINI.sample(rng)):
         net.set_active_subnet(arch)
         F.cross_entropy(net(x), y).backward()
-    np.testing.assert_allclose(gradient(False, y), net.weights()["blocks.1.conv1.weight"].grad.numpy(), rtol=1e-4, atol=1e-6)
-    assert not np.allclose(gradient(True, y), gradient(False, y))
+    np.testing.assert_allclose(gradient(0, y), net.weights()["blocks.1.conv1.weight"].grad.numpy(), rtol=1e-4, atol=1e-6)
+    assert not np.allclose(gradient(1, y), gradient(0, y))
 
 
 def test_no_pair_runs_while_the_weight_is_zero() -> None:
     x, y = batch()
-    assert (
-        make_strategy(configured(Train()), None)(golden_net(), x, y, Step(random.Random(0), Region(MINI), rank_lambda=0.0)).pairs
-        == 0
-    )
+    metrics = pgonas(rank_lambda="warmup")(golden_net(), x, y, step_at(0, 1, 70))
+    assert metrics.pairs == 0 and metrics.schedules == {"rank_lambda": 0}

@@ -1,4 +1,4 @@
-"""Every option of every section works, or is refused by name: for each strategy, for stand-alone training and for scoring."""
+"""Every option of every section works, or is refused by name: for each method, for stand-alone training and for scoring."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from paddle_pgonas.config.loading import Config
 from paddle_pgonas.data.images import open_images
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import read_json_lines
+from paddle_pgonas.methods import METHODS
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights, read_arrays
-from paddle_pgonas.samplers import STRATEGIES
 from paddle_pgonas.scores.files import sample_candidates, write_scores
 from paddle_pgonas.scoring.scorer import score
 from paddle_pgonas.training.standalone import train_standalone
-from paddle_pgonas.training.watch import train
+from paddle_pgonas.training.trainer import train
 
 TAUGHT = ("uniform", "progressive", "phases", "largest")
-SANDWICHES = ("sandwich", "fair_sandwich", "pgonas")
-DRAWN = ("uniform", "sandwich", "pgonas")
+SANDWICHES = ("sandwich", "fair_sandwich", "balanced_sandwich", "pgonas")
+SAMPLED = ("uniform", "sandwich", "pgonas")
 
 Values = Mapping[str, Any]
 
@@ -36,14 +36,14 @@ class Option(NamedTuple):
 
     name: str
     value: Any
-    users: tuple[str, ...] = tuple(STRATEGIES)
+    users: tuple[str, ...] = tuple(METHODS)
     alone: bool = False
     """Whether stand-alone training makes use of it too."""
     needs: Values = MappingProxyType({})
 
 
-RANKS = {"train.rank_lambda": "constant", "train.pairs": 4}
-TEACHER, KL, WATCH = {"train.teacher": "TEACHER"}, {"train.distillation": "kl"}, {"train.watch_images": 20}
+RANKS = {"method.rank_lambda": "constant", "method.pairs": 4}
+TEACHER, KL, WATCH = {"method.teacher": "TEACHER"}, {"method.distillation": "kl"}, {"train.watch_images": 20}
 TRAINING = [
     Option("seed", 1, alone=True),
     Option("data.image_size", 10, alone=True, needs={"data.resize": 10}),
@@ -71,31 +71,32 @@ TRAINING = [
     Option("train.checkpoint_every", 2),
     Option("train.keep_checkpoints", 1),
     Option("train.unused_parameters", "no_gradient", needs={"train.weight_decay": 0.1}),
-    Option("train.random_subnets", 3),
-    Option("train.highest_codes", (2, 2)),
+    Option("method.random_subnets", 3),
+    Option("train.narrowest_codes", (2, 2)),
     Option("train.depth_ranges", ((1, 1), (1, 2))),
-    Option("train.draws", "published", DRAWN),
-    Option("train.candidates", "OTHERS", DRAWN, needs={"train.draws": "candidates", "train.candidates": "CANDIDATES"}),
-    Option("train.largest_of", 2, ("largest",)),
-    Option("train.teacher", "TEACHER", TAUGHT),
-    Option("train.distillation", "alpha", SANDWICHES),
-    Option("train.distillation", "alpha", TAUGHT, needs=TEACHER),
-    Option("train.temperature", 3.0, SANDWICHES, needs=KL),
-    Option("train.temperature", 3.0, TAUGHT, needs=KL | TEACHER),
-    Option("train.label_epochs", 1, SANDWICHES),
-    Option("train.prior", "zen", ("pgonas",), needs=RANKS),
-    Option("train.prior", "params", needs=WATCH | {"train.watch_subnets": 5}),
-    Option("train.pairs", 3, ("pgonas",), needs=RANKS),
-    Option("train.pair_distance", 6, ("pgonas",), needs=RANKS),
-    Option("train.pair_ratio", 1.5, ("pgonas",), needs=RANKS),
-    Option("train.rank_gradient", "both", ("pgonas",), needs=RANKS),
-    Option("train.equal_priors", "second_worse", ("pgonas",), needs=RANKS | {"train.highest_codes": (1, 1)}),
-    Option("train.rank_lambda", "sine", ("pgonas",), needs=RANKS),
-    Option("train.stretch_lambda", True, ("pgonas",)),
-    Option("train.rank_weight", 2.0, ("pgonas",), needs=RANKS),
+    Option("method.sampler", "published", SAMPLED),
+    Option("method.candidates", "OTHERS", SAMPLED, needs={"method.sampler": "candidates", "method.candidates": "CANDIDATES"}),
+    Option("method.largest_of", 2, ("largest",)),
+    Option("method.choices", 5, ("balanced_sandwich",)),
+    Option("method.teacher", "TEACHER", TAUGHT),
+    Option("method.distillation", "alpha", SANDWICHES),
+    Option("method.distillation", "alpha", TAUGHT, needs=TEACHER),
+    Option("method.temperature", 3.0, SANDWICHES, needs=KL),
+    Option("method.temperature", 3.0, TAUGHT, needs=KL | TEACHER),
+    Option("method.label_epochs", 1, SANDWICHES),
+    Option("method.prior", "zen", ("pgonas",), needs=RANKS),
+    Option("method.pairs", 3, ("pgonas",), needs=RANKS),
+    Option("method.pair_distance", 6, ("pgonas",), needs=RANKS),
+    Option("method.pair_ratio", 1.5, ("pgonas",), needs=RANKS),
+    Option("method.rank_gradient", "both", ("pgonas",), needs=RANKS),
+    Option("method.equal_priors", "second_worse", ("pgonas",), needs=RANKS | {"train.narrowest_codes": (1, 1)}),
+    Option("method.rank_lambda", "sine", ("pgonas",), needs=RANKS),
+    Option("method.stretch_lambda", True, ("pgonas",)),
+    Option("method.rank_weight", 2.0, ("pgonas",), needs=RANKS),
     Option("train.watch_images", 20),
     Option("train.watch_at", (0.0, 0.5), needs=WATCH),
     Option("train.watch_subnets", 5, needs=WATCH),
+    Option("train.watch_prior", "params", needs=WATCH | {"train.watch_subnets": 5}),
     Option("train.watch_truth", "TRUTH", needs=WATCH),
 ]
 SCORING = [
@@ -106,7 +107,7 @@ SCORING = [
     Option("score.calibration_batch", 4),
 ]
 OTHERS = {"space", "device", "output_dir", "data.source", "data.root", "data.cache_dir", "data.workers", "data.max_unreadable"}
-OTHERS |= {"train.strategy", "train.amp", "score.amp", "train.pair_losses", "score.batch_size"}
+OTHERS |= {"method", "method.name", "train.amp", "score.amp", "method.pair_losses", "score.batch_size"}
 """Where things lie and how fast they go, or what needs a GPU or two processes: not for a table of values."""
 
 
@@ -116,7 +117,8 @@ def test_no_key_is_missing_here() -> None:
         names = {prefix + name for name in model.model_fields if name not in sections}
         return names.union(*(keys(section, f"{name}.") for name, section in sections.items() if section))
 
-    assert keys(Config) == {option.name for option in TRAINING + SCORING} | OTHERS
+    of_methods = {f"method.{name}" for options in METHODS.values() for name in options.model_fields}
+    assert keys(Config) | of_methods == {option.name for option in TRAINING + SCORING} | OTHERS
 
 
 @pytest.fixture(scope="module")
@@ -151,10 +153,10 @@ def files(base: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
 
 
 def changed(base: Config, files: Mapping[str, str], values: Values) -> Config:
-    """The configuration with these values of ``section.key``."""
+    """The configuration with these values of ``section.key``; ``method`` is the name of the method."""
     changes: dict[str, Any] = {}
     for name, value in values.items():
-        *section, key = name.split(".")
+        *section, key = ("method", "name") if name == "method" else name.split(".")
         place = changes.setdefault(section[0], {}) if section else changes
         place[key] = files.get(value, value) if isinstance(value, str) else value
     return base.changed(**changes)
@@ -168,11 +170,11 @@ def outcome(base: Config, files: dict[str, str], tmp_path_factory: pytest.TempPa
     """What a training leaves: weights, log without times, checkpoints."""
 
     @functools.cache
-    def run(strategy: str | None, values: tuple[tuple[str, Any], ...]) -> Outcome:
+    def run(method: str | None, values: tuple[tuple[str, Any], ...]) -> Outcome:
         folder = tmp_path_factory.mktemp("run")
-        own = {} if strategy is None else {"train.strategy": strategy}
-        config = changed(base, files, dict(values) | own).changed(output_dir=str(folder))
-        if strategy is None:
+        own: Values = {} if method is None else {"method": method}
+        config = changed(base, files, {**own, **dict(values)}).changed(output_dir=str(folder))
+        if method is None:
             weights = folder / "weights.safetensors"
             train_standalone(config, config.search_space.smallest, weights)
         else:
@@ -183,7 +185,7 @@ def outcome(base: Config, files: dict[str, str], tmp_path_factory: pytest.TempPa
                  for line in read_json_lines(log)]  # fmt: skip
         return digest.hexdigest(), str(lines), sorted(path.name for path in folder.glob("checkpoints/*"))
 
-    return lambda strategy, values: run(strategy, tuple(values.items()))
+    return lambda method, values: run(method, tuple(values.items()))
 
 
 def named(option: Option) -> str:
@@ -191,17 +193,17 @@ def named(option: Option) -> str:
 
 
 @pytest.mark.parametrize("option", TRAINING + SCORING, ids=named)
-def test_a_strategy_uses_an_option_or_refuses_it_by_name(option: Option, base: Config, files: dict[str, str]) -> None:
-    for strategy in STRATEGIES:
+def test_a_method_uses_an_option_or_refuses_it_by_name(option: Option, base: Config, files: dict[str, str]) -> None:
+    for method in METHODS:
         try:
-            needed = changed(base, files, {"train.strategy": strategy, **option.needs})
+            needed = changed(base, files, {"method": method, **option.needs})
         except UserError:
-            assert strategy not in option.users
+            assert method not in option.users
             continue
-        if strategy in option.users:
+        if method in option.users:
             changed(needed, files, {option.name: option.value})
         else:
-            with pytest.raises(UserError, match=f"the {strategy} strategy makes no use of {option.name}="):
+            with pytest.raises(UserError, match=f"{option.name} (is no key of the method {method}|is .*, but only)"):
                 changed(needed, files, {option.name: option.value})
 
 
@@ -212,35 +214,36 @@ def test_a_strategy_uses_an_option_or_refuses_it_by_name(option: Option, base: C
         ("model.reorder", False, {}),
         ("train.warmup_images", 16, {}),
         ("train.warmup_epochs", 2.0, {"train.schedule": "restarts"}),
-        ("train.candidates", "CANDIDATES", {}),
-        ("train.highest_codes", (2, 2), {"train.draws": "published"}),
-        ("train.distillation", "alpha", {"train.strategy": "uniform"}),
-        ("train.temperature", 3.0, {}),
+        ("method.candidates", "CANDIDATES", {}),
+        ("train.narrowest_codes", (2, 2), {"method.sampler": "published"}),
+        ("method.distillation", "alpha", {"method": "uniform"}),
+        ("method.temperature", 3.0, {}),
         ("train.watch_at", (0.5,), {}),
         ("train.watch_subnets", 5, {}),
         ("train.watch_truth", "TRUTH", {}),
+        ("train.watch_prior", "zen", {}),
     ],
 )
 def test_an_option_without_what_it_needs_is_refused(
     name: str, value: Any, without: Values, base: Config, files: dict[str, str]
 ) -> None:
-    config = changed(base, files, {"train.warmup_epochs": 5.0} | without)
-    with pytest.raises(UserError, match=f"makes (no )?use of {name}=.* .it needs .*; set {name}="):
+    config = changed(base, files, {"method": "pgonas", "train.warmup_epochs": 5.0} | without)
+    with pytest.raises(UserError, match=rf"{name}(:| is ).*; set (it|{name})"):
         changed(config, files, {name: value})
 
 
-@pytest.mark.parametrize("strategy", ["uniform", "pgonas", None])
-def test_a_run_leaves_the_same_twice(strategy: str | None, outcome: Any) -> None:
+@pytest.mark.parametrize("method", ["uniform", "pgonas", None])
+def test_a_run_leaves_the_same_twice(method: str | None, outcome: Any) -> None:
     """So that a difference below is the option's."""
-    assert outcome(strategy, {}) == outcome(strategy, {"seed": 0})
+    assert outcome(method, {}) == outcome(method, {"seed": 0})
 
 
-USED = [(option, user) for option in TRAINING for user in (("uniform",) if option.users == tuple(STRATEGIES) else option.users)]
+USED = [(option, user) for option in TRAINING for user in (("uniform",) if option.users == tuple(METHODS) else option.users)]
 
 
-@pytest.mark.parametrize(("option", "strategy"), USED, ids=lambda value: named(value) if isinstance(value, Option) else value)
-def test_an_option_that_is_accepted_changes_something(option: Option, strategy: str, outcome: Any) -> None:
-    assert outcome(strategy, option.needs) != outcome(strategy, {**option.needs, option.name: option.value})
+@pytest.mark.parametrize(("option", "method"), USED, ids=lambda value: named(value) if isinstance(value, Option) else value)
+def test_an_option_that_is_accepted_changes_something(option: Option, method: str, outcome: Any) -> None:
+    assert outcome(method, option.needs) != outcome(method, {**option.needs, option.name: option.value})
 
 
 @pytest.mark.parametrize("option", [option for option in TRAINING if option.alone], ids=named)
@@ -254,11 +257,12 @@ KEPT = ("train.checkpoint_every", "train.keep_checkpoints")  # of checkpoints th
 @pytest.mark.parametrize("option", [option for option in TRAINING + SCORING if not option.alone], ids=named)
 def test_stand_alone_training_refuses_the_others_by_name(option: Option, base: Config, files: dict[str, str]) -> None:
     users = "pgonas" if "pgonas" in option.users else option.users[0]
-    config = changed(base, files, {"train.strategy": users, **option.needs, option.name: option.value})
+    own = {"method": users} if option.name.startswith("method.") else {}
+    config = changed(base, files, {**own, **option.needs, option.name: option.value})
     if option.name in KEPT:
         train_standalone(config.changed(train={"max_steps": 1}), config.search_space.smallest)
         return
-    refused = "|".join(("train.strategy", *option.needs, option.name))
+    refused = "|".join(("method", *option.needs, option.name))
     with pytest.raises(UserError, match=f"stand-alone training makes no use of ({refused})="):
         train_standalone(config, config.search_space.smallest)
 
@@ -267,7 +271,7 @@ def test_stand_alone_training_refuses_the_others_by_name(option: Option, base: C
 def supernet(base: Config, tmp_path_factory: pytest.TempPathFactory) -> Supernet:
     """Trained for four steps."""
     net = Supernet(base.search_space, 10)
-    load_weights(net, train(base.changed(output_dir=str(tmp_path_factory.mktemp("supernet")))))
+    load_weights(net, train(base.changed(output_dir=str(tmp_path_factory.mktemp("supernet")), method="pgonas")))
     return net
 
 
@@ -281,8 +285,8 @@ def test_scoring_makes_use_of_an_option(option: Option, base: Config, files: dic
     assert (ours != theirs).any()
 
 
-@pytest.mark.parametrize("strategy", [*STRATEGIES, None])
-def test_mixed_precision_is_refused_on_a_cpu(strategy: str | None, base: Config, tmp_path: Path) -> None:
-    config = base.changed(output_dir=str(tmp_path), train={"amp": "bf16", "strategy": strategy or "pgonas"})
+@pytest.mark.parametrize("method", [*METHODS, None])
+def test_mixed_precision_is_refused_on_a_cpu(method: str | None, base: Config, tmp_path: Path) -> None:
+    config = base.changed(output_dir=str(tmp_path), method=method, train={"amp": "bf16"})
     with pytest.raises(UserError, match=r"train\.amp: bf16 needs a GPU"):
-        train(config) if strategy else train_standalone(config, config.search_space.smallest)
+        train(config) if method else train_standalone(config, config.search_space.smallest)

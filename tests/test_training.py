@@ -8,20 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import flops, some_archs
-from short_runs import CONFIGS, config, equal, weights
+from conftest import some_archs
+from short_runs import CONFIGS, TINY, config, equal, weights
 
 import paddle_pgonas
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import read_json_lines
+from paddle_pgonas.methods.pgonas import PgonasOptions
 from paddle_pgonas.nn.weights import OPTIMIZER
+from paddle_pgonas.priors import cost
 from paddle_pgonas.scores.files import Candidate, write_scores
-from paddle_pgonas.space.arch import MINI
-from paddle_pgonas.training import trainer
 from paddle_pgonas.training.checkpoints import checkpoints
 from paddle_pgonas.training.resume import check_processes
+from paddle_pgonas.training.run import Run
 from paddle_pgonas.training.trainer import train_supernet as train
 from paddle_pgonas.training.watch import Watcher
 
@@ -78,7 +79,7 @@ def test_processes_that_read_other_weights_do_not_train_together(tmp_path: Path,
 
 
 def test_a_single_process_computes_no_digest_of_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer.Run, "weights_digest", lambda run: pytest.fail("nobody compares it"))
+    monkeypatch.setattr(Run, "weights_digest", lambda run: pytest.fail("nobody compares it"))
     train(config(tmp_path, max_steps=1))
 
 
@@ -106,8 +107,8 @@ def test_the_baseline_learns_from_its_teacher(tmp_path: Path) -> None:
     def run(name: str, **settings: Any) -> Path:
         return train(config(tmp_path / name, max_steps=2, **settings).changed(model=relu))
 
-    teacher = run("teacher", strategy="sandwich")
-    taught, alone = run("taught", strategy="uniform", teacher=str(teacher)), run("alone", strategy="uniform")
+    teacher = run("teacher", method="sandwich")
+    taught, alone = run("taught", method="uniform", teacher=str(teacher)), run("alone", method="uniform")
     assert not equal(weights(taught), weights(alone))
 
 
@@ -120,8 +121,8 @@ def momentum_after(folder: Path, bn: str = "frozen", **settings: Any) -> dict[st
 
 
 def test_a_batch_in_parts_has_the_gradients_of_the_whole(tmp_path: Path) -> None:
-    whole = momentum_after(tmp_path / "whole", strategy="sandwich")
-    parts = momentum_after(tmp_path / "parts", strategy="sandwich", accumulate=4)
+    whole = momentum_after(tmp_path / "whole", method="sandwich")
+    parts = momentum_after(tmp_path / "parts", method="sandwich", accumulate=4)
     for name, array in whole.items():
         np.testing.assert_allclose(parts[name], array, rtol=0, atol=1e-4 * np.abs(array).max(), err_msg=name)
 
@@ -141,8 +142,8 @@ def test_a_clipped_gradient_keeps_its_direction(tmp_path: Path) -> None:
     def flat(arrays: dict[str, np.ndarray]) -> np.ndarray:
         return np.concatenate([array.ravel() for array in arrays.values()]).astype(float)
 
-    free = flat(momentum_after(tmp_path / "free", strategy="sandwich", weight_decay=0.0))
-    clipped = flat(momentum_after(tmp_path / "clipped", strategy="sandwich", weight_decay=0.0, clip_grad_norm=0.5))
+    free = flat(momentum_after(tmp_path / "free", method="sandwich", weight_decay=0.0))
+    clipped = flat(momentum_after(tmp_path / "clipped", method="sandwich", weight_decay=0.0, clip_grad_norm=0.5))
     assert np.linalg.norm(free) > 1
     np.testing.assert_allclose(clipped, free * 0.5 / np.linalg.norm(free), atol=1e-5)
 
@@ -151,7 +152,7 @@ def test_out_of_memory_is_one_line_with_a_remedy(tmp_path: Path, monkeypatch: py
     def exhausted(*arguments: object) -> None:
         raise MemoryError("(ResourceExhausted) Fail to alloc memory of 123 size")
 
-    monkeypatch.setattr(trainer, "make_strategy", lambda *arguments: exhausted)
+    monkeypatch.setattr(PgonasOptions, "start", lambda options, parts: exhausted)
     with pytest.raises(UserError, match=r"out of memory with 32 images.*train\.accumulate"):
         train(config(tmp_path))
 
@@ -179,20 +180,20 @@ def test_a_network_that_only_guesses_stops_the_run_and_names_the_checkpoint_befo
 
 def test_weights_that_are_no_numbers_never_reach_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"diverged.*Last good checkpoint: none"):
-        train(config(tmp_path, max_steps=40, log_every=1000, lr_per_256=1e30, warmup_epochs=0.0))
+        train(config(tmp_path, max_steps=5, log_every=1000, lr_per_256=1e30, warmup_epochs=0.0))
     assert not checkpoints(tmp_path / "checkpoints")
 
 
 def test_watching_changes_no_weight_and_logs_what_the_subnets_reach(tmp_path: Path) -> None:
-    plain = weights(train(config(tmp_path / "plain", max_steps=40)))
-    truth = [Candidate(f"a{seed}", arch, arch.code, None) for seed, arch in enumerate(some_archs(MINI, 6))]
-    write_scores(tmp_path / "truth.json", truth, [float(flops(entry.arch)) for entry in truth])
+    plain = weights(train(config(tmp_path / "plain", max_steps=20)))
+    truth = [Candidate(f"a{seed}", arch, arch.code, None) for seed, arch in enumerate(some_archs(TINY, 6))]
+    write_scores(tmp_path / "truth.json", truth, [float(cost.macs(entry.arch, 8, 10)) for entry in truth])
     settings = {"watch_images": 100, "watch_subnets": 5, "watch_truth": str(tmp_path / "truth.json")}
-    watched = config(tmp_path / "watched", max_steps=40, **settings)
+    watched = config(tmp_path / "watched", max_steps=20, **settings)
     assert equal(weights(train(watched, watch=Watcher(watched))), plain)
     [line] = [line for line in read_json_lines(tmp_path / "watched" / "metrics.jsonl") if "heldout/largest" in line]
-    assert line["step"] == 39
-    assert 0.2 < line["heldout/largest"] <= 1 and 0 <= line["heldout/smallest"] <= 1 and 0 <= line["heldout/middle"] <= 1
+    assert line["step"] == 19
+    assert 0 < line["heldout/largest"] <= 1 and 0 <= line["heldout/smallest"] <= 1 and 0 <= line["heldout/middle"] <= 1
     assert -1 <= line["kendall/flops"] <= 1 and -1 <= line["kendall/truth"] <= 1
 
 

@@ -20,7 +20,7 @@ def main() -> None:
     config = cli.config_of(arguments)
 
     from paddle_pgonas import processes
-    from paddle_pgonas.training.watch import train
+    from paddle_pgonas.training.trainer import train
 
     weights = train(config, arguments.resume, arguments.resume_with_other_data)
     if processes.rank() == 0:

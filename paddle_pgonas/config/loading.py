@@ -1,31 +1,33 @@
 """The configuration: defaults, the differences of a YAML file, and overrides.
 
-Its sections are declared in :mod:`paddle_pgonas.config.sections`: each key with its type, its range, whether a resumed run may
-change it, and the settings that use it. A file may name another one under ``base:`` (relative to itself) and then holds only
-what differs from it. Unknown keys, wrong types, impossible values and options that the chosen strategy does not use stop the run
-with one line that names the file (or override) and the key.
+The common sections are declared in :mod:`paddle_pgonas.config.sections`, a method's options beside the method
+(:mod:`paddle_pgonas.methods`). A file may name another one under ``base:`` (relative to itself) and then holds only what differs
+from it. Unknown keys, wrong types, impossible values and keys without a use stop the run with one line that names the file (or
+override) and the key.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ValidationInfo, model_validator
+from pydantic import PlainValidator, SerializeAsAny
 
-from paddle_pgonas import schema
-from paddle_pgonas.config.sections import TAUGHT, Data, Model, Score, Train
+from paddle_pgonas.config.sections import Data, Model, Score, Train
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import write_text
-from paddle_pgonas.io.yaml_files import read_override, read_with_bases
+from paddle_pgonas.io.yaml_files import cut, read_override, read_with_bases
+from paddle_pgonas.methods import METHODS, read_method
+from paddle_pgonas.methods.base import Method
 from paddle_pgonas.priors.by_name import Prior, make_prior
-from paddle_pgonas.schema import Integer, Section, Text, key, plain, validate
+from paddle_pgonas.schema import PARTIAL, Integer, Section, Text, is_free, key, validate
 from paddle_pgonas.space.arch import SearchSpace
 from paddle_pgonas.space.named import SpaceKey, find_space, is_space_file
-from paddle_pgonas.space.subspace import Region
+from paddle_pgonas.space.subspace import Subspace
 
 __all__ = ["CONFIGS", "Config", "Data", "Model", "Score", "Train", "free_on_resume", "load_config", "save_config"]
 
@@ -48,6 +50,8 @@ class Config(Section):
     """The run's folder: checkpoints, logs, weights, stored scores."""
     data: Data = Data()
     model: Model = Model()
+    method: Annotated[SerializeAsAny[Method] | None, PlainValidator(read_method)] = None
+    """The method that trains the supernet: its name, or a section with ``name`` and the method's own keys; null trains none."""
     train: Train = Train()
     score: Score = Score()
 
@@ -55,6 +59,11 @@ class Config(Section):
     def search_space(self) -> SearchSpace:
         """The space that ``space`` names."""
         return find_space(self.space)
+
+    @cached_property
+    def subspace(self) -> Subspace:
+        """The part of the space that a training samples."""
+        return Subspace(self.search_space, self.train.narrowest_codes, self.train.depth_ranges)
 
     def prior(self, name: str) -> Prior:
         """The prior of this name for the configured space, image size and number of classes.
@@ -70,25 +79,31 @@ class Config(Section):
         Raises:
             UserError: as :func:`load_config` does.
         """
-        return validate(Config, _merged(self.model_dump(), changes), "configuration")
+        return validate(Config, _merged(self.model_dump(), changes, "configuration"), "configuration")
 
-    @model_validator(mode="after")
-    def _consistent(self, info: ValidationInfo) -> Config:
-        if info.context != schema.PARTIAL:
-            for problem in _problems(self):
-                raise ValueError(problem)
-        return self
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """See :class:`~paddle_pgonas.schema.Section`."""
+        try:
+            self.subspace  # noqa: B018 (bounds that do not fit the space raise)
+        except UserError as error:
+            yield "", str(error)
+        if getattr(self.method, "sampler", None) == "published":
+            for name in ("narrowest_codes", "depth_ranges"):
+                if getattr(self.train, name) is not None:
+                    yield "", f"train.{name}: method.sampler=published samples the whole space; set train.{name}=null"
 
 
 def free_on_resume() -> set[str]:
     """The keys, ``section.key``, that a resumed run may change, because they do not influence weights."""
     sections: dict[str, type[Section]] = {"": Config, "data.": Data, "model.": Model, "train.": Train, "score.": Score}
     fields = ((prefix + name, field) for prefix, model in sections.items() for name, field in model.model_fields.items())
-    return {name for name, field in fields if schema.settings_of(field)["free"]}
+    return {name for name, field in fields if is_free(field)}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a configuration file, follow its ``base:``, apply ``key=value`` overrides and check the result.
+
+    A file or override that chooses another method takes over the keys that both have. The others are named on stderr.
 
     Raises:
         UserError: a missing or unreadable file, an unknown key, a wrong type, an impossible value, or a value that is
@@ -100,8 +115,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         if is_space_file(layer.get("space")):
             layer["space"] = str(Path(file).parent / layer["space"])
     for source, layer in [*files, *map(read_override, overrides)]:
-        values = _merged(values, layer)
-        validate(Config, values, source, schema.PARTIAL)  # here, so that the error names the file that contains it
+        values = _merged(values, layer, source)
+        validate(Config, values, source, PARTIAL)  # here, so that the error names the file that contains it
     return validate(Config, values, str(path))
 
 
@@ -110,34 +125,26 @@ def save_config(config: Config, path: str | Path) -> None:
     write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
-def _merged(values: Mapping[str, Any], changes: Mapping[Any, Any]) -> dict[str, Any]:
+def _merged(values: Mapping[str, Any], changes: Mapping[Any, Any], source: str) -> dict[str, Any]:
     """The values with the changes applied, section by section."""
     merged = dict(values)
     for name, value in changes.items():
         old = merged.get(name)
-        merged[str(name)] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        if name == "method":
+            old, value = _same_method(old, {"name": value} if isinstance(value, str) else value, source)
+        merged[str(name)] = _merged(old, value, source) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
 
 
-def _problems(config: Config) -> Iterator[str]:
-    """Rules beyond type and range of single keys."""
-    data, train = config.data, config.train
-    if data.resize < data.image_size:
-        yield f"data.resize ({data.resize}) must not be smaller than data.image_size ({data.image_size})"
-    if train.strategy in TAUGHT["strategy"] and train.random_subnets < 1:
-        yield f"train.random_subnets must be at least 1 for the {train.strategy} strategy"
-    if train.batch_size % train.accumulate:
-        yield f"train.batch_size ({train.batch_size}) must be a multiple of train.accumulate ({train.accumulate})"
-    try:
-        Region(config.search_space, train.highest_codes, train.depth_ranges)
-    except UserError as error:
-        yield str(error)
-    if train.draws == "candidates" and train.candidates is None:
-        yield "train.candidates: train.draws=candidates needs the path of a candidate file"
-    for section in ("data", "model", "train"):
-        values = getattr(config, section)
-        for name, user in schema.unused(values):
-            value, default = getattr(values, name), type(values).model_fields[name].default
-            if value != default:
-                chosen = f"the {train.strategy} strategy makes no use of " if section == "train" else "nothing makes use of "
-                yield f"{chosen}{section}.{name}={plain(value)} (it needs {user}); set {section}.{name}={plain(default)}"
+def _same_method(old: Any, new: Any, source: str) -> tuple[Any, Any]:
+    """The old method's keys that a newly chosen one has too, and the new one's keys; what falls away is named on stderr."""
+    chosen = new.get("name") if isinstance(new, dict) else None
+    if not isinstance(old, dict) or chosen in (None, old.get("name")):
+        return old, new
+    fields_of = {name: METHODS[name].model_fields for name in (old.get("name"), chosen) if name in METHODS}
+    kept, known = fields_of.get(chosen, {}), fields_of.get(old.get("name"), {})
+    lost = [name for name in old if name not in {*kept, "name"} and (name not in known or old[name] != known[name].default)]
+    if lost:
+        names = ", ".join(f"method.{name}" for name in lost)
+        print(f"{source}: {cut(str(chosen))} makes no use of {names} of {old.get('name')}", file=sys.stderr)
+    return {name: value for name, value in old.items() if name in kept}, new

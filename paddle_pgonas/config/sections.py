@@ -1,13 +1,14 @@
-"""The sections of the configuration: every key with its default, type, range, meaning and use."""
+"""The common sections of the configuration: every key with its default, type, range and meaning. A method's are in methods/."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from paddle_pgonas.methods import METHODS
 from paddle_pgonas.priors.by_name import TRAINING_PRIORS
-from paddle_pgonas.samplers import STRATEGIES
 from paddle_pgonas.schema import Integer, ListAsTuple, Number, Section, Text, key, one_of
 
 Colour = Annotated[tuple[Number, Number, Number], ListAsTuple]
@@ -19,21 +20,12 @@ Range = Annotated[tuple[Integer, Integer], ListAsTuple]
 _YAML_OFF = BeforeValidator(lambda value: "off" if value is False else value)  # YAML 1.1 reads off as false
 
 
-def _strategies(*passes: str) -> dict[str, tuple[str, ...]]:
-    return {"strategy": tuple(name for name, method in STRATEGIES.items() if method.passes in passes)}
-
-
-# Those that make use of a key.
-TAUGHT, SANDWICHES, PGONAS = _strategies("taught"), _strategies("sandwich", "pgonas"), _strategies("pgonas")
-WATCHED = {"watch_images": True}
-
-
 class Data(Section):
     """The images, and their transforms."""
 
     source: Literal["folder", "digits"] = "folder"
     """``folder``: ``root/train/<class>/*``, ``root/val/<class>/*``. ``digits``: scikit-learn's handwritten digits."""
-    root: Text | None = key(None, free=True, only={"source": ("folder",)})
+    root: Text | None = key(None, free=True)
     """The folder of the images."""
     cache_dir: Text | None = key(None, free=True)
     """The folder of the cache of decoded images; null means ``<output_dir>/cache``."""
@@ -56,6 +48,12 @@ class Data(Section):
     max_unreadable: Number = key(0.01, at_least=0, at_most=1, free=True)
     """Images that cannot be read are named and left out, up to this share (rounded up) of a job's images."""
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """See :class:`~paddle_pgonas.schema.Section`."""
+        if self.resize < self.image_size:
+            yield "resize", f"({self.resize}) must not be smaller than data.image_size ({self.image_size})"
+        yield from self.no_use("root", self.source == "folder", "data.source=folder")
+
 
 class Model(Section):
     """The supernet."""
@@ -66,22 +64,20 @@ class Model(Section):
     """Activation after each residual sum; the one inside a block stays ReLU."""
     pretrained: Text | None = None
     """Weights of the full network to start from (.pdparams or .safetensors); null starts from random weights."""
-    reorder: bool = key(True, only={"pretrained": True})
+    reorder: bool = True
     """Sort the inner channels of pretrained blocks by importance, so that narrow subnets inherit the best."""
     bn: Literal["batch", "frozen", "sync"] = "batch"
     """BatchNorm in training: ``batch`` statistics that update the running ones, the same over all processes' images (``sync``),
     or the pretrained ones, ``frozen``."""
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """See :class:`~paddle_pgonas.schema.Section`."""
+        yield from self.no_use("reorder", self.pretrained is not None, "model.pretrained")
 
-class Train(Section):
-    """How the supernet is trained."""
 
-    strategy: Annotated[Text, one_of(STRATEGIES, "my_module:MyStrategy")] = "pgonas"
-    """``uniform``: random subnets (SPOS, the official baseline). ``progressive``: the same in a growing space (once-for-all);
-    ``phases``: with the phases of the challenge's 2nd place. ``largest``: the largest of many random subnets, and every
-    third step an unfiltered one as well (the 1st place). ``sandwich``: largest, smallest and random ones. ``fair_sandwich``: the
-    random ones are sampled without replacement (FairNAS). ``pgonas``: the sandwich and the rank loss. ``my_module:MyStrategy``:
-    your own (docs/extending.md)."""
+class Recipe(Section):
+    """The keys of ``train`` that decide how any network is trained, a supernet or a subnet of its own."""
+
     epochs: Integer = key(70, at_least=1)
     """Passes over the training images; an incomplete last batch is left out."""
     max_steps: Integer | None = key(None, at_least=1, free=True)
@@ -104,62 +100,38 @@ class Train(Section):
     schedule: Literal["cosine", "published", "restarts"] = "cosine"
     """``cosine``: linear warm-up, then cosine to 0, both per step. ``published``: warm-up computed for ``warmup_images`` per
     epoch, then one cosine step per epoch. ``restarts``: the six cosines of the challenge's 2nd place, without a warm-up."""
-    warmup_epochs: Number = key(5.0, at_least=0, only={"schedule": ("cosine", "published")})
+    warmup_epochs: Number = key(5.0, at_least=0)
     """Epochs in which the learning rate rises linearly from 0."""
-    warmup_images: Integer = key(1281024, at_least=1, only={"schedule": ("published",)})
+    warmup_images: Integer = key(1281024, at_least=1)
     """``published`` only: the images per epoch for which the warm-up is computed (those of ImageNet, whatever the data)."""
-    draws: Literal["seed", "candidates", "published"] = key("seed", only={"strategy": ("uniform", "sandwich", "pgonas")})
-    """Source of random subnets. ``seed``: drawn from (seed, step), each free choice uniformly. ``candidates``: the candidate
-    file, shuffled in every round. ``published``: a function of step and epoch, as in the published PGONAS code (``uniform``: in
-    the organisers' baseline)."""
-    candidates: Text | None = key(None, only={"draws": ("candidates",)})
-    """The candidate file to sample from; candidates outside ``depth_ranges`` and ``highest_codes`` are left out."""
-    highest_codes: Annotated[tuple[Integer, ...], ListAsTuple] | None = key(None, only={"draws": ("seed", "candidates")})
-    """Highest (narrowest) width code per stage that is sampled; the sandwich's smallest subnet has these. Track 1's candidates
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """See :class:`~paddle_pgonas.schema.Section`."""
+        if self.batch_size % self.accumulate:
+            yield "batch_size", f"({self.batch_size}) must be a multiple of train.accumulate ({self.accumulate})"
+        yield from self.no_use("warmup_epochs", self.schedule != "restarts", "train.schedule=cosine or published")
+        yield from self.no_use("warmup_images", self.schedule == "published", "train.schedule=published")
+
+
+class Train(Recipe):
+    """How the supernet is trained, whatever the method."""
+
+    renamed = {name: f"method.{name}" for options in METHODS.values() for name in options.model_fields} | {
+        "strategy": "method.name",
+        "prior": "method.prior (of watched subnets: train.watch_prior)",
+        "draws": "method.sampler (seed is random)",
+        "highest_codes": "train.narrowest_codes",
+    }
+
+    narrowest_codes: Annotated[tuple[Integer, ...], ListAsTuple] | None = None
+    """Narrowest (highest) width code per stage that is sampled; the sandwich's smallest subnet has these. Track 1's candidates
     have at most [3, 3, 5, 7]; null allows all."""
-    depth_ranges: Annotated[tuple[Range, ...], ListAsTuple] | None = key(None, only={"draws": ("seed", "candidates")})
+    depth_ranges: Annotated[tuple[Range, ...], ListAsTuple] | None = None
     """Least and greatest depth per stage that is sampled; null allows all. Scoring with several supernets assigns each candidate
     to the first supernet whose ranges contain it."""
     unused_parameters: Literal["zero_gradient", "no_gradient"] = "zero_gradient"
     """Parameters that no step has used yet: ``zero_gradient`` applies weight decay to them from the first step on;
     ``no_gradient`` does not update them until their first use (as published)."""
-    random_subnets: Integer = key(2, at_least=0)
-    """Random subnets per step; for the sandwich in addition to the largest and the smallest."""
-    largest_of: Integer = key(400, at_least=1, only={"strategy": ("largest",)})
-    """``largest``: number of subnets sampled per step, of which the ``random_subnets`` largest are trained."""
-    teacher: Text | None = key(None, only=TAUGHT)
-    """Weights of a fixed full network as teacher, with the activation of their record (ReLU without one); null trains with labels
-    only."""
-    distillation: Literal["soft_ce", "kl", "alpha"] = key("soft_ce", only=SANDWICHES | {"teacher": True})
-    """Soft cross-entropy (as published), KL divergence at ``temperature``, or AlphaNet's adaptive alpha-divergence."""
-    temperature: Number = key(1.0, at_least=0.01, only={"distillation": ("kl",)})
-    """``kl`` only."""
-    label_epochs: Integer = key(0, at_least=0, only=SANDWICHES)
-    """Sandwich: number of first epochs in which the smaller subnets learn from the labels. Distillation from an untrained teacher
-    slows training; a pretrained network needs none (as published)."""
-    prior: Annotated[Text, one_of(TRAINING_PRIORS, "my_module:my_prior")] = key("flops", only=PGONAS | {"watch_subnets": True})
-    """``pgonas``: the prior that predicts which of two subnets should have the lower loss: ``flops``, ``params``, ``zen``, or
-    your own, ``my_module:my_prior`` (docs/extending.md)."""
-    pairs: Integer = key(2, at_least=1, only=PGONAS)
-    """``pgonas``: number of pairs of random subnets per step."""
-    pair_distance: Integer = key(0, at_least=0, only=PGONAS)
-    """``pgonas``: redraw the second subnet until the codes differ in at least this number of digits (33 with Zen-score)."""
-    pair_ratio: Number = key(1.0, at_least=1, only=PGONAS)
-    """``pgonas``: redraw the pair until the ratio of the priors is at least this (1 accepts any pair, as published)."""
-    rank_gradient: Literal["second", "both", "better"] = key("second", only=PGONAS)
-    """``pgonas``: the subnet of a pair that receives the gradient: the second (as published), both, or the one with the better
-    prior."""
-    equal_priors: Literal["skip", "second_worse"] = key("skip", only=PGONAS)
-    """``pgonas``: a pair of equal priors is skipped, or its second subnet counts as the worse (as published)."""
-    pair_losses: Literal["all_processes", "per_process"] = key("all_processes", only=PGONAS)
-    """``pgonas``: the losses that decide whether a pair is in order: over the images of all processes, or each process's own
-    (as published)."""
-    rank_lambda: Literal["warmup", "constant", "sine", "multi_stage"] = key("warmup", only=PGONAS)
-    """``pgonas``: the weight of the rank loss over the epochs."""
-    stretch_lambda: bool = key(False, only=PGONAS)
-    """Rescale the schedule of the rank loss's weight, defined for 70 epochs, to the length of the run."""
-    rank_weight: Number = key(1.0, at_least=0, only=PGONAS)
-    """Factor on the rank loss's weight (1 as published)."""
     log_every: Integer = key(10, at_least=1, free=True)
     """Steps between lines of the log."""
     checkpoint_every: Integer = key(1, at_least=1, free=True)
@@ -168,13 +140,22 @@ class Train(Section):
     """Number of newest checkpoints that are kept."""
     watch_images: Integer = key(0, at_least=0, free=True)
     """At every checkpoint, measure the smallest, middle and largest subnet on this number of validation images; 0: none."""
-    watch_at: Annotated[tuple[Share, ...], ListAsTuple] | None = key(None, free=True, only=WATCHED)
+    watch_at: Annotated[tuple[Share, ...], ListAsTuple] | None = key(None, free=True)
     """Measure at these shares of the run instead, 0 (before the first step) to 1, for example [0, 0.0625, 0.25, 1]."""
-    watch_subnets: Integer = key(0, at_least=0, free=True, only=WATCHED)
-    """Also measure this number of random subnets, for Kendall tau of their accuracies with the prior."""
-    watch_truth: Text | None = key(None, free=True, only=WATCHED)
+    watch_subnets: Integer = key(0, at_least=0, free=True)
+    """Also measure this number of random subnets, for Kendall tau of their accuracies with ``watch_prior``."""
+    watch_prior: Annotated[Text, one_of(TRAINING_PRIORS, "my_module:my_prior")] = key("flops", free=True)
+    """The prior that the watched subnets are compared with: ``flops``, ``params``, ``zen``, or your own."""
+    watch_truth: Text | None = key(None, free=True)
     """Also measure the subnets of this truth file, for Kendall tau with their stand-alone accuracies; all their metrics are
     written to ``<output_dir>/watched/``. They do not influence the training."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """See :class:`~paddle_pgonas.schema.Section`."""
+        yield from super().problems()
+        for name in ("watch_at", "watch_subnets", "watch_truth"):
+            yield from self.no_use(name, self.watch_images > 0, "train.watch_images")
+        yield from self.no_use("watch_prior", self.watch_subnets > 0, "train.watch_subnets")
 
 
 class Score(Section):

@@ -23,7 +23,7 @@ from paddle_pgonas.io.locks import exclusive
 from paddle_pgonas.mini_track import collecting
 from paddle_pgonas.mini_track.study import Study, Variant
 from paddle_pgonas.scores.files import Candidate, read_candidates, write_scores
-from paddle_pgonas.space.subspace import Region
+from paddle_pgonas.space.subspace import Subspace
 
 PROBES, PROBE_IMAGES = 16, 2000
 """Number of subnets, none a candidate, on whose mean loss over so many validation images learning rates are chosen."""
@@ -215,7 +215,7 @@ class Runner:
         """Random subnets of the candidates' widths, none of them a candidate, as a candidate file."""
         path, space, rng = self.runs / "probes.json", self.study.config().search_space, random.Random("probes")
         taken = {entry.arch for entry in read_candidates(self.study.candidates, space)}
-        region = Region(space, self.study.highest_codes)
+        region = Subspace(space, self.study.narrowest_codes)
         drawn = dict.fromkeys(region.sample(rng) for _ in range(PROBE_DRAWS))
         probes = [arch for arch in drawn if arch not in taken][:PROBES]
         if len(probes) < PROBES:
@@ -237,7 +237,7 @@ class Runner:
         elif method.pretrained:
             start = [f"model.pretrained={self._largest(seed, method.largest or self.study.largest)}"]
         if method.teacher:
-            start.append(f"train.teacher={self._largest(seed, method.largest or self.study.largest)}")
+            start.append(f"method.teacher={self._largest(seed, method.largest or self.study.largest)}")
         own = method.options.get(variant.regime_name, ())
         file = self.study.config_of(variant.method_name)
         return self._options(file, folder, f"seed={seed}", *start, *regime.options, *options, *own)

@@ -125,7 +125,7 @@ class Study(Section):
     """Of these runs. Results of other seeds count, too."""
     options: Texts = ()
     """Overrides of every configuration."""
-    highest_codes: Annotated[tuple[Integer, ...], ListAsTuple] | None = None
+    narrowest_codes: Annotated[tuple[Integer, ...], ListAsTuple] | None = None
     """Highest width code per stage of the candidates; bounds the subnets on which learning rates are chosen."""
     detailed_seeds: Integer | None = key(None, at_least=0)
     """Only runs of the seeds below it are measured during the training and scored by both kinds of BatchNorm statistics, the
@@ -198,7 +198,7 @@ class Study(Section):
         random.Random(f"halves {self.halves}").shuffle(order)
         return sorted({"": order, "choice": order[: count // 2], "confirmation": order[count // 2 :]}[name])
 
-    def problems(self) -> Iterator[str]:
+    def unknown_names(self) -> Iterator[str]:
         """Names that do not exist."""
         known = {*self.methods, *self.variants, *self.controls}
         for name in self.further_truths:
@@ -244,7 +244,7 @@ def read_study(path: str | Path) -> Study:
     """
     values: dict[str, Any] = read_section(Path(path), "study")
     study = validate(Study, values, str(path))
-    for problem in study.problems():
+    for problem in study.unknown_names():
         raise UserError(f"{path}: {problem}")
     study._folder = Path(path).parent
     return study

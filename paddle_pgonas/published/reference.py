@@ -130,12 +130,12 @@ def configuration(reference: Reference, weights: Path, overrides: Sequence[str])
         "train.weight_decay": reference.weight_decay,
     }
     if reference.method == "pgonas":
-        options["train.pairs"] = reference.pairs
+        options["method.pairs"] = reference.pairs
         if reference.rank_lambda:
-            options["train.rank_lambda"] = reference.rank_lambda
+            options["method.rank_lambda"] = reference.rank_lambda
     else:
-        options["train.random_subnets"] = len(reference.codes) // reference.steps
-        options["train.teacher"] = json.dumps(str(weights)) if reference.teacher else "null"
+        options["method.random_subnets"] = len(reference.codes) // reference.steps
+        options["method.teacher"] = json.dumps(str(weights)) if reference.teacher else "null"
     given = [f"{key}={value}" for key, value in options.items()]
     config = load_config(CONFIGS / "track1" / CONFIGURATIONS[reference.method, reference.prior], [*given, *overrides])
     if config.model.num_classes != CLASSES:

@@ -16,6 +16,7 @@ import numpy as np
 import paddle
 from safetensors.numpy import save_file
 
+from paddle_pgonas.methods.base import Metrics
 from paddle_pgonas.nn.supernet import Supernet, plain_name
 from paddle_pgonas.published.compare import (
     Difference,
@@ -29,11 +30,9 @@ from paddle_pgonas.published.compare import (
 )
 from paddle_pgonas.published.reference import Reference, batch, configuration, first_weights, read_reference
 from paddle_pgonas.runtime import select_device
-from paddle_pgonas.training.builders import make_optimizer
 from paddle_pgonas.training.checkpoints import zero_gradients
-from paddle_pgonas.training.schedules import rank_lambda
-from paddle_pgonas.training.strategies import Metrics
-from paddle_pgonas.training.trainer import Run
+from paddle_pgonas.training.run import make_optimizer
+from paddle_pgonas.training.trainer import start_run
 
 NEAR_ZERO = 4e-6
 """Activations below this share of their layer's root mean square may have either sign because of rounding."""
@@ -151,7 +150,7 @@ class _Training:
             full = Supernet(config.search_space, config.model.num_classes)
             save_file({name: first_weights(name, tensor.shape) for name, tensor in full.weights().items()}, weights)
             batches: Any = SimpleNamespace(steps_per_epoch=reference.steps_per_epoch)
-            self._run = Run(config, batches)
+            self._run = start_run(config, batches)
         net = self._run.net
         self._start = {name: tensor.clone() for name, tensor in net.weights().items()}
         self._passed: list[str] = []
@@ -167,8 +166,9 @@ class _Training:
             self.signs.start_step(places)
             self._passed.clear()
             index = self.reference.epoch * run.steps_per_epoch + number
-            losses, hinges = _losses(run.step(index, *batch(self.reference, number)))
-            ranked = rank_lambda(run.settings, index, run.steps_per_epoch) > 0
+            metrics = run.step(index, *batch(self.reference, number))
+            losses, hinges = _losses(metrics)
+            ranked = metrics.schedules.get("rank_lambda", 0) > 0
             named = ((plain_name(name), parameter.grad) for name, parameter in run.net.model.named_parameters())
             gradients = {name: measure(gradient.numpy()) for name, gradient in named if gradient is not None}
             steps.append(Step(list(self._passed), losses, hinges, ranked, run.optimizer.get_lr(), gradients))

@@ -22,7 +22,7 @@ from paddle_pgonas.runtime import select_device
 from paddle_pgonas.scoring import scorer
 from paddle_pgonas.scoring.chunks import METRICS
 from paddle_pgonas.space.arch import Arch
-from paddle_pgonas.space.subspace import Region
+from paddle_pgonas.space.subspace import Subspace
 
 
 class Session:
@@ -122,9 +122,9 @@ def _shares(weights: Sequence[str | Path], archs: Sequence[Arch]) -> list[list[i
     return shares
 
 
-def _trained_region(path: str | Path, arch: Arch) -> Region:
+def _trained_region(path: str | Path, arch: Arch) -> Subspace:
     """The depths for which the weights of a file were trained; all depths if its record does not name them."""
     # The whole file is read, not only its record, so that damage is found before hours of scoring with the other files.
     train = read_arrays(path)[1].get("config", {}).get("train", {})
     ranges = train.get("depth_ranges")
-    return Region(arch.space, None, ranges and tuple((low, high) for low, high in ranges))
+    return Subspace(arch.space, None, ranges and tuple((low, high) for low, high in ranges))

@@ -165,18 +165,18 @@ class SearchSpace:
         return self.parse("".join(parts))
 
     def sample(
-        self, rng: random.Random, highest: Sequence[int] | None = None, depths: Sequence[tuple[int, int]] | None = None
+        self, rng: random.Random, narrowest: Sequence[int] | None = None, depths: Sequence[tuple[int, int]] | None = None
     ) -> Arch:
         """Sample an architecture: every depth and every free width code uniformly, tied codes once.
 
         Args:
-            highest: highest (narrowest) width code per stage; all codes by default.
+            narrowest: narrowest (highest) width code per stage; all codes by default.
             depths: least and greatest depth per stage; the space's by default.
         """
-        highest = highest or (len(self.ratios),) * len(self.bases)
+        narrowest = narrowest or (len(self.ratios),) * len(self.bases)
         drawn = [rng.randint(*bounds) for bounds in depths or [(self.min_depth, deepest) for deepest in self.max_depths]]
-        conv2 = tuple(rng.randint(1, code) for code in highest)
-        stages = zip(drawn, highest, strict=True)
+        conv2 = tuple(rng.randint(1, code) for code in narrowest)
+        stages = zip(drawn, narrowest, strict=True)
         return self.build(tuple(tuple(rng.randint(1, code) for _ in range(depth)) for depth, code in stages), conv2)
 
     @cached_property

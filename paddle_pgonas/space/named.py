@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import Field, PlainValidator
 
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.yaml_files import read_section
@@ -39,23 +39,18 @@ class Space(Section):
     stem_stride: Integer = key(..., at_least=1, at_most=4)
     stem_pool: bool
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Space:
-        for problem in self._problems():
-            raise ValueError(problem)
-        return self
-
-    def _problems(self) -> Iterator[str]:
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """See :class:`~paddle_pgonas.schema.Section`."""
         if not self.name or self.name in SPACES:
-            yield f"name must not be empty or that of a built-in space ({', '.join(SPACES)})"
+            yield "name", f"must not be empty or that of a built-in space ({', '.join(SPACES)})"
         if not 1 <= len(self.bases) == len(self.max_depths):
-            yield f"bases and max_depths must name the same stages, not {len(self.bases)} and {len(self.max_depths)}"
+            yield "", f"bases and max_depths must name the same stages, not {len(self.bases)} and {len(self.max_depths)}"
         if min(self.max_depths) < self.min_depth:
-            yield f"min_depth ({self.min_depth}) must not be above any of max_depths"
+            yield "min_depth", f"({self.min_depth}) must not be above any of max_depths"
         if not 1 <= len(self.ratios) <= 9 or list(self.ratios) != sorted(set(self.ratios), reverse=True):
-            yield f"ratios must be 1 to 9 falling shares, the widest first, not {shown(self.ratios)}"
+            yield "ratios", f"must be 1 to 9 falling shares, the widest first, not {shown(self.ratios)}"
         if self.stem_kernel % 2 == 0:
-            yield f"stem_kernel must be odd, not {self.stem_kernel}"
+            yield "stem_kernel", f"must be odd, not {self.stem_kernel}"
 
 
 def is_space_file(value: object) -> bool:

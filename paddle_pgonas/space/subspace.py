@@ -11,7 +11,7 @@ from paddle_pgonas.space.arch import Arch, SearchSpace
 
 
 @dataclass(frozen=True)
-class Region:
+class Subspace:
     """All architectures of a space, or those within bounds per stage. A higher width code is narrower.
 
     Raises:
@@ -19,18 +19,18 @@ class Region:
     """
 
     space: SearchSpace
-    highest_codes: tuple[int, ...] | None = None
-    """Highest width code per stage, of all conv1 and conv2; the space's by default. Track 1's candidates have 3, 3, 5, 7."""
+    narrowest_codes: tuple[int, ...] | None = None
+    """Narrowest (highest) width code per stage, the space's by default. Track 1's candidates have 3, 3, 5, 7."""
     depth_ranges: tuple[tuple[int, int], ...] | None = None
     """Least and greatest depth per stage; the space's by default."""
 
     def __post_init__(self) -> None:
         stages, codes = len(self.space.bases), len(self.space.ratios)
-        if self.highest_codes is not None and (
-            len(self.highest_codes) != stages or not all(1 <= code <= codes for code in self.highest_codes)
+        if self.narrowest_codes is not None and (
+            len(self.narrowest_codes) != stages or not all(1 <= code <= codes for code in self.narrowest_codes)
         ):
             rule = f"{stages} width codes from 1 to {codes}, one per stage of space {self.space.name}"
-            raise UserError(f"train.highest_codes must hold {rule}, not {list(self.highest_codes)}")
+            raise UserError(f"train.narrowest_codes must hold {rule}, not {list(self.narrowest_codes)}")
         if self.depth_ranges is not None:
             least, deepest = self.space.min_depth, self.space.max_depths
             fits = len(self.depth_ranges) == stages and all(
@@ -42,8 +42,8 @@ class Region:
 
     @property
     def codes(self) -> tuple[int, ...]:
-        """Highest width code per stage."""
-        return self.highest_codes or (len(self.space.ratios),) * len(self.space.bases)
+        """Narrowest width code per stage."""
+        return self.narrowest_codes or (len(self.space.ratios),) * len(self.space.bases)
 
     @property
     def depths(self) -> tuple[tuple[int, int], ...]:
@@ -68,14 +68,14 @@ class Region:
     def contains(self, arch: Arch) -> bool:
         """Whether the architecture's depths and width codes lie within the bounds."""
         stages = zip(arch.conv1, arch.conv2, self.codes, strict=True)
-        return self.within_depths(arch) and all(max(*conv1, conv2) <= highest for conv1, conv2, highest in stages)
+        return self.within_depths(arch) and all(max(*conv1, conv2) <= narrowest for conv1, conv2, narrowest in stages)
 
     def within_depths(self, arch: Arch) -> bool:
         """Whether the architecture's depths lie within the bounds."""
         return all(least <= depth <= most for depth, (least, most) in zip(arch.depths, self.depths, strict=True))
 
-    def narrowed(self, codes: Sequence[int], shallowest: Sequence[int]) -> Region:
-        """The part of the region with at most these width codes and at least these depths."""
+    def narrowed(self, codes: Sequence[int], shallowest: Sequence[int]) -> Subspace:
+        """The part of the subspace with at most these width codes and at least these depths."""
         codes = tuple(min(pair) for pair in zip(self.codes, codes, strict=True))
         depths = tuple((min(max(low, least), high), high) for least, (low, high) in zip(shallowest, self.depths, strict=True))
-        return Region(self.space, codes, depths)
+        return Subspace(self.space, codes, depths)

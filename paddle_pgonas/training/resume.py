@@ -24,6 +24,8 @@ def check_same_run(now: Record, then: Record, other_data: bool = False) -> None:
             candidates' file, or the training images.
     """
     ours, theirs = _flat(now["config"]), _flat(then["config"])
+    if "train.strategy" in theirs:
+        raise UserError("--resume: an older version began this run, with train.strategy instead of method.name; start anew")
     for key in sorted((set(ours) | set(theirs)) - free_on_resume()):
         if ours.get(key) != theirs.get(key):
             raise UserError(f"--resume: the run was started with {key}={theirs.get(key)}, now it is {ours.get(key)}")

@@ -10,23 +10,30 @@ from typing import Any
 
 import numpy as np
 import paddle
+from paddle import nn
 
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config
+from paddle_pgonas.config.sections import Recipe
 from paddle_pgonas.data.cache import DecodedImages
 from paddle_pgonas.data.images import open_images
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.locks import exclusive
 from paddle_pgonas.io.records import Store
+from paddle_pgonas.methods.base import Metrics, Step
+from paddle_pgonas.methods.losses import cross_entropy
+from paddle_pgonas.nn.building import build_subnet
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.weights import save_weights
+from paddle_pgonas.priors.geometry import layers
 from paddle_pgonas.runtime import select_device, versions
 from paddle_pgonas.schema import plain
 from paddle_pgonas.scores.files import Candidate, write_scores
 from paddle_pgonas.space.arch import Arch
-from paddle_pgonas.training.builders import open_batches
-from paddle_pgonas.training.trainer import Run, fit
+from paddle_pgonas.training.memory import check_memory
+from paddle_pgonas.training.run import Run
+from paddle_pgonas.training.trainer import fit, open_batches
 
 
 def train_standalone(config: Config, arch: Arch, weights: str | Path | None = None) -> float:
@@ -54,7 +61,9 @@ def _train(config: Config, arch: Arch, folder: Path, weights: str | Path | None 
     """As :func:`train_standalone`, with checkpoints and log in ``folder``, where the last checkpoint stays."""
     select_device(config.device)
     with exclusive(folder, "training"):
-        run = Run(config, open_batches(config), arch)
+        check_memory(layers(arch, config.data.image_size, config.model.num_classes), config.train)
+        net = build_subnet(arch, config.model.num_classes, config.model.activation, config.seed)
+        run = Run(config, open_batches(config), net, learn_labels, f"training {arch}")
         step = run.restore(folder / "checkpoints")
         try:
             fit(run, step, folder, "the same command")
@@ -64,6 +73,16 @@ def _train(config: Config, arch: Arch, folder: Path, weights: str | Path | None 
     if weights is not None:
         save_weights(weights, run.net, run.record(run.total_steps) | {"arch": arch.code, "acc": acc})
     return acc
+
+
+def learn_labels(net: nn.Layer, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> Metrics:
+    """One step of a network of its own (:class:`~paddle_pgonas.methods.base.Strategy`)."""
+    metrics, logits = Metrics(), net(x)
+    loss = cross_entropy(logits, y)
+    step.backward(loss)
+    metrics.note_accuracy(logits, y)
+    metrics.add("subnet", loss)
+    return metrics
 
 
 def _remove_checkpoints(folder: Path) -> None:
@@ -110,29 +129,15 @@ def _write_results(candidates: Sequence[Candidate], store: Store, output: str | 
     print(f"{len(results)} of {len(candidates)} subnets trained: {output}")
 
 
-RECIPE = (
-    "epochs",
-    "max_steps",
-    "batch_size",
-    "accumulate",
-    "amp",
-    "clip_grad_norm",
-    "lr_per_256",
-    "momentum",
-    "weight_decay",
-    "schedule",
-    "warmup_epochs",
-    "warmup_images",
-)
-"""The keys of ``train`` that can change a stand-alone result; the others belong to the supernet or have no influence."""
-
 WITHOUT_EFFECT = ("log_every", "checkpoint_every", "keep_checkpoints")
 """Keys of ``train`` that stand-alone training uses and that do not influence results."""
 
 
 def _store(config: Config) -> Store:
     """The store of results. Raises UserError for an unused key that does not have its default."""
-    used = {"model": {"num_classes", "activation"}, "train": {*RECIPE, *WITHOUT_EFFECT}, "score": {"batch_size"}}
+    used = {"model": {"num_classes", "activation"}, "train": {*Recipe.model_fields, *WITHOUT_EFFECT}, "score": {"batch_size"}}
+    if config.method is not None:
+        raise UserError(f"stand-alone training makes no use of method={config.method.name}; set method=null")
     for section, names in used.items():
         values = getattr(config, section)
         for name, field in type(values).model_fields.items():
@@ -154,5 +159,5 @@ def identity(config: Config) -> dict[str, Any]:
         "validation_images": images.validation.fingerprint,
         "data": {name: getattr(data, name) for name in ("image_size", "resize", "augment", "mean", "std")},
         "model": {"num_classes": model.num_classes, "activation": model.activation},
-        "train": {name: getattr(config.train, name) for name in RECIPE},
+        "train": {name: getattr(config.train, name) for name in Recipe.model_fields},
     }

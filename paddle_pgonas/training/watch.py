@@ -1,4 +1,4 @@
-"""Training a supernet with measurements on the way: accuracy of subnets on held-out images, and Kendall tau."""
+"""Measurements on the way of a training: accuracy of subnets on held-out images, and Kendall tau."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config
 from paddle_pgonas.data.images import open_images
 from paddle_pgonas.io.files import write_json
@@ -17,30 +16,6 @@ from paddle_pgonas.scores.files import read_scores
 from paddle_pgonas.scoring.chunks import METRICS
 from paddle_pgonas.scoring.scorer import score
 from paddle_pgonas.space.arch import Arch
-from paddle_pgonas.training.trainer import train_supernet
-
-
-def train(config: Config, resume: bool = False, other_data: bool = False) -> Path:
-    """Run the configured training and return the path of the supernet's weights.
-
-    Writes ``config.yaml``, ``metrics.jsonl``, ``visualdl/``, ``checkpoints/`` and at the end ``supernet.safetensors`` to the
-    run's folder. With ``train.watch_images`` the measurements of :class:`Watcher` are logged with each checkpoint, and the last
-    one is printed. Ctrl-C (or SIGTERM) finishes the step, writes a checkpoint and stops. Of several
-    processes (python -m paddle.distributed.launch) the first one writes; all need access to the folder to resume.
-
-    Args:
-        resume: continue from the last checkpoint in ``output_dir``.
-        other_data: the same, although the training images are not those of the checkpoint.
-
-    Raises:
-        UserError: the folder holds another run, data or weights do not fit, the processes disagree, or the
-            training diverged or collapsed; then the last good checkpoint is named.
-    """
-    watcher = Watcher(config) if config.train.watch_images and processes.rank() == 0 else None
-    weights = train_supernet(config, resume, watcher, other_data)
-    if watcher is not None and watcher.latest:
-        print(watcher.summary())
-    return weights
 
 
 class Watcher:
@@ -61,8 +36,8 @@ class Watcher:
         self.references: dict[str, dict[Arch, float]] = {}
         if settings.watch_subnets:
             drawn = [space.sample(rng) for _ in range(settings.watch_subnets)]
-            prior = config.prior(settings.prior)
-            self.references[settings.prior] = {arch: prior(arch) for arch in drawn}
+            prior = config.prior(settings.watch_prior)
+            self.references[settings.watch_prior] = {arch: prior(arch) for arch in drawn}
         if settings.watch_truth:
             truth = read_scores(settings.watch_truth, space)
             self.references["truth"] = {space.parse(code): accuracy for code, accuracy in truth.items()}

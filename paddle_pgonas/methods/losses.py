@@ -1,15 +1,11 @@
-"""The losses of a step, each the mean over the batch."""
+"""Losses that several methods use, each the mean over the batch. Needs Paddle, so the methods import it when they run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import paddle
 import paddle.nn.functional as F
-
-Distillation = Callable[[paddle.Tensor, paddle.Tensor], paddle.Tensor]
-"""Loss of the student's logits [N, C] against the teacher's detached logits [N, C]."""
 
 
 def cross_entropy(logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
@@ -18,7 +14,7 @@ def cross_entropy(logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor
 
 
 def soft_cross_entropy(logits: paddle.Tensor, teacher: paddle.Tensor) -> paddle.Tensor:
-    """Cross-entropy with the teacher's probabilities at temperature 1, the distillation loss of PGONAS."""
+    """Cross-entropy with the teacher's probabilities at temperature 1; logits [N, C]. The loss of PGONAS."""
     return -(F.softmax(teacher, axis=-1) * F.log_softmax(logits, axis=-1)).sum(-1).mean()
 
 
@@ -53,15 +49,3 @@ def _alpha_divergence(
     weight = (alpha * log_ratio).clip(max=math.log(clip)).exp()
     base = 1 / (alpha * (alpha - 1))
     return (q * (weight - 1) * base).sum(-1), -(q * (weight / alpha + base) * log_q).sum(-1)
-
-
-def rank_hinge(loss_better: paddle.Tensor, loss_worse: paddle.Tensor) -> paddle.Tensor:
-    """Pairwise rank loss: max(0, loss of the subnet with the better prior - loss of the other)."""
-    return F.relu(loss_better - loss_worse)
-
-
-def make_distillation(name: str, temperature: float) -> Distillation:
-    """The configured distillation loss."""
-    if name == "kl":
-        return lambda logits, teacher: kl_divergence(logits, teacher, temperature)
-    return {"soft_ce": soft_cross_entropy, "alpha": adaptive_alpha_divergence}[name]

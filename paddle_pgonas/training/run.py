@@ -1,0 +1,188 @@
+"""A training: network, batches, optimizer and method; runs single steps, and knows what a checkpoint must record."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import paddle
+from paddle import nn
+
+from paddle_pgonas import processes
+from paddle_pgonas.config.loading import Config, Train
+from paddle_pgonas.data.batches import EpochBatches
+from paddle_pgonas.data.transforms import to_network
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.io.files import content_digest
+from paddle_pgonas.io.records import Record
+from paddle_pgonas.methods.base import Metrics, Step, Strategy, mean_metrics
+from paddle_pgonas.runtime import compute_dtype, out_of_memory, versions
+from paddle_pgonas.training.checkpoints import load_latest, zero_gradients
+from paddle_pgonas.training.health import Health, check_losses
+from paddle_pgonas.training.resume import check_same_run
+from paddle_pgonas.training.schedules import learning_rate
+
+
+def make_optimizer(settings: Train, parameters: list[paddle.Tensor]) -> paddle.optimizer.Optimizer:
+    """SGD with momentum; its learning rate is set before each step."""
+    clip = None if settings.clip_grad_norm is None else nn.ClipGradByGlobalNorm(settings.clip_grad_norm)
+    decay = settings.weight_decay or None
+    return paddle.optimizer.Momentum(0.0, settings.momentum, parameters, weight_decay=decay, grad_clip=clip)
+
+
+class Run:
+    """A training of ``net``, a supernet or a single subnet; runs a step at a time.
+
+    Raises:
+        UserError: mixed precision without a GPU.
+    """
+
+    def __init__(self, config: Config, batches: EpochBatches, net: nn.Layer, strategy: Strategy, name: str = "training") -> None:
+        self.config, self.settings, self.batches = config, config.train, batches
+        self.net, self.strategy, self.name = net, strategy, name
+        settings = self.settings
+        self.dtype = compute_dtype(settings.amp, "train.amp")
+        self.steps_per_epoch = batches.steps_per_epoch
+        self.steps_per_checkpoint = batches.steps_per_epoch * settings.checkpoint_every
+        self.total_steps = min(settings.epochs * self.steps_per_epoch, settings.max_steps or 2**62)
+        self.total_batch = settings.batch_size * processes.connected()
+        self.net.train()
+        self.optimizer = make_optimizer(settings, self.net.parameters())
+        self.scaler = paddle.amp.GradScaler(enable=settings.amp == "fp16")
+        if settings.unused_parameters == "zero_gradient":
+            zero_gradients(self.net.parameters())
+        self.health = Health(settings, batches)
+
+    def checkpoint_due(self, step: int) -> bool:
+        """Whether a checkpoint follows after ``step`` steps."""
+        return step % self.steps_per_checkpoint == 0 or step == self.total_steps
+
+    def watches(self, step: int) -> bool:
+        """Whether the network is watched after ``step`` steps: at shares of the run, or with every checkpoint."""
+        shares = self.settings.watch_at
+        if shares is None:
+            return step > 0 and self.checkpoint_due(step)
+        return step in {round(share * self.total_steps) for share in shares}
+
+    def batches_from(self, step: int) -> Iterator[tuple[paddle.Tensor, paddle.Tensor]]:
+        """Normalised images and labels from this step to the run's last."""
+        while step < self.total_steps:
+            epoch, start = divmod(step, self.steps_per_epoch)
+            for images, labels in self.batches.epoch_from(epoch, start):
+                yield to_network(images, self.config.data), labels
+                step += 1
+                if step == self.total_steps:
+                    return
+
+    def step(self, index: int, x: paddle.Tensor, y: paddle.Tensor) -> Metrics:
+        """One optimizer step on one batch, in ``accumulate`` micro-batches; these and all processes use the same subnets."""
+        self.optimizer.clear_grad()
+        size = self.settings.batch_size // self.settings.accumulate
+        starts = range(0, self.settings.batch_size, size)
+        metrics = mean_metrics([self._passes(x[i : i + size], y[i : i + size], self.step_of(index)) for i in starts])
+        processes.average_gradients(self.net.parameters())
+        self.optimizer.set_lr(learning_rate(self.settings, index, self.steps_per_epoch, self.total_batch))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.health.add(metrics.accuracy)
+        return metrics
+
+    def step_of(self, index: int) -> Step:
+        """What the method is given for a step; anew for each micro-batch, so that all of them use the same subnets."""
+        rng = random.Random(f"subnets {self.config.seed} {index}")
+        return Step(rng, index, self.steps_per_epoch, self.settings.epochs, self._backward)
+
+    def _passes(self, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> Metrics:
+        """The method's forward and backward passes on a micro-batch, in the configured precision."""
+        amp = self.settings.amp
+        try:
+            with paddle.amp.auto_cast(amp != "off", dtype=self.dtype if amp != "off" else "float16"):
+                return self.strategy(self.net, x, y, step)
+        except (MemoryError, RuntimeError, SystemError) as error:
+            if out_of_memory(error):
+                raise UserError(
+                    f"out of memory with {len(y)} images at a time: raise train.accumulate, "
+                    "lower train.batch_size, or set train.amp=bf16 (for a supernet in another output_dir)"
+                ) from None
+            raise
+
+    def _backward(self, loss: paddle.Tensor) -> None:
+        count = self.settings.accumulate
+        self.scaler.scale(loss if count == 1 else loss / count).backward()
+
+    def scalars(self, index: int, metrics: Metrics) -> dict[str, float]:
+        """Scalars of a step for the log, as means over all processes; of several losses of a kind the last.
+
+        Raises:
+            Collapse: a loss of any process is not finite; raised in all processes.
+        """
+        tensors = {f"loss/{kind}": loss for kind, loss in metrics.losses}
+        if metrics.accuracy is not None:
+            tensors["accuracy"] = metrics.accuracy
+        if metrics.pairs:
+            tensors["pairs_out_of_order"] = paddle.to_tensor(metrics.pairs_out_of_order / metrics.pairs)
+        means = processes.mean(paddle.stack([tensor.astype("float32") for tensor in tensors.values()])).tolist()
+        scalars = dict(zip(tensors, means, strict=True))
+        check_losses(scalars)
+        squares = [weight.grad.square().sum() for weight in self.net.parameters() if weight.grad is not None]
+        scalars["grad_norm"] = float(paddle.add_n(squares).sqrt())  # before clipping
+        scalars["lr"] = self.optimizer.get_lr()
+        return {"epoch": index // self.steps_per_epoch, **scalars, **metrics.schedules}
+
+    @cached_property
+    def images(self) -> dict[str, Any]:
+        """Number, classes and contents of the training images."""
+        source = self.batches.source
+        contents = source.fingerprint(self.batches.cache)
+        return {"number": len(source.labels), "classes": source.classes, "contents": contents}
+
+    @cached_property
+    def files(self) -> dict[str, str | None]:
+        """SHA-256 of the files that every step uses, by the key that names them."""
+        named = {key: getattr(self.config.method, key, None) for key in ("candidates", "teacher")}
+        return {f"method.{key}": content_digest(path) for key, path in named.items() if path}
+
+    def weights_digest(self) -> str:
+        """SHA-256 of all weights and BatchNorm statistics."""
+        digest = hashlib.sha256()
+        for tensor in self.net.state_dict().values():
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()
+
+    def record(self, step: int) -> Record:
+        """The record of the checkpoint after ``step`` steps."""
+        config = self.config
+        return {
+            "space": config.space,
+            "activation": config.model.activation,
+            "num_classes": config.model.num_classes,
+            "step": step,
+            "processes": processes.connected(),
+            "loss_scale": self.scaler.state_dict(),
+            "config": config.model_dump(mode="json"),
+            "training_images": self.images,
+            "files": self.files,
+            "versions": versions(),
+        }
+
+    def restore(self, folder: Path, other_data: bool = False) -> int:
+        """Load the newest intact checkpoint and return its step, 0 if there is none.
+
+        Args:
+            other_data: as for :func:`~paddle_pgonas.training.trainer.train`.
+        """
+        check = partial(check_same_run, self.record(0), other_data=other_data)
+        record = load_latest(folder, self.net, self.optimizer, check)
+        if record is None:
+            return 0
+        if record["step"] > self.total_steps:
+            raise UserError(
+                f"--resume: step {record['step']} is trained, which is beyond train.max_steps={self.total_steps}; raise it"
+            )
+        if record["loss_scale"]:
+            self.scaler.load_state_dict(record["loss_scale"])
+        return int(record["step"])
