@@ -97,6 +97,32 @@ def _prior(value: str) -> str:
     return value
 
 
+def add_setting(parser: argparse.ArgumentParser) -> None:
+    """Add what costs depend on: ``-c CONFIG`` with ``-o``, ``--space``, ``--image-size`` and ``--classes``."""
+    add_config(parser, required=False)
+    add_space(parser)
+    parser.add_argument("--image-size", type=int, metavar="N", help="side of the images")
+    parser.add_argument("--classes", type=int, metavar="N", help="outputs of the network")
+
+
+def setting_of(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace
+) -> tuple[SearchSpace | None, int | None, int | None]:
+    """Space, image size and classes as the options of :func:`add_setting` tell them; None what nobody tells."""
+    if arguments.config and arguments.space:
+        parser.error("give either -c or --space")
+    if arguments.override and not arguments.config:
+        parser.error("-o goes with -c")
+    for option, value in (("--image-size", arguments.image_size), ("--classes", arguments.classes)):
+        if value is not None and value < 1:
+            parser.error(f"{option} must be at least 1, not {value}")
+    if not arguments.config:
+        return arguments.space, arguments.image_size, arguments.classes
+    config = config_of(arguments)
+    sizes = arguments.image_size or config.data.image_size, arguments.classes or config.model.num_classes
+    return config.search_space, *sizes
+
+
 def config_of(arguments: argparse.Namespace) -> Config:
     """The configuration that the arguments name."""
     return load_config(arguments.config, arguments.override)

@@ -11,9 +11,9 @@ import numpy as np
 import yaml
 
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io import container
+from paddle_pgonas.io import records
 from paddle_pgonas.io.files import read_json, read_json_lines, write_json, write_text
-from paddle_pgonas.io.store import SUFFIX
+from paddle_pgonas.io.records import SUFFIX
 from paddle_pgonas.scores.files import Candidate, read_scores, write_scores
 from studies.study import Study, Variant
 
@@ -39,7 +39,7 @@ def collect_truth(study: Study, working: Path, seed: int) -> None:
     candidates = study.read_candidates()
     for entry in candidates:
         for result in working.glob(f"standalone/*/{entry.arch.code}{SUFFIX}"):
-            one = container.read(result)[1]["value"]
+            one = records.read(result)[1]["value"]
             if one["config"]["seed"] == seed:
                 acc[entry.arch.code] = one["acc"]
                 record["seconds"][entry.name] = one["seconds"]
@@ -82,8 +82,8 @@ def collect(folder: Path, variant: Variant, seed: int, study: Study, commit: str
 
 def keep_largest(weights: Path, kept: Path) -> None:
     """Copy a largest network beside the results, without file paths of the machine in its record."""
-    arrays, record = container.read(weights)
-    container.write(kept, {**record, "config": _portable(record["config"])}, arrays)
+    arrays, record = records.read(weights)
+    records.write(kept, {**record, "config": _portable(record["config"])}, arrays)
 
 
 def _watched(folder: Path, study: Study) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from hypothesis import settings
 from PIL import Image
 
 from paddle_pgonas.config.loading import Data
+from paddle_pgonas.priors import cost
+from paddle_pgonas.priors.zen import zen_score
 from paddle_pgonas.runtime import prepare_process
 from paddle_pgonas.space.arch import Arch, SearchSpace
 
@@ -117,3 +119,13 @@ def assert_one_line(status: int, err: str, names: str) -> None:
     assert status == 2
     assert len(lines) == 1, lines
     assert names in lines[0]
+
+
+def flops(arch: Arch) -> int:
+    """Multiply-accumulates at the space's image size with 1,000 classes."""
+    return cost.macs(arch, arch.space.image_size, 1000)
+
+
+def zen(arch: Arch) -> float:
+    """Zen-score at the space's image size."""
+    return zen_score(arch, arch.space.image_size)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, fill_golden
+from conftest import REPOSITORY, fill_golden, flops, zen
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,7 +34,7 @@ SPACES = st.sampled_from([MINI, TRACK1, TINY])
 
 def zen_task(space: SearchSpace, limit: float | None = None) -> Task:
     limits = {} if limit is None else {"macs": limit}
-    return Task(space, lambda arch: {"macs": cost.macs(arch)}, limits, "macs", lambda archs: list(map(zen_score, archs)))
+    return Task(space, lambda arch: {"macs": flops(arch)}, limits, "macs", lambda archs: list(map(zen, archs)))
 
 
 def demo(folder: Path, *overrides: str) -> Config:
@@ -86,8 +86,8 @@ def every_arch(space: SearchSpace) -> list[Arch]:
 def test_a_space_small_enough_to_look_through_is_searched_to_its_best_two() -> None:
     archs = every_arch(TINY)
     assert len(set(archs)) == TINY.size
-    limit = float(np.median([cost.macs(arch) for arch in archs]))
-    scores = [zen_score(arch) for arch in archs if cost.macs(arch) <= limit]
+    limit = float(np.median([flops(arch) for arch in archs]))
+    scores = [zen(arch) for arch in archs if flops(arch) <= limit]
     for seed in range(3):
         found = evolve(zen_task(TINY, limit), 20, 20, seed)
         assert len(found) < 400
@@ -100,13 +100,13 @@ def test_no_subnet_is_scored_twice_or_beyond_the_limit() -> None:
 
     def scores(archs: Sequence[Arch]) -> list[float]:
         scored.extend(archs)
-        return list(map(zen_score, archs))
+        return list(map(zen, archs))
 
     task = replace(zen_task(MINI, 500_000.0), scores=scores)
     found = evolve(task, 16, 8, seed=3)
     assert [entry.arch for entry in found] == scored
     assert len(set(scored)) == len(scored)
-    assert max(map(cost.macs, scored)) <= 500_000
+    assert max(map(flops, scored)) <= 500_000
 
 
 def test_a_search_ends_when_the_space_is_exhausted() -> None:

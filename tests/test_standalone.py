@@ -12,7 +12,7 @@ import pytest
 from conftest import REPOSITORY, some_archs
 
 from paddle_pgonas.config.loading import Config, load_config
-from paddle_pgonas.data.cache import validation_images
+from paddle_pgonas.data.images import open_images
 from paddle_pgonas.errors import Diverged, UserError
 from paddle_pgonas.io.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet
@@ -90,7 +90,7 @@ def test_kept_weights_of_the_largest_subnet_teach_a_supernet(tmp_path: Path) -> 
     net = Supernet(MINI, 10, settings.model.activation)
     assert load_weights(net, tmp_path / "teacher.safetensors")["acc"] == acc
     net.eval()
-    assert accuracy(net, validation_images(settings), settings) == acc
+    assert accuracy(net, open_images(settings).validation, settings) == acc
 
 
 def count_steps(monkeypatch: pytest.MonkeyPatch, at: int | None = None, then: Callable[[], None] | None = None) -> list[int]:
@@ -191,7 +191,7 @@ def test_a_result_that_cannot_be_kept_costs_no_training(tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("section", "changes"),
     [("model", {"pretrained": "w.pdparams"}), ("model", {"bn": "sync"}), ("score", {"bn": "running"}),
-     ("train", {"strategy": "uniform"}), ("train", {"pairs": 3}), ("train", {"watch_images": 9})],
+     ("method", "uniform"), ("method", {"name": "pgonas", "pairs": 3}), ("train", {"watch_images": 9})],
 )  # fmt: skip
 def test_a_key_that_stand_alone_training_ignores_is_refused(tmp_path: Path, section: str, changes: dict[str, Any]) -> None:
     settings = config(tmp_path)

@@ -11,9 +11,9 @@ import paddle
 from paddle import nn
 
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io import container
-from paddle_pgonas.io.container import Arrays, DamagedFile, Record
+from paddle_pgonas.io import records
 from paddle_pgonas.io.files import read_json_lines, remove_left_parts
+from paddle_pgonas.io.records import Arrays, DamagedFile, Record
 from paddle_pgonas.nn.supernet import Supernet, plain_name
 from paddle_pgonas.nn.weights import OPTIMIZER, named_weights, put_plain_weights, put_weights, save_weights
 
@@ -72,7 +72,7 @@ def load_latest(
     paths = checkpoints(folder)
     for path in reversed(paths):
         try:
-            arrays, record = container.read(path)
+            arrays, record = records.read(path)
             if lacking := NEEDED - record.keys():
                 raise DamagedFile(f"{path}: its record lacks {min(lacking)!r}")
         except DamagedFile as error:

@@ -15,11 +15,10 @@ from paddle import nn
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config, Train
 from paddle_pgonas.data.batches import EpochBatches
-from paddle_pgonas.data.cache import cache_folder
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io.container import Record
 from paddle_pgonas.io.files import content_digest
+from paddle_pgonas.io.records import Record
 from paddle_pgonas.methods.base import Metrics, Step, Strategy, mean_metrics
 from paddle_pgonas.runtime import compute_dtype, out_of_memory, versions
 from paddle_pgonas.training.checkpoints import load_latest, zero_gradients
@@ -138,7 +137,7 @@ class Run:
     def images(self) -> dict[str, Any]:
         """Number, classes and contents of the training images."""
         source = self.batches.source
-        contents = source.fingerprint(cache_folder(self.config))
+        contents = source.fingerprint(self.batches.cache)
         return {"number": len(source.labels), "classes": source.classes, "contents": contents}
 
     @cached_property

@@ -15,11 +15,12 @@ from paddle import nn
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config
 from paddle_pgonas.config.sections import Recipe
-from paddle_pgonas.data.cache import DecodedImages, training_fingerprint, validation_images
+from paddle_pgonas.data.cache import DecodedImages
+from paddle_pgonas.data.images import open_images
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.locks import exclusive
-from paddle_pgonas.io.store import Store
+from paddle_pgonas.io.records import Store
 from paddle_pgonas.methods.base import Metrics, Step
 from paddle_pgonas.methods.losses import cross_entropy
 from paddle_pgonas.nn.building import build_subnet
@@ -68,7 +69,7 @@ def _train(config: Config, arch: Arch, folder: Path, weights: str | Path | None 
             fit(run, step, folder, "the same command")
         except UserError as error:
             raise type(error)(f"{arch}: {error}") from None
-    acc = accuracy(run.net, validation_images(config), config)
+    acc = accuracy(run.net, open_images(config).validation, config)
     if weights is not None:
         save_weights(weights, run.net, run.record(run.total_steps) | {"arch": arch.code, "acc": acc})
     return acc
@@ -149,13 +150,13 @@ def _store(config: Config) -> Store:
 
 def identity(config: Config) -> dict[str, Any]:
     """Everything that a stand-alone result depends on in addition to the architecture; images by their contents."""
-    data, model = config.data, config.model
+    data, model, images = config.data, config.model, open_images(config)
     return {
         "kept": "stand-alone results",
         "space": config.space,
         "seed": config.seed,
-        "training_images": training_fingerprint(config),
-        "validation_images": validation_images(config).fingerprint,
+        "training_images": images.train_fingerprint,
+        "validation_images": images.validation.fingerprint,
         "data": {name: getattr(data, name) for name in ("image_size", "resize", "augment", "mean", "std")},
         "model": {"num_classes": model.num_classes, "activation": model.activation},
         "train": {name: getattr(config.train, name) for name in Recipe.model_fields},

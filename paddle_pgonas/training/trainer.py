@@ -9,8 +9,7 @@ from pathlib import Path
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config, save_config
 from paddle_pgonas.data.batches import EpochBatches
-from paddle_pgonas.data.cache import cache_folder
-from paddle_pgonas.data.sources import open_source
+from paddle_pgonas.data.images import open_images
 from paddle_pgonas.errors import Diverged, UserError
 from paddle_pgonas.io.locks import exclusive
 from paddle_pgonas.methods import METHODS
@@ -91,10 +90,10 @@ def open_batches(config: Config) -> EpochBatches:
     leads, world = processes.leads(), processes.connected()
     if not leads:
         processes.barrier()
-    source, cache = open_source(config.data, "train", config.model.num_classes), cache_folder(config)
+    images = open_images(config)
     rank = processes.rank() if world > 1 else 0
-    batches = EpochBatches(source, config.data, cache, config.train.batch_size, config.seed, rank, world)
-    source.fingerprint(cache)
+    batches = EpochBatches(images.train_source, config.data, images.cache, config.train.batch_size, config.seed, rank, world)
+    images.train_source.fingerprint(images.cache)
     if leads:
         processes.barrier()
     return batches

@@ -15,6 +15,7 @@ import numpy as np
 import paddle
 
 from paddle_pgonas.config.loading import Config, load_config
+from paddle_pgonas.data.images import open_images
 from paddle_pgonas.io.files import write_json
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights
@@ -22,7 +23,7 @@ from paddle_pgonas.runtime import versions
 from paddle_pgonas.scores.correlation import kendall
 from paddle_pgonas.scoring import scorer
 from paddle_pgonas.scoring.session import metric_values
-from paddle_pgonas.scoring.walker import Maps, Walker
+from paddle_pgonas.scoring.walker import Maps, Slices, Walker
 from paddle_pgonas.space.arch import Arch
 from paddle_pgonas.space.named import find_space
 from paddle_pgonas.space.subspace import Subspace
@@ -41,15 +42,23 @@ def rounded(x: paddle.Tensor) -> paddle.Tensor:
     return x.astype("bfloat16").astype("float32")
 
 
+class RoundedSlices(Slices):
+    """Convolutions' weights as bfloat16."""
+
+    def filters(self, name: str, start: int, stop: int, c_out: int) -> paddle.Tensor:
+        """The rounded filters."""
+        return rounded(super().filters(name, start, stop, c_out))
+
+
 class RoundingWalker(Walker):
     """Computes in float32 what a GPU would keep in bfloat16: inputs, weights and outputs of layers are rounded."""
 
+    def __init__(self, net: Supernet, *arguments: str) -> None:
+        super().__init__(net, *arguments)
+        self.weights = RoundedSlices(net.weights(), self.dtype)
+
     def _conv(self, name: str, maps: Maps, start: int, c_out: int, stride: int) -> Maps:
         return [rounded(x) for x in super()._conv(name, [rounded(x) for x in maps], start, c_out, stride)]
-
-    def _slice(self, name: str, start: int, stop: int, c_out: int | None) -> paddle.Tensor:
-        part = super()._slice(name, start, stop, c_out)
-        return part if c_out is None else rounded(part)
 
     def _batch_norm(self, *arguments: object) -> Maps:
         return [rounded(x) for x in super()._batch_norm(*arguments)]  # type: ignore[arg-type]
@@ -69,7 +78,7 @@ def subnets() -> list[Arch]:
 def measure(net: Supernet, archs: list[Arch], config: Config, images: int, folder: Path) -> np.ndarray:
     """The metrics on so many images; those that were scored before are not scored again."""
     limited = config.changed(data={"val_limit": images})
-    return scorer.score(net, archs, scorer.scoring_set(limited), limited, folder)
+    return scorer.score(net, archs, open_images(limited).for_scoring(limited.score), limited.data, limited.score, folder)
 
 
 def main() -> None:

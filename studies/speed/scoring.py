@@ -61,7 +61,7 @@ def measure(subnets: int = 256, images: int = 64, side: int = 64, rounds: int = 
         for ours, theirs in zip(logits["shared"], logits["extracted"], strict=True):
             difference = max(difference, float(np.abs(ours - theirs).max() / np.abs(theirs).max()))
             same = same and bool((ours.argmax(1) == theirs.argmax(1)).all())
-    macs_alone = sum(cost.macs(arch, side) for arch in archs) * images
+    macs_alone = sum(cost.macs(arch, side, 1000) for arch in archs) * images
     rates = {"alone": macs_alone / seconds["alone"], "shared": walkers["shared"].macs / seconds["shared"]}
     return {
         "subnets": subnets,

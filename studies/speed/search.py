@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import numpy as np
 from pymoo.indicators.hv import HV
 
-from paddle_pgonas.config.loading import CONFIGS, Config, load_config
+from paddle_pgonas.config.loading import CONFIGS, load_config
 from paddle_pgonas.priors.by_name import make_prior
 from paddle_pgonas.searching.evolution import ScoredSubnet, Task, evolve, front, random_search
 from paddle_pgonas.searching.search import make_costs, supernet_scores
@@ -24,19 +25,20 @@ def measure(seeds: int = 5) -> dict[str, Any]:
     ``digits``: top-1 and exp(-loss) of a mini supernet trained here for a minute, within 1 M, 32 over 10 generations.
     """
     limits = {"macs": 2e9}
-    score = make_prior("zen", TRACK1)
-    zen = Task(TRACK1, make_costs(Config(), limits), limits, "macs", lambda archs: list(map(score, archs)))
+    score = make_prior("zen", TRACK1, 224, 1000)
+    zen = Task(TRACK1, make_costs(224, 1000), limits, "macs", lambda archs: list(map(score, archs)))
     figures: dict[str, Any] = {"zen_track1": compare(zen, 64, 20, seeds)}
     with tempfile.TemporaryDirectory() as folder:
         config = load_config(CONFIGS / "mini" / "digits.yaml", RECIPE).changed(output_dir=folder)
+        from paddle_pgonas.scoring.session import Session
         from paddle_pgonas.training.trainer import train_supernet
 
         weights = train_supernet(config)
-        limits = {"macs": 1e6}
-        costs = make_costs(config, limits)
+        session, limits = Session(config, weights), {"macs": 1e6}
+        costs = make_costs(config.data.image_size, config.model.num_classes)
         for metric in ("top1", "likelihood"):
             # Both searches share the stored scores, which is fair because neither is timed.
-            task = Task(MINI, costs, limits, "macs", supernet_scores(config, str(weights), metric))
+            task = Task(MINI, costs, limits, "macs", supernet_scores(session, Path(folder), metric))
             figures[f"digits_{metric}"] = compare(task, 32, 10, seeds)
     return figures
 

@@ -30,8 +30,8 @@ from lanes import COUNTS, LaneNet, batches
 from layout import LANES
 
 from paddle_pgonas.config.loading import Config, load_config
-from paddle_pgonas.data.cache import cache_folder, decoded, validation_images
-from paddle_pgonas.data.sources import open_source
+from paddle_pgonas.data.cache import decoded
+from paddle_pgonas.data.images import open_images
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import read_json, read_json_lines, write_json
 from paddle_pgonas.runtime import versions
@@ -54,14 +54,14 @@ class Trainer:
         if not plain or model.activation != "relu":
             raise UserError("train: needs schedule cosine, accumulate 1, amp off, no clip_grad_norm; model.activation: relu")
         self.config, self.seeds = config, seeds
-        source = open_source(config.data, "train", model.num_classes)
-        images = decoded(source, config.data, cache_folder(config))
+        opened = open_images(config)
+        images = decoded(opened.train_source, config.data, opened.cache)
         self.batches = batches(len(images.labels), config, seeds)
         edge = (self.batches.pad, self.batches.pad)
         self.plain_images = np.asarray(images.images)
         self.images = np.pad(self.plain_images, ((0, 0), edge, edge, (0, 0)))
         self.labels = images.labels.astype(np.int64)
-        self.validation = validation_images(config)
+        self.validation = opened.validation
 
     def write_job(self, path: Path, entries: list[Candidate]) -> None:
         """Write these trainings as a job for gpu.py."""

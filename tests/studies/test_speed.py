@@ -11,12 +11,10 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
-from conftest import REPOSITORY, assert_one_line
+from conftest import REPOSITORY, assert_one_line, flops, zen
 
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.functional import conv2d
-from paddle_pgonas.priors.cost import macs
-from paddle_pgonas.priors.zen import zen_score
 from paddle_pgonas.searching.evolution import Task
 from paddle_pgonas.space.arch import MINI
 from studies.speed import data, priors, scoring, search, training
@@ -61,7 +59,7 @@ def test_train_benchmark_reports_both_ratios() -> None:
 
 
 def test_search_benchmark_gives_both_searches_the_same_budget() -> None:
-    task = Task(MINI, lambda arch: {"macs": macs(arch)}, {"macs": 3e6}, "macs", lambda archs: list(map(zen_score, archs)))
+    task = Task(MINI, lambda arch: {"macs": flops(arch)}, {"macs": 3e6}, "macs", lambda archs: list(map(zen, archs)))
     figures = search.compare(task, population=8, generations=4, seeds=2)
     assert figures["scored"] == figures["scored_random"]
     assert 0 < figures["mean_area"]["random"] <= 1

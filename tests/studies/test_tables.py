@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, flops
 
 from paddle_pgonas.config.loading import load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import write_json
-from paddle_pgonas.io.store import Store
-from paddle_pgonas.priors import cost
+from paddle_pgonas.io.records import Store
 from paddle_pgonas.scores.correlation import kendall
 from paddle_pgonas.scores.files import read_candidates, read_scores, write_scores
 from paddle_pgonas.space.arch import MINI
@@ -37,7 +36,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for path in (HOME / "candidates.json", *HOME.glob("*.yaml")):
         shutil.copy(path, tmp_path)
     rng = np.random.default_rng(0)
-    macs = np.array([cost.macs(entry.arch) for entry in CANDIDATES]) / 1e7
+    macs = np.array([flops(entry.arch) for entry in CANDIDATES]) / 1e7
     for seed in range(2):
         write_scores(tmp_path / "results" / f"truth-seed{seed}.json", CANDIDATES, list(macs + rng.normal(0, 0.01, len(macs))))
         write_json(tmp_path / "results" / f"truth-seed{seed}.record.json", {"seconds": {}})

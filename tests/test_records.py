@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io import container
-from paddle_pgonas.io.container import DamagedFile
-from paddle_pgonas.io.store import Store, digest
+from paddle_pgonas.io import records
+from paddle_pgonas.io.records import DamagedFile, Store, digest
 
 RECORD = {"acc": 0.25, "config": {"name": "é", "list": [1, None, True]}}
 ARRAYS = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "kept": np.array([3, 5]), "none": np.zeros((0, 4), np.uint8)}
@@ -24,14 +23,14 @@ ARRAYS = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "kept": np.array([3
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("whole") / "file.safetensors"
-    container.write(path, RECORD, ARRAYS)
+    records.write(path, RECORD, ARRAYS)
     return path.read_bytes()
 
 
 def comes_back(path: Path, checked: bool = True) -> bool:
     """Whether the file reads as it was written; False if it is refused as damaged; anything else fails the test."""
     try:
-        arrays, record = container.read(path, checked=checked)
+        arrays, record = records.read(path, checked=checked)
     except DamagedFile as error:
         assert str(error).startswith(str(path))
         return False
@@ -44,7 +43,7 @@ def comes_back(path: Path, checked: bool = True) -> bool:
 
 def test_it_comes_back_and_equal_contents_are_equal_bytes(whole: bytes, tmp_path: Path) -> None:
     for number in range(5):
-        container.write(tmp_path / f"{number}", RECORD, dict(reversed(ARRAYS.items())))
+        records.write(tmp_path / f"{number}", RECORD, dict(reversed(ARRAYS.items())))
         assert comes_back(tmp_path / f"{number}")
         assert (tmp_path / f"{number}").read_bytes() == whole
 
@@ -75,11 +74,11 @@ def test_what_is_no_file_is_damaged(tmp_path: Path) -> None:
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"record": json.dumps({"step": 1})}])
 def test_a_foreign_file_is_read_only_where_no_checksum_is_asked_for(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     save_file(ARRAYS, tmp_path / "file", metadata=metadata)
-    arrays, record = container.read(tmp_path / "file", checked=False)
+    arrays, record = records.read(tmp_path / "file", checked=False)
     assert (arrays["w"] == ARRAYS["w"]).all()
     assert record == ({"step": 1} if metadata and "record" in metadata else {})
     with pytest.raises(DamagedFile, match="checksum is missing"):
-        container.read(tmp_path / "file")
+        records.read(tmp_path / "file")
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -102,7 +101,7 @@ def test_a_store_gives_what_was_put_or_names_the_file(
         assert unchanged(entry.record, entry.arrays) and not message
 
 
-def unchanged(record: container.Record, arrays: container.Arrays) -> bool:
+def unchanged(record: records.Record, arrays: records.Arrays) -> bool:
     return record == RECORD and all((arrays[name] == array).all() for name, array in ARRAYS.items())
 
 
