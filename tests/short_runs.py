@@ -13,6 +13,9 @@ from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import read_arrays
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+TINY_CONFIG = Path(__file__).parent / "fixtures" / "tiny.yaml"
+TINY = load_config(TINY_CONFIG).search_space
+"""Two stages of two blocks, where a step takes milliseconds."""
 
 
 OF_METHODS = {name for options in METHODS.values() for name in options.model_fields}
@@ -20,7 +23,7 @@ OF_METHODS = {name for options in METHODS.values() for name in options.model_fie
 
 def config(folder: Path, method: str | None = None, **settings: Any) -> Config:
     """Five steps of the demo's method, or of another one, with these keys of ``train`` or of the method."""
-    base = load_config(CONFIGS / "demo.yaml", ["train.watch_images=0", "train.watch_subnets=0", "train.batch_size=32"])
+    base = load_config(TINY_CONFIG, ["train.watch_images=0", "train.watch_subnets=0", "train.batch_size=32"])
     own = {name: settings.pop(name) for name in list(settings) if name in OF_METHODS} | ({"name": method} if method else {})
     train = {"epochs": 2, "max_steps": 5, "log_every": 1} | settings
     return base.changed(output_dir=str(folder), method=own, train=train)

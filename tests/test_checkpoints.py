@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
-from short_runs import CONFIGS, config, equal, plain, weights
+from short_runs import CONFIGS, TINY, config, equal, plain, weights
 
 from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.errors import UserError
@@ -21,7 +21,6 @@ from paddle_pgonas.io.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import OPTIMIZER, read_weights
 from paddle_pgonas.scores.files import Candidate, write_scores
-from paddle_pgonas.space.arch import MINI
 from paddle_pgonas.training.checkpoints import checkpoints, load_latest
 from paddle_pgonas.training.run import make_optimizer
 from paddle_pgonas.training.trainer import train_supernet as train
@@ -85,7 +84,7 @@ def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def target() -> tuple[Supernet, Any]:
-    net = Supernet(MINI, 10, "prelu")
+    net = Supernet(TINY, 10, "prelu")
     return net, make_optimizer(config(Path()).train, net.model.parameters())
 
 
@@ -199,7 +198,7 @@ def test_another_candidate_file_or_teacher_at_the_same_path_is_refused(tmp_path:
     teacher = train(config(tmp_path / "teacher", max_steps=1))
     settings = {"method": "uniform", "random_subnets": 1, "teacher": str(teacher), "sampler": "candidates"}
     settings |= {"candidates": str(tmp_path / "candidates.json")}
-    listed = [Candidate("arch1", MINI.smallest, MINI.smallest.code, None)]
+    listed = [Candidate("arch1", TINY.smallest, TINY.smallest.code, None)]
     write_scores(tmp_path / "candidates.json", listed, [0.0])
     train(config(tmp_path / "run", max_steps=1, **settings))
     for changed, write in (

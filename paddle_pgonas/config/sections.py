@@ -75,15 +75,8 @@ class Model(Section):
         yield from self.no_use("reorder", self.pretrained is not None, "model.pretrained")
 
 
-class Train(Section):
-    """How the supernet is trained, whatever the method."""
-
-    renamed = {name: f"method.{name}" for options in METHODS.values() for name in options.model_fields} | {
-        "strategy": "method.name",
-        "prior": "method.prior (of watched subnets: train.watch_prior)",
-        "draws": "method.sampler (seed is random)",
-        "highest_codes": "train.narrowest_codes",
-    }
+class Recipe(Section):
+    """The keys of ``train`` that decide how any network is trained, a supernet or a subnet of its own."""
 
     epochs: Integer = key(70, at_least=1)
     """Passes over the training images; an incomplete last batch is left out."""
@@ -111,6 +104,25 @@ class Train(Section):
     """Epochs in which the learning rate rises linearly from 0."""
     warmup_images: Integer = key(1281024, at_least=1)
     """``published`` only: the images per epoch for which the warm-up is computed (those of ImageNet, whatever the data)."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """See :class:`~paddle_pgonas.schema.Section`."""
+        if self.batch_size % self.accumulate:
+            yield "batch_size", f"({self.batch_size}) must be a multiple of train.accumulate ({self.accumulate})"
+        yield from self.no_use("warmup_epochs", self.schedule != "restarts", "train.schedule=cosine or published")
+        yield from self.no_use("warmup_images", self.schedule == "published", "train.schedule=published")
+
+
+class Train(Recipe):
+    """How the supernet is trained, whatever the method."""
+
+    renamed = {name: f"method.{name}" for options in METHODS.values() for name in options.model_fields} | {
+        "strategy": "method.name",
+        "prior": "method.prior (of watched subnets: train.watch_prior)",
+        "draws": "method.sampler (seed is random)",
+        "highest_codes": "train.narrowest_codes",
+    }
+
     narrowest_codes: Annotated[tuple[Integer, ...], ListAsTuple] | None = None
     """Narrowest (highest) width code per stage that is sampled; the sandwich's smallest subnet has these. Track 1's candidates
     have at most [3, 3, 5, 7]; null allows all."""
@@ -140,10 +152,7 @@ class Train(Section):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """See :class:`~paddle_pgonas.schema.Section`."""
-        if self.batch_size % self.accumulate:
-            yield "batch_size", f"({self.batch_size}) must be a multiple of train.accumulate ({self.accumulate})"
-        yield from self.no_use("warmup_epochs", self.schedule != "restarts", "train.schedule=cosine or published")
-        yield from self.no_use("warmup_images", self.schedule == "published", "train.schedule=published")
+        yield from super().problems()
         for name in ("watch_at", "watch_subnets", "watch_truth"):
             yield from self.no_use(name, self.watch_images > 0, "train.watch_images")
         yield from self.no_use("watch_prior", self.watch_subnets > 0, "train.watch_subnets")

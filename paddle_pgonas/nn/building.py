@@ -22,7 +22,7 @@ def seed_weights(seed: int) -> None:
 
 
 def build_supernet(
-    space: SearchSpace, num_classes: int, activation: str, *, bn: str, seed: int, pretrained: str | None, reorder: bool
+    space: SearchSpace, seed: int, *, num_classes: int, activation: str, bn: str, pretrained: str | None, reorder: bool
 ) -> Supernet:
     """A supernet with its initial weights: random from the seed, or pretrained and (if wanted) reordered."""
     seed_weights(seed)
@@ -63,10 +63,13 @@ def build_subnet(arch: Arch, num_classes: int, activation: str, seed: int) -> Re
 
 
 def build_teacher(space: SearchSpace, num_classes: int, path: str) -> nn.Layer:
-    """The full network of a weight file in evaluation mode, with the activation of its record (ReLU without one)."""
+    """The full network of a weight file, fixed, in evaluation mode, with the activation of its record (ReLU without one)."""
     arrays, record = read_weights(path)
     told = activation_of(arrays, record)
     full = Supernet(space, num_classes, told if told in ACTIVATIONS else "relu")
     put_weights(full, path, arrays, record)
     full.eval()
-    return extract(full, space.largest)
+    teacher = extract(full, space.largest)
+    for parameter in teacher.parameters():
+        parameter.stop_gradient = True
+    return teacher

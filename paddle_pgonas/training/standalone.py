@@ -14,6 +14,7 @@ from paddle import nn
 
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config
+from paddle_pgonas.config.sections import Recipe
 from paddle_pgonas.data.cache import DecodedImages, training_fingerprint, validation_images
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
@@ -127,29 +128,13 @@ def _write_results(candidates: Sequence[Candidate], store: Store, output: str | 
     print(f"{len(results)} of {len(candidates)} subnets trained: {output}")
 
 
-RECIPE = (
-    "epochs",
-    "max_steps",
-    "batch_size",
-    "accumulate",
-    "amp",
-    "clip_grad_norm",
-    "lr_per_256",
-    "momentum",
-    "weight_decay",
-    "schedule",
-    "warmup_epochs",
-    "warmup_images",
-)
-"""The keys of ``train`` that can change a stand-alone result; the others belong to the supernet or have no influence."""
-
 WITHOUT_EFFECT = ("log_every", "checkpoint_every", "keep_checkpoints")
 """Keys of ``train`` that stand-alone training uses and that do not influence results."""
 
 
 def _store(config: Config) -> Store:
     """The store of results. Raises UserError for an unused key that does not have its default."""
-    used = {"model": {"num_classes", "activation"}, "train": {*RECIPE, *WITHOUT_EFFECT}, "score": {"batch_size"}}
+    used = {"model": {"num_classes", "activation"}, "train": {*Recipe.model_fields, *WITHOUT_EFFECT}, "score": {"batch_size"}}
     if config.method is not None:
         raise UserError(f"stand-alone training makes no use of method={config.method.name}; set method=null")
     for section, names in used.items():
@@ -173,5 +158,5 @@ def identity(config: Config) -> dict[str, Any]:
         "validation_images": validation_images(config).fingerprint,
         "data": {name: getattr(data, name) for name in ("image_size", "resize", "augment", "mean", "std")},
         "model": {"num_classes": model.num_classes, "activation": model.activation},
-        "train": {name: getattr(config.train, name) for name in RECIPE},
+        "train": {name: getattr(config.train, name) for name in Recipe.model_fields},
     }

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-
-import paddle
-from paddle import nn
 
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config, save_config
@@ -113,29 +110,9 @@ def start_run(config: Config, batches: EpochBatches) -> Run:
     if config.method is None:
         raise UserError(f"method: none is configured; choose one with -o method=NAME ({', '.join(METHODS)})")
     check_memory(layers(subspace.largest, config.data.image_size, model.num_classes), config.train)
-    net = build_supernet(
-        space,
-        model.num_classes,
-        model.activation,
-        bn=model.bn,
-        seed=config.seed,
-        pretrained=model.pretrained,
-        reorder=model.reorder,
-    )
-
-    def network(path: str) -> Callable[[paddle.Tensor], paddle.Tensor]:
-        return _without_gradient(build_teacher(space, model.num_classes, path))
-
-    parts = Parts(subspace, config.seed, cache(config.prior), network)
+    net = build_supernet(space, config.seed, **model.model_dump())
+    parts = Parts(subspace, config.seed, cache(config.prior), partial(build_teacher, space, model.num_classes))
     return Run(config, batches, net, config.method.start(parts))
-
-
-def _without_gradient(network: nn.Layer) -> Callable[[paddle.Tensor], paddle.Tensor]:
-    def logits(x: paddle.Tensor) -> paddle.Tensor:
-        with paddle.no_grad():
-            return network(x)
-
-    return logits
 
 
 def fit(run: Run, step: int, folder: Path, again: str, watch: Watch | None = None) -> None:
