@@ -7,7 +7,7 @@ import runpy
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -156,10 +156,14 @@ class Fork:
         return self.log.read_text(encoding="utf-8")
 
 
-@pytest.fixture
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tenth of the bootstrap's resamples, where a test is not about the width of intervals."""
-    monkeypatch.setattr("paddle_pgonas.scores.correlation.resamples_for", lambda count: 100)
+@pytest.fixture(scope="module")
+def few_resamples() -> Iterator[None]:
+    """A tenth of the resamples, where a test is not about the width of intervals."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("scores.correlation", "report.comparison"):
+            patch.setattr(f"paddle_pgonas.{module}.resamples_for", lambda count: 100)
+        patch.setattr("paddle_pgonas.scores.correlation.attainable_kendall.__defaults__", (100,))
+        yield
 
 
 Tool = Callable[..., tuple[int, str, str]]

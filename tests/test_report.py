@@ -28,6 +28,7 @@ from paddle_pgonas.report.provenance import read_provenance
 from paddle_pgonas.scores.files import Candidate, write_scores
 from paddle_pgonas.space.arch import MINI
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 
 
