@@ -1,5 +1,6 @@
 # make setup   .venv with everything      make demo   the main job on built-in images, against a truth
-# make test    the tests                  make lint   style and types      make docs   docs/api.md from the docstrings
+# make test    the tests, in short        make test-all   in full: bigger runs, real launches, more kills and damaged files
+# make lint    style and types            make docs   docs/api.md from the docstrings
 # make smoke   imports every module and runs the first steps of a training
 # make study CIFAR10=DIR TINY=DIR   the studies similar_cost and tiny_imagenet; existing results are kept; SEEDS per short truth
 # make fuzz    changed files for every reader      make torture   jobs killed, disks filled, kept files damaged
@@ -20,7 +21,7 @@ WANTED := Python 3.10, 3.11 or 3.12 with its venv module
 # The demo's networks are too small for a second thread to help.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint docs smoke study fuzz torture
+.PHONY: setup demo test test-all lint docs smoke study fuzz torture
 
 setup: $(VENV)/ready
 	@test -z "$(PYTHON)" || test "$$($(PYTHON) --version)" = "$$($(PY) --version)" || \
@@ -69,7 +70,10 @@ smoke: setup
 		--weights $(SMOKE)/supernet.safetensors --candidates $(SMOKE)/candidates.json --output $(SMOKE)/submission.json
 
 test: setup
-	$(PY) -m pytest -n auto
+	$(PY) -m pytest -n auto --dist worksteal -m "not slow"
+
+test-all: setup
+	$(PY) -m pytest -n auto --dist worksteal
 
 # Stand-alone accuracies by two processes: $(call truth,configuration,images,folder of the results,options)
 define truth

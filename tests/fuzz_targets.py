@@ -38,6 +38,7 @@ from paddle_pgonas.scores.files import detect_space, read_candidates, read_score
 from paddle_pgonas.space.arch import MINI, SPACES, TRACK1
 from paddle_pgonas.space.named import find_space
 from paddle_pgonas.training.checkpoints import load_latest, save_checkpoint
+from paddle_pgonas.training.run import make_optimizer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEMO = REPOSITORY / "configs" / "demo.yaml"

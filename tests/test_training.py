@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import some_archs
-from short_runs import CONFIGS, TINY, config, equal, weights
+from conftest import TINY, some_archs
+from short_runs import CONFIGS, config, equal, weights
 
 import paddle_pgonas
 from paddle_pgonas import processes
