@@ -42,14 +42,9 @@ def train_standalone(config: Config, arch: Arch, weights: str | Path | None = No
     Recipe: cross-entropy on the labels, SGD with momentum, schedule, sizes and low precision of ``train``, augmentation of
     ``data``; a key that has no use here must keep its default. The seed determines initial weights, order of images and
     augmentation. Checkpoints are kept in ``<output_dir>/standalone/`` until the subnet is trained: after a kill, Ctrl-C or
-    SIGTERM the same call continues from the last one, with the same result.
-
-    Args:
-        weights: a file for the trained weights; those of the largest subnet are a teacher (``train.teacher``).
-
-    Raises:
-        UserError: a key is set that stand-alone training does not use, the process was asked to stop, or the training diverged
-            or collapsed.
+    SIGTERM the same call continues from the last one, with the same result. ``weights`` names a file for the trained weights;
+    those of the largest subnet can be a method's teacher. Raises UserError for a key without a use, a request to stop, or a
+    training that diverged or collapsed.
     """
     folder = _store(config).folder / arch.code
     acc = _train(config, arch, folder, weights)
@@ -58,7 +53,7 @@ def train_standalone(config: Config, arch: Arch, weights: str | Path | None = No
 
 
 def _train(config: Config, arch: Arch, folder: Path, weights: str | Path | None = None) -> float:
-    """As :func:`train_standalone`, with checkpoints and log in ``folder``, where the last checkpoint stays."""
+    """As :func:`train_standalone`; the last checkpoint stays in ``folder``."""
     select_device(config.device)
     with exclusive(folder, "training"):
         check_memory(layers(arch, config.data.image_size, config.model.num_classes), config.train)
