@@ -1,4 +1,4 @@
-"""Shared parts of the command lines: arguments for a configuration, and errors as one line with exit status 2."""
+"""Shared parts of the command lines: arguments for a configuration, and errors as one line with their exit status."""
 
 from __future__ import annotations
 
@@ -129,7 +129,8 @@ def config_of(arguments: argparse.Namespace) -> Config:
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-    """Call ``main`` and exit: 0 if it returns, 2 with one line for a user's mistake or an unusable file, 130 for Ctrl-C."""
+    """Call ``main`` and exit: 0 if it returns; with one line 2 for a user's mistake or an unusable file, 3 for a
+    training that diverged; 130 for Ctrl-C."""
     program = os.path.basename(sys.argv[0])
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold characters that the terminal cannot show
@@ -138,7 +139,7 @@ def run(main: Callable[[], None]) -> NoReturn:
         main()
         print(end="", flush=True)
     except UserError as error:
-        _leave(2, f"{program}: error: {error}")
+        _leave(error.status, f"{program}: error: {error}")
     except KeyboardInterrupt:
         _leave(130, f"{program}: interrupted")
     except BrokenPipeError:  # the reader of the output has ended, as with `| head`

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import runpy
+import signal
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,7 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from paddle_pgonas.config.loading import Data
+from paddle_pgonas.config.loading import Config, Data, load_config
 from paddle_pgonas.priors import cost
 from paddle_pgonas.priors.zen import zen_score
 from paddle_pgonas.runtime import prepare_process
@@ -23,9 +25,13 @@ from paddle_pgonas.space.arch import Arch, SearchSpace
 if TYPE_CHECKING:
     from paddle_pgonas.data.batches import EpochBatches
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for networks of this size; a fork of a process with more threads hangs
 prepare_process()
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+TINY_CONFIG = Path(__file__).parent / "fixtures" / "tiny.yaml"
+TINY = load_config(TINY_CONFIG).search_space
+"""Two stages of two blocks, where a step takes milliseconds; for all tests whose point is not the size."""
 os.environ["PYTHONPATH"] = str(REPOSITORY)  # processes that tests start use this checkout, whatever is installed
 
 
@@ -92,6 +98,74 @@ def some_archs(space: SearchSpace, count: int, seed: int = 0) -> list[Arch]:
 
     rng = random.Random(seed)
     return [space.largest, space.smallest, *(space.sample(rng) for _ in range(count - 2))]
+
+
+def tiny_config(folder: Path, *overrides: str) -> Config:
+    """The demo's method on few digits in the tiny space, without watching."""
+    few = ["data.train_limit=64", "data.val_limit=30", "train.batch_size=8", "train.epochs=2", "train.log_every=1"]
+    few += ["train.watch_images=0", "train.watch_subnets=0", "device=cpu"]
+    return load_config(TINY_CONFIG, [f"output_dir={folder}", *few, *overrides])
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of the tiny supernet's golden weights, as if trained for seven steps; not to be changed."""
+    from paddle_pgonas.nn.supernet import Supernet
+    from paddle_pgonas.nn.weights import save_weights
+
+    net, path = Supernet(TINY, 10, "prelu"), tmp_path_factory.mktemp("tiny") / "w.safetensors"
+    fill_golden(net)
+    save_weights(path, net, {"step": 7})
+    return path
+
+
+class Fork:
+    """A process that starts as a copy of this one, with Paddle loaded, for tests that need several or kill one."""
+
+    def __init__(self, work: Callable[[], object], log: Path, environment: dict[str, str] | None = None) -> None:
+        import sklearn.datasets  # noqa: F401  (the digits' source; else every child would import it)
+
+        self.log = log
+        self.id = os.fork()
+        if self.id == 0:
+            status = 1
+            try:
+                with open(log, "wb", buffering=0) as file:
+                    os.dup2(file.fileno(), 1)
+                    os.dup2(file.fileno(), 2)
+                sys.stdout, sys.stderr = (open(stream, "w", buffering=1, closefd=False) for stream in (1, 2))  # noqa: SIM115
+                signal.alarm(120)
+                os.environ |= environment or {}
+                work()
+                status = 0
+            except SystemExit as end:
+                status = int(end.code or 0)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                os._exit(status)
+
+    def kill(self) -> None:
+        os.kill(self.id, signal.SIGKILL)
+
+    def wait(self) -> int:
+        """Its exit status, negative for the signal that it died of."""
+        return os.waitstatus_to_exitcode(os.waitpid(self.id, 0)[1])
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def few_resamples() -> Iterator[None]:
+    """A tenth of the resamples, where a test is not about the width of intervals."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("scores.correlation", "report.comparison"):
+            patch.setattr(f"paddle_pgonas.{module}.resamples_for", lambda count: 100)
+        patch.setattr("paddle_pgonas.scores.correlation.attainable_kendall.__defaults__", (100,))
+        yield
 
 
 Tool = Callable[..., tuple[int, str, str]]

@@ -19,6 +19,7 @@ import numpy as np
 import paddle
 import yaml
 from hostile_pickles import hostile_pickles
+from paddle_pgonas.training.builders import make_optimizer
 from PIL import Image
 
 from paddle_pgonas.config.loading import Data, load_config
@@ -36,8 +37,8 @@ from paddle_pgonas.scores.check import validate_submission
 from paddle_pgonas.scores.files import detect_space, read_candidates, read_scores
 from paddle_pgonas.space.arch import MINI, SPACES, TRACK1
 from paddle_pgonas.space.named import find_space
-from paddle_pgonas.training.builders import make_optimizer
 from paddle_pgonas.training.checkpoints import load_latest, save_checkpoint
+from paddle_pgonas.training.run import make_optimizer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEMO = REPOSITORY / "configs" / "demo.yaml"

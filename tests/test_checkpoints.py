@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import TINY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
-from short_runs import CONFIGS, TINY, config, equal, plain, weights
+from short_runs import CONFIGS, config, equal, plain, weights
 
 from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.errors import UserError

@@ -14,6 +14,7 @@ from paddle_pgonas.report.comparison import Comparison, compare, table, verdict
 from paddle_pgonas.scores.correlation import STATISTICS, correlate
 from paddle_pgonas.space.arch import MINI, TRACK1, SearchSpace
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
 CODES = [MINI.sample(random.Random(seed)).code for seed in range(12)]
 TRUTH = [0.5, 0.1, 0.9, 0.3, 0.7, 0.2, 0.8, 0.4, 0.6, 0.55, 0.15, 0.95]
 CLOSE = [0.45, 0.2, 0.8, 0.35, 0.6, 0.1, 0.9, 0.5, 0.7, 0.52, 0.12, 0.91]
@@ -75,8 +76,8 @@ def test_the_figures_for_programs_hold_every_row_under_the_documented_keys(compa
     assert set(figures) == {"reference", "space", "k", "level", "ceiling", "rows", "notes"}
     assert (figures["reference"], figures["space"], figures["k"], figures["level"]) == ("truth.json", "mini", 1, 0.95)
     assert [(row["file"], row["count"], row["resamples"]) for row in figures["rows"]] == [
-        ("close.json", 10, 1000),
-        ("lacking.json", 8, 1000),
+        ("close.json", 10, 100),
+        ("lacking.json", 8, 100),
     ]
     for row, figure in zip(comparison.rows, figures["rows"], strict=True):
         assert set(figure) == {"file", "count", "resamples", "difference", *STATISTICS}

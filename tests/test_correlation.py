@@ -24,6 +24,7 @@ from paddle_pgonas.scores.correlation import (
     spearman,
 )
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
 TIED_PAIRS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=2, max_size=30)
 
 
@@ -120,8 +121,9 @@ def test_intervals_contain_a_clear_value_and_say_how_sure_it_is() -> None:
         assert 0 < low < value < high <= 1
 
 
-def test_intervals_are_as_wide_as_theory_says() -> None:
+def test_intervals_are_as_wide_as_theory_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """The standard error of a correlation r of n normal pairs is (1 - r^2) / sqrt(n), of a tau about 2/3 of sqrt(1/n)."""
+    monkeypatch.setattr("paddle_pgonas.scores.correlation.resamples_for", lambda count: 400)
     x, noise = np.random.default_rng(5).standard_normal((2, 900))
     estimates = correlate(x, 0.6 * x + 0.8 * noise).estimates()
     value, low, high = estimates["pearson"]

@@ -16,7 +16,7 @@ from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.data.images import open_images
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.exporting import export as job
+from paddle_pgonas.exporting import export as exporting
 from paddle_pgonas.exporting.export import export, load_subnet, parity
 from paddle_pgonas.exporting.inference import open_inference_model
 from paddle_pgonas.nn.elastic import calibrate
@@ -111,8 +111,8 @@ def test_a_model_that_computes_something_else_is_not_left_behind(
         subnet.blocks["0"].bn.bias.set_value(paddle.zeros_like(subnet.blocks["0"].bn.bias))
         original(subnet, folder, image_size)
 
-    original = job.save_inference_model
-    monkeypatch.setattr(job, "save_inference_model", broken)
+    original = exporting.save_inference_model
+    monkeypatch.setattr(exporting, "save_inference_model", broken)
     with pytest.raises(UserError, match="differ"):
         export(demo(tmp_path), supernet[1], ARCH, tmp_path / "out", images=8)
     assert not list((tmp_path / "out").iterdir())

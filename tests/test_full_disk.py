@@ -27,7 +27,7 @@ from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import convert_weights, read_weights, save_weights
 from paddle_pgonas.space.arch import MINI
 from paddle_pgonas.training.runlog import RunLog
-from paddle_pgonas.training.watch import train
+from paddle_pgonas.training.trainer import train
 
 DEMO = REPOSITORY / "configs" / "demo.yaml"
 

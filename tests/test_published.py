@@ -21,13 +21,13 @@ from conftest import REPOSITORY
 
 from paddle_pgonas.config.loading import CONFIGS, Train, load_config
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.methods.published import baseline_subnet, pgonas_subnet, published_generator
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.published import LEARNING_RATES, STEPS
 from paddle_pgonas.published.compare import Outcome, compare
 from paddle_pgonas.published.reference import CONFIGURATIONS, Reference, configuration, read_reference
 from paddle_pgonas.published.replay import Signs, repeat, replay
 from paddle_pgonas.space.arch import MINI, TRACK1
-from paddle_pgonas.training.draws import draw_published_baseline, draw_published_pgonas, published_generator
 from paddle_pgonas.training.schedules import learning_rate
 
 RATES: list[dict[str, Any]] = json.loads(LEARNING_RATES.read_text())
@@ -41,10 +41,10 @@ def test_every_published_learning_rate(case: dict[str, Any]) -> None:
         assert ours == pytest.approx(rate, rel=0, abs=1e-9), step
 
 
-def test_published_draws_exist_for_the_published_strategies_alone() -> None:
-    assert load_config(CONFIGS / "demo.yaml", ["train.draws=published"]).train.draws == "published"
-    with pytest.raises(UserError, match=r"train\.draws"):
-        load_config(CONFIGS / "demo.yaml", ["train.draws=published", "train.strategy=progressive"])
+def test_published_draws_exist_for_the_published_methods_alone() -> None:
+    assert load_config(CONFIGS / "demo.yaml", ["method.sampler=published"]).method.sampler == "published"
+    with pytest.raises(UserError, match=r"method\.sampler"):
+        load_config(CONFIGS / "demo.yaml", ["method={name: progressive, sampler: published}"])
 
 
 @pytest.mark.parametrize("path", STEPS, ids=lambda path: path.stem)
@@ -57,9 +57,9 @@ def test_every_published_architecture_is_drawn_again(path: Path) -> None:
         if reference["method"] == "pgonas":
             assert codes[:2] == [TRACK1.largest.code, TRACK1.smallest.code]
             rng.choice([224]), rng.choice([224])  # the image sizes of these two
-            assert [draw_published_pgonas(TRACK1, rng).code for _ in codes[2:]] == codes[2:]
+            assert [pgonas_subnet(TRACK1, rng).code for _ in codes[2:]] == codes[2:]
         else:
-            assert [draw_published_baseline(TRACK1, rng).code for _ in codes] == codes
+            assert [baseline_subnet(TRACK1, rng).code for _ in codes] == codes
 
 
 def numbers(values: Any, *path: Any) -> Iterator[tuple[Any, ...]]:

@@ -32,8 +32,9 @@ from paddle_pgonas.scores.files import Candidate, sample_candidates, write_score
 from paddle_pgonas.space.arch import MINI
 from paddle_pgonas.space.named import find_space
 
-SPACE_FILE = str(REPOSITORY / "benchmarks" / "demo" / "space.yaml")
+SPACE_FILE = str(REPOSITORY / "studies" / "demo" / "space.yaml")
 DEMO = find_space(SPACE_FILE)
+pytestmark = pytest.mark.usefixtures("few_resamples")
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 
 

@@ -376,13 +376,13 @@ def test_low_precision_ranks_as_float32_does(tmp_path: Path, amp: str, bn: str) 
 
 
 def test_agreement_of_fewer_images_is_what_was_measured() -> None:
-    measured = json.loads((REPOSITORY / "benchmarks" / "scoring_choices" / "results.json").read_text())["images"]
+    measured = json.loads((REPOSITORY / "studies" / "scoring_choices" / "results.json").read_text())["images"]
     for count, agreement in FEWER_IMAGES["kendall"].items():
         assert agreement == {metric: round(measured[metric][count], 3) for metric in ("top1", "likelihood")}
 
 
 def test_the_page_on_scoring_choices_holds_what_was_measured() -> None:
-    home = REPOSITORY / "benchmarks" / "scoring_choices"
+    home = REPOSITORY / "studies" / "scoring_choices"
     measured, page = json.loads((home / "results.json").read_text()), (home / "README.md").read_text()
     images, low = measured["images"], measured["bfloat16"]["tau"]
     rows = [f"| {int(count):,} | {images['top1'][count]:.3f} | {images['likelihood'][count]:.3f} |" for count in images["top1"]]

@@ -13,7 +13,7 @@ from conftest import REPOSITORY, some_archs
 
 from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.data.images import open_images
-from paddle_pgonas.errors import UserError
+from paddle_pgonas.errors import Diverged, UserError
 from paddle_pgonas.io.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights, read_arrays
@@ -80,7 +80,7 @@ def test_two_ranks_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_diverged_loss_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="diverged"):
+    with pytest.raises(Diverged, match="diverged"):
         train_standalone(config(tmp_path, max_steps=20, lr_per_256=1e9, warmup_epochs=0.0), MINI.smallest)
 
 
@@ -191,7 +191,7 @@ def test_a_result_that_cannot_be_kept_costs_no_training(tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("section", "changes"),
     [("model", {"pretrained": "w.pdparams"}), ("model", {"bn": "sync"}), ("score", {"bn": "running"}),
-     ("train", {"strategy": "uniform"}), ("train", {"pairs": 3}), ("train", {"watch_images": 9})],
+     ("method", "uniform"), ("method", {"name": "pgonas", "pairs": 3}), ("train", {"watch_images": 9})],
 )  # fmt: skip
 def test_a_key_that_stand_alone_training_ignores_is_refused(tmp_path: Path, section: str, changes: dict[str, Any]) -> None:
     settings = config(tmp_path)

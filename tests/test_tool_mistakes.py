@@ -41,8 +41,6 @@ def test_a_bad_search_or_export_is_one_line(tool: Tool, tmp_path: Path) -> None:
         (["search", "-c", DEMO, "--prior", "zen", "--output", ""], "empty name"),
         ([*SUBMISSION, "--prior-weight", "2"], "--prior-weight needs --prior"),
         ([*SUBMISSION, "--prior", "zen", "--prior-weight", "nan"], "a number above 0, not nan"),
-        (["mini_track1", "run", "--root", "x", "--processes", "0"], "at least 1"),
-        (["mini_track1", "run", "--root", "x", "--seeds", "0"], "at least 1"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(

@@ -47,7 +47,7 @@ from paddle_pgonas.scoring.submission import write_submission
 from paddle_pgonas.searching.search import search
 from paddle_pgonas.space.arch import MINI
 from paddle_pgonas.training.standalone import make_truth
-from paddle_pgonas.training.watch import train
+from paddle_pgonas.training.trainer import train
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

@@ -25,7 +25,7 @@ def main() -> None:
     if arguments.images < 1:
         raise UserError(f"--images must be at least 1, not {arguments.images}")
 
-    from paddle_pgonas.exporting import job
+    from paddle_pgonas.exporting import export as job
 
     record = job.export(config, arguments.weights, arch, arguments.output, onnx=arguments.onnx, images=arguments.images)
     print(job.summary(record))

@@ -68,7 +68,7 @@ def _train(config: Config, arch: Arch, folder: Path, weights: str | Path | None 
         try:
             fit(run, step, folder, "the same command")
         except UserError as error:
-            raise UserError(f"{arch}: {error}") from None
+            raise type(error)(f"{arch}: {error}") from None
     acc = accuracy(run.net, open_images(config).validation, config)
     if weights is not None:
         save_weights(weights, run.net, run.record(run.total_steps) | {"arch": arch.code, "acc": acc})

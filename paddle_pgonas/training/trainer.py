@@ -10,7 +10,7 @@ from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config, save_config
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.images import open_images
-from paddle_pgonas.errors import UserError
+from paddle_pgonas.errors import Diverged, UserError
 from paddle_pgonas.io.locks import exclusive
 from paddle_pgonas.methods import METHODS
 from paddle_pgonas.methods.base import Parts
@@ -147,7 +147,7 @@ def fit(run: Run, step: int, folder: Path, again: str, watch: Watch | None = Non
                     raise UserError(f"stopped after step {step}; {again} continues from there")
         except Collapse as error:
             good = checkpoints(kept)
-            raise UserError(f"{error}; lower train.lr_per_256. Last good checkpoint: {good[-1] if good else 'none'}") from None
+            raise Diverged(f"{error}; lower train.lr_per_256. Last good checkpoint: {good[-1] if good else 'none'}") from None
 
 
 def _observe(run: Run, steps: int, watch: Watch | None, log: RunLog) -> None:
