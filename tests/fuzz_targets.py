@@ -19,7 +19,6 @@ import numpy as np
 import paddle
 import yaml
 from hostile_pickles import hostile_pickles
-from paddle_pgonas.training.builders import make_optimizer
 from PIL import Image
 
 from paddle_pgonas.config.loading import Data, load_config
