@@ -65,7 +65,7 @@ def evolve(task: Task, population: int, generations: int, seed: int) -> list[Sco
     problem = _Problem(task)
     algorithm = NSGA2(
         pop_size=population,
-        sampling=_population(first_generation(task.space, population, rng)),
+        sampling=Population.new("X", _column(first_generation(task.space, population, rng))),
         crossover=_Crossover(rng),
         mutation=_Mutation(rng),
         eliminate_duplicates=_Known(problem.seen),
@@ -191,10 +191,7 @@ class _Mutation(Mutation):
 
 
 def _column(archs: Sequence[Arch]) -> np.ndarray:
+    """Individuals as pymoo takes them: objects [len(archs), 1]."""
     column = np.empty((len(archs), 1), dtype=object)
     column[:, 0] = archs
     return column
-
-
-def _population(archs: Sequence[Arch]) -> Population:
-    return Population.new("X", _column(archs))
