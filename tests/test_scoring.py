@@ -259,6 +259,19 @@ def test_out_of_memory_halves_the_batch_and_goes_on(monkeypatch: pytest.MonkeyPa
         score(net, archs, data, config(bn="batch"))
 
 
+def test_out_of_memory_while_calibrating_changes_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, archs, data, settings = golden_net(), some_archs(MINI, 3), scoring_set(), config(bn="calibrated", batch_size=6)
+    wanted, walk = score(net, archs, data, settings), Walker._walk
+
+    def limited(self: Walker, root: object, images: Sequence[paddle.Tensor], visit: object) -> None:
+        if len(images[0]) > 3:
+            raise MemoryError("ResourceExhausted")
+        walk(self, root, images, visit)
+
+    monkeypatch.setattr(Walker, "_walk", limited)
+    np.testing.assert_allclose(score(net, archs, data, settings), wanted, rtol=1e-4)
+
+
 def test_candidates_that_change_while_they_are_scored_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, weights, output = tmp_path / "candidates.json", tmp_path / "weights.safetensors", tmp_path / "submission.json"
     write_scores(path, sample_candidates(MINI, 3, seed=0), [0.0] * 3)

@@ -30,14 +30,6 @@ class JobImages:
         return open_source(self.data, "train", self.num_classes)
 
     @cached_property
-    def train_fingerprint(self) -> str:
-        """A digest of the training images and their labels, independent of their path.
-
-        The first call reads every file once; later calls only check for changed files (:mod:`~paddle_pgonas.data.fingerprints`).
-        """
-        return self.train_source.fingerprint(self.cache)
-
-    @cached_property
     def val_source(self) -> ImageSource:
         """The validation images (after ``val_limit``)."""
         return open_source(self.data, "val", self.num_classes)

@@ -42,6 +42,7 @@ def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None) -> Non
     rate = _measured_rate(net, chunks[0][:4], side, config.score.batch_size)
     together = _images_together(config.score)
     activations = together * _activation_bytes(archs, side)
+    seconds = shared * (images + calibrating) / rate if images else None
     plan = {
         "candidates": len(archs),
         "prefixes": sum(cost_of.blocks for cost_of in costs),
@@ -54,16 +55,16 @@ def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None) -> Non
         "chunks": len(chunks),
         "activation_bytes": activations,
         "macs_per_second": rate,
-        "seconds": shared * (images + calibrating) / rate if images else None,
+        "seconds": seconds,
     }
     print(f"candidates       {plan['candidates']:,} in {plan['chunks']:,} chunks")
     print(f"blocks computed  {plan['prefixes']:,} instead of {plan['prefixes_alone']:,}")
     print(f"per image        {shared:.3e} multiply-accumulates instead of {alone:.3e}: {alone / shared:.3f} times less")
     print(f"activations      at most {activations / 2**20:,.0f} MiB for {together} images at a time")
     print(f"measured here    {rate:.3e} multiply-accumulates per second, one process")
-    if images:
+    if images and seconds is not None:
         print(f"images           {images:,}" + (f", after calibrating on {calibrating:,}" if calibrating else ""))
-        print(f"time             about {_duration(shared * (images + calibrating) / rate)} in one process")
+        print(f"time             about {_duration(seconds)} in one process")
         print_sizes(images, shared / rate, calibrating)
     else:
         print("images           unknown: give data.root for an estimate of the time")

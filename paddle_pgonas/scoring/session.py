@@ -90,11 +90,10 @@ def measure_with(
     Raises:
         UserError: as :class:`Session`; or an architecture that no file was trained for; raised before anything is scored.
     """
-    if len(weights) < 2:
-        session = Session(config, weights[0] if weights else None)
-        return session.measure(archs, folder), [session]
+    shares = _shares(weights, archs) if len(weights) > 1 else [list(range(len(archs)))]
+    files: list[str | Path | None] = list(weights) or [None]
     measured, sessions = np.empty((len(archs), len(METRICS))), list[Session]()
-    for path, share in zip(weights, _shares(weights, archs), strict=True):
+    for path, share in zip(files, shares, strict=True):
         session = Session(config, path, sessions[0].images if sessions else None)
         measured[share] = session.measure([archs[position] for position in share], folder)
         sessions.append(session)

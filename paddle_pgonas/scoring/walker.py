@@ -52,10 +52,12 @@ class Walker:
             batches: each one a sequence of micro-batches of normalised images [n, 3, S, S].
         """
         scoring = self.mode
-        for number, micro_batches in enumerate(batches, start=1):
-            self.mode = _Calibrating(self.weights, number)
-            self._walk(root, list(micro_batches), None)
-        self.mode = scoring
+        try:
+            for number, micro_batches in enumerate(batches, start=1):
+                self.mode = _Calibrating(self.weights, number)
+                self._walk(root, list(micro_batches), None)
+        finally:  # out of memory, which the caller meets with smaller micro-batches
+            self.mode = scoring
 
     def walk(self, root: Node, x: paddle.Tensor, visit: Visit | None) -> None:
         """Call ``visit(node, logits [N, classes])`` at every node where candidates end, for images x [N, 3, S, S]."""

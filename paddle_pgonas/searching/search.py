@@ -17,6 +17,7 @@ from paddle_pgonas.io.files import write_json, write_text
 from paddle_pgonas.io.locks import exclusive
 from paddle_pgonas.io.records import Store, digest
 from paddle_pgonas.priors import cost
+from paddle_pgonas.priors.by_name import Prior
 from paddle_pgonas.runtime import select_device, versions
 from paddle_pgonas.scores.files import Candidate, write_scores
 from paddle_pgonas.searching.evolution import Costs, ScoredSubnet, Scores, Task, evolve, front
@@ -125,23 +126,7 @@ def search(
         raise UserError("several processes share the scoring with weights; a prior or a latency needs one process")
     measures = weights is not None or "latency_ms" in limits  # and stores its measurements
     with exclusive(config.output_dir, "search") if measures else nullcontext():
-        latency, folder = None, Path(config.output_dir) / "search"
-        if "latency_ms" in limits:
-            from paddle_pgonas.searching.latency import Latency
-
-            device = select_device(config.device)
-            latency = Latency(device, config.space, config.model, config.data.image_size, latency_batch, folder)
-        if weights is not None:
-            from paddle_pgonas.scoring.session import Session
-
-            session = Session(config, weights)
-            processes.join()
-            scores = supernet_scores(session, folder, metric)
-        else:
-            formula = config.prior(str(prior))
-            scores = lambda archs: list(map(formula, archs))  # noqa: E731
-        costs = make_costs(config.data.image_size, config.model.num_classes, latency)
-        task = Task(config.search_space, costs, limits, next(iter(limits), "macs"), scores)
+        task = _open_task(config, weights, str(prior), limits, metric, latency_batch)
         _check_limits(task)
         scored = evolve(task, population, generations, config.seed)
     settings = {
@@ -154,6 +139,28 @@ def search(
     return Result(task, prior or f"{metric}, score.bn {config.score.bn}", scored, settings)
 
 
+def _open_task(
+    config: Config, weights: str | Path | None, prior: str, limits: Mapping[str, float], metric: str, latency_batch: int
+) -> Task:
+    """The search problem, with all that it needs opened: supernet and images, or the prior, and the device of the latency."""
+    side, model, folder = config.data.image_size, config.model, Path(config.output_dir) / "search"
+    latency = None
+    if "latency_ms" in limits:
+        from paddle_pgonas.searching.latency import Latency
+
+        latency = Latency(select_device(config.device), config.space, model, side, latency_batch, folder)
+    if weights is None:
+        scores = _prior_scores(config.prior(prior))
+    else:
+        from paddle_pgonas.scoring.session import Session
+
+        session = Session(config, weights)
+        processes.join()
+        scores = supernet_scores(session, folder, metric)
+    costs = make_costs(side, model.num_classes, latency)
+    return Task(config.search_space, costs, limits, next(iter(limits), "macs"), scores)
+
+
 def make_costs(image_size: int, num_classes: int, latency: Callable[[Arch], float] | None = None) -> Costs:
     """The costs of an architecture by name; milliseconds, which take a second to measure, only with a ``latency``."""
 
@@ -162,6 +169,10 @@ def make_costs(image_size: int, num_classes: int, latency: Callable[[Arch], floa
         return known | ({"latency_ms": latency(arch)} if latency else {})
 
     return costs
+
+
+def _prior_scores(prior: Prior) -> Scores:
+    return lambda archs: list(map(prior, archs))
 
 
 def supernet_scores(session: Session, folder: Path, metric: str) -> Scores:

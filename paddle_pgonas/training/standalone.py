@@ -150,7 +150,7 @@ def identity(config: Config) -> dict[str, Any]:
         "kept": "stand-alone results",
         "space": config.space,
         "seed": config.seed,
-        "training_images": images.train_fingerprint,
+        "training_images": images.train_source.fingerprint(images.cache),
         "validation_images": images.validation.fingerprint,
         "data": {name: getattr(data, name) for name in ("image_size", "resize", "augment", "mean", "std")},
         "model": {"num_classes": model.num_classes, "activation": model.activation},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
 from pathlib import Path
 from statistics import mean
@@ -12,9 +13,9 @@ from pymoo.indicators.hv import HV
 
 from paddle_pgonas.config.loading import CONFIGS, load_config
 from paddle_pgonas.priors.by_name import make_prior
-from paddle_pgonas.searching.evolution import ScoredSubnet, Task, evolve, front, random_search
+from paddle_pgonas.searching.evolution import ScoredSubnet, Task, evolve, front
 from paddle_pgonas.searching.search import make_costs, supernet_scores
-from paddle_pgonas.space.arch import MINI, TRACK1
+from paddle_pgonas.space.arch import MINI, TRACK1, Arch
 
 RECIPE = ("train.epochs=12", "train.lr_per_256=0.1", "train.label_epochs=0", "train.watch_subnets=0", "train.watch_images=0")
 
@@ -41,6 +42,21 @@ def measure(seeds: int = 5) -> dict[str, Any]:
             task = Task(MINI, costs, limits, "macs", supernet_scores(session, Path(folder), metric))
             figures[f"digits_{metric}"] = compare(task, 32, 10, seeds)
     return figures
+
+
+def random_search(task: Task, budget: int, seed: int, generation: int = 64, patience: int = 1000) -> list[ScoredSubnet]:
+    """Score ``budget`` distinct random subnets within the limits; fewer if ``budget * patience`` samples do not suffice."""
+    rng = random.Random(f"random search {seed}")
+    chosen: dict[Arch, dict[str, float]] = {}
+    for _ in range(budget * patience):
+        if len(chosen) == budget:
+            break
+        arch = task.space.sample(rng)
+        if arch not in chosen and max(task.excess(costs := task.costs(arch)), default=0) <= 0:
+            chosen[arch] = costs
+    archs = list(chosen)
+    scores = [score for start in range(0, len(archs), generation) for score in task.scores(archs[start : start + generation])]
+    return [ScoredSubnet(arch, chosen[arch], float(score)) for arch, score in zip(archs, scores, strict=True)]
 
 
 def compare(task: Task, population: int, generations: int, seeds: int) -> dict[str, Any]:

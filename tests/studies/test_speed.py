@@ -16,7 +16,7 @@ from conftest import REPOSITORY, assert_one_line, flops, zen
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.functional import conv2d
 from paddle_pgonas.searching.evolution import Task
-from paddle_pgonas.space.arch import MINI
+from paddle_pgonas.space.arch import MINI, TRACK1, SearchSpace
 from studies.speed import data, priors, scoring, search, training
 
 
@@ -59,7 +59,7 @@ def test_train_benchmark_reports_both_ratios() -> None:
 
 
 def test_search_benchmark_gives_both_searches_the_same_budget() -> None:
-    task = Task(MINI, lambda arch: {"macs": flops(arch)}, {"macs": 3e6}, "macs", lambda archs: list(map(zen, archs)))
+    task = zen_task(MINI, 3e6)
     figures = search.compare(task, population=8, generations=4, seeds=2)
     assert figures["scored"] == figures["scored_random"]
     assert 0 < figures["mean_area"]["random"] <= 1
@@ -82,3 +82,24 @@ def test_data_benchmark_takes_a_folder_and_names_what_is_no_image(image_folder: 
     assert (figures["side"], figures["images"]) == (224, {"scoring": 7, "training": 11})
     assert figures["same_pixels"]
     assert min(figures["speedup"].values()) > 0
+
+
+def zen_task(space: SearchSpace, limit: float) -> Task:
+    return Task(space, lambda arch: {"macs": flops(arch)}, {"macs": limit}, "macs", lambda archs: list(map(zen, archs)))
+
+
+def test_evolution_beats_random_search_of_equal_budget_on_zen_score() -> None:
+    gains = []
+    for seed in range(4):
+        evolved = search.evolve(zen_task(TRACK1, 2e9), 32, 10, seed)
+        drawn = search.random_search(zen_task(TRACK1, 2e9), len(evolved), seed)
+        assert len(drawn) == len(evolved)
+        gains.append(max(entry.score for entry in evolved) - max(entry.score for entry in drawn))
+    assert np.mean(gains) > 0  # one search may be unlucky
+
+
+def test_random_search_keeps_the_limit_and_gives_up_where_there_is_nothing() -> None:
+    drawn = search.random_search(zen_task(MINI, 3e6), 20, seed=0)
+    assert len({entry.arch for entry in drawn}) == 20
+    assert max(entry.costs["macs"] for entry in drawn) <= 3e6
+    assert search.random_search(zen_task(MINI, 1.0), 3, seed=0, patience=10) == []
