@@ -128,7 +128,7 @@ def test_a_moved_data_set_is_decoded_scored_and_trained_no_second_time(image_fol
     ("section", "name", "value", "same"),
     [
         ("train", "log_every", 3, True),
-        ("train", "prior", "zen", True),
+        ("train", "keep_checkpoints", 3, True),
         ("train", "watch_images", 50, True),
         ("score", "batch_size", 3, True),
         ("data", "workers", 2, True),

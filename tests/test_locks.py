@@ -74,7 +74,7 @@ def test_every_job_that_keeps_files_refuses_a_second_of_its_kind(tmp_path: Path,
     save_weights(weights, Supernet(MINI, 10, "prelu"), {})
     candidates = [Candidate("a", MINI.smallest, MINI.smallest.code, None)]
     jobs: dict[str, tuple[Path, Callable[[], object]]] = {
-        "training": (tmp_path, lambda: train_supernet(config)),
+        "training": (tmp_path, lambda: train_supernet(config.changed(method="sandwich"))),
         "standalone": (
             Store(tmp_path / "standalone", identity(recipe)).folder,
             lambda: make_truth(recipe, candidates, tmp_path / "t.json"),

@@ -197,7 +197,7 @@ def test_a_key_that_stand_alone_training_ignores_is_refused(tmp_path: Path, sect
     settings = config(tmp_path)
     settings = settings.changed(**{section: changes})
     for call in (lambda: train_standalone(settings, MINI.smallest), lambda: make_truth(settings, [], tmp_path / "truth.json")):
-        with pytest.raises(UserError, match=f"stand-alone training makes no use of {section}.{next(iter(changes))}="):
+        with pytest.raises(UserError, match=f"stand-alone training makes no use of {section}[.=]"):
             call()
 
 
