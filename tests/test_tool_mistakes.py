@@ -99,7 +99,10 @@ def test_a_bad_candidate_file_is_one_line_and_leaves_nothing(tool: Tool, tmp_pat
         (["data.source=folder", "data.root=nowhere"], "nowhere"),
         (["model.pretrained=nowhere.pdparams"], "nowhere.pdparams: no such weight file"),
         (["method=null"], "method: none is configured; choose one with -o method=NAME (uniform,"),
-        (["method=fair_sandwich", "method.teacher=nowhere"], "method.teacher is no key of the method fair_sandwich"),
+        (
+            ["method=null", "method=fair_sandwich", "method.teacher=nowhere"],
+            "method.teacher is no key of the method fair_sandwich",
+        ),
         (["method=null", "method=uniform", "method.teacher=nowhere"], "nowhere: no such weight file"),
         (["method.pair_distance=26", "method.rank_lambda=constant"], "method.pair_distance"),
         (["method.pair_ratio=0.5"], "method.pair_ratio must be at least 1"),
