@@ -57,15 +57,13 @@ def _layer_config(arch: Arch) -> dict[str, object]:
     """An architecture as a configuration of PaddleSlim's OFA: output channels per converted layer, and the blocks to run."""
     head = arch.space.first_blocks[-1]
     config: dict[str, object] = {"blocks.0.conv": {"channel": arch.stem_width}, f"blocks.{head}.fc": {}}
-    depth = ["0"]
+    config["depth"] = ["0", *(str(block.index) for block in arch.blocks), str(head)]
     for block in arch.blocks:
         name = f"blocks.{block.index}"
         config[f"{name}.conv1"] = {"channel": block.c_mid}
         config[f"{name}.conv2"] = {"channel": block.c_out}
         if block.stride > 1:
             config[f"{name}.downsample.0"] = {"channel": block.c_out}
-        depth.append(str(block.index))
-    config["depth"] = [*depth, str(head)]
     return config
 
 
@@ -93,8 +91,7 @@ def extract(supernet: Supernet, arch: Arch) -> ResNet:
 
 
 def reorder_channels(supernet: Supernet) -> None:
-    """Sort each block's inner channels by decreasing sum of |conv2 weight|, so that a narrow conv1 keeps the most
-    important ones.
+    """Sort each block's inner channels by decreasing sum of |conv2 weight|: a narrow conv1 keeps the most important ones.
 
     conv1's outputs, bn1 and conv2's inputs are permuted together, so the function of the full network does not change.
     """
