@@ -10,9 +10,9 @@ import numpy as np
 import paddle
 
 from paddle_pgonas.config.loading import Data
-from paddle_pgonas.data.cache import decoded
+from paddle_pgonas.data.cache import decoded, readable_crops
 from paddle_pgonas.data.sources import ImageSource, UnreadableImage, evenly
-from paddle_pgonas.data.transforms import center_crop, draw_shifts, random_resized_crop, shift
+from paddle_pgonas.data.transforms import draw_shifts, random_resized_crop, shift
 from paddle_pgonas.data.unreadable import Unreadable
 from paddle_pgonas.errors import UserError
 
@@ -96,18 +96,11 @@ class EpochBatches(paddle.io.Dataset):
 def calibration_images(source: ImageSource, data: Data, count: int) -> np.ndarray:
     """Evaluation crops of ``count`` training images taken evenly from the list: uint8 [N, S, S, 3].
 
-    Raises:
-        UserError: no image can be read, or more than ``data.max_unreadable`` of them cannot.
+    Raises UserError if no image can be read, or more than ``data.max_unreadable`` of them cannot.
     """
-    crops: list[np.ndarray] = []
     chosen = source.subset(evenly(len(source.labels), count))
-    unreadable = Unreadable(chosen, data.max_unreadable)
-    for index in range(len(chosen.labels)):
-        try:
-            crops.append(center_crop(chosen.read(index), data.resize, data.image_size))
-        except UnreadableImage as error:
-            unreadable.add(index, error)
-            unreadable.check()
+    indices = range(len(chosen.labels))
+    crops = [crop for _, crop in readable_crops(chosen, data, Unreadable(chosen, data.max_unreadable), indices)]
     if not crops:
         raise UserError("data.root: none of the calibration images can be read")
     return np.stack(crops)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,10 +48,8 @@ class DecodedImages(NamedTuple):
 def decoded(source: ImageSource, data: Data, folder: str | Path) -> DecodedImages:
     """The evaluation crop of every readable image, from the cache in ``folder`` or built there now.
 
-    Unreadable files are left out and named. A cache whose pixels or record changed on disk is named and built again.
-
-    Raises:
-        UserError: no image can be read, or more than ``data.max_unreadable`` of them cannot.
+    Unreadable files are left out and named. A cache whose pixels or record changed on disk is named and built again. Raises
+    UserError if no image can be read, or more than ``data.max_unreadable`` of them cannot.
     """
     store = _store(source, data, Path(folder))
     unreadable = Unreadable(source, data.max_unreadable)
@@ -83,19 +81,15 @@ def _whole(store: Store) -> Entry | None:
 
 def _build(source: ImageSource, data: Data, store: Store, unreadable: Unreadable) -> Entry:
     count, size = len(source.labels), data.image_size
-    kept: list[int] = []
+    kept = []
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size, 3)}
     # Written in order, not through a memory map: a full disk would end the process at a mapped page.
     with atomic_path(store.folder / PIXELS) as part, part.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         start = file.tell()
-        for index in progress(range(count), "decoding images", "images"):
-            try:
-                file.write(center_crop(source.read(index), data.resize, size).tobytes())
-                kept.append(index)
-            except UnreadableImage as error:
-                unreadable.add(index, error)
-                unreadable.check()
+        for index, crop in readable_crops(source, data, unreadable, progress(range(count), "decoding images", "images")):
+            file.write(crop.tobytes())
+            kept.append(index)
         if not kept:
             raise UserError(f"no image could be read; the first is {source.name(0)}")
         file.truncate(start + count * size * size * 3)
@@ -106,6 +100,18 @@ def _build(source: ImageSource, data: Data, store: Store, unreadable: Unreadable
     entry = Entry({"crc32": checksum}, {"kept": np.array(kept)})
     store.put(RECORD, *entry)
     return entry
+
+
+def readable_crops(
+    source: ImageSource, data: Data, unreadable: Unreadable, indices: Iterable[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Index and evaluation crop, uint8 [S, S, 3], of every readable image; raises UserError when too many are unreadable."""
+    for index in indices:
+        try:
+            yield index, center_crop(source.read(index), data.resize, data.image_size)
+        except UnreadableImage as error:
+            unreadable.add(index, error)
+            unreadable.check()
 
 
 def _checksum(path: Path) -> int:

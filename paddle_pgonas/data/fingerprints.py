@@ -31,16 +31,10 @@ UNREADABLE = bytes(32)
 
 
 def fingerprint_files(folder: Path, names: Sequence[bytes], labels: Iterable[int], cache: Path) -> str:
-    """SHA-256 over each file's name below ``folder``, label and content, in this order.
+    """SHA-256 over each file's name below ``folder``, label and content, in this order; an unreadable file has none.
 
-    A file that cannot be read counts as one without content.
-
-    Args:
-        names: of the files below ``folder``.
-        cache: the folder of the table of digests; runs that share it read no file twice.
-
-    Raises:
-        UserError: the table cannot be written.
+    ``cache`` is the folder of the table of digests: runs that share it read no file twice. Raises UserError if the table cannot
+    be written.
     """
     remove_left_parts(cache, TABLE)
     known, root = _read_table(cache / TABLE), os.fsencode(folder)

@@ -14,11 +14,8 @@ from paddle_pgonas.data.sources import ImageSource, open_source
 class JobImages:
     """The images of a job. Each split is listed, and the validation images are decoded, when they are first asked for.
 
-    The properties and :meth:`for_scoring` raise UserError as :func:`~paddle_pgonas.data.sources.open_source` and
-    :func:`~paddle_pgonas.data.cache.decoded` do.
-
-    Args:
-        cache: the folder of decoded images and of the table of files' digests.
+    ``cache`` is the folder of decoded images and of the table of files' digests. The properties and :meth:`for_scoring` raise
+    UserError as :func:`~paddle_pgonas.data.sources.open_source` and :func:`~paddle_pgonas.data.cache.decoded` do.
     """
 
     def __init__(self, data: Data, num_classes: int, cache: Path) -> None:

@@ -51,11 +51,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def fingerprint(self, cache: Path) -> str:
-        """A digest of the images' contents and labels, the same wherever they lie.
-
-        Args:
-            cache: the folder in which digests of files are remembered.
-        """
+        """A digest of the images' contents and labels, the same wherever they lie; ``cache`` remembers digests of files."""
 
     def subset(self, chosen: np.ndarray) -> ImageSource:
         """The images at the ``chosen`` indices, in that order; the others are not read, not even for the fingerprint."""
@@ -79,17 +75,13 @@ class Folder(ImageSource):
         """Names below the folder, as bytes in one array, because 1,281,167 objects would be copied into every loader process."""
         self.labels = np.repeat(np.arange(len(files), dtype=np.int64), [len(names) for names in files])
 
-    def path(self, index: int) -> Path:
-        """Path of the image."""
-        return self.folder / os.fsdecode(self.items[index])
-
     def name(self, index: int) -> str:
         """Its path."""
-        return str(self.path(index))
+        return str(self.folder / os.fsdecode(self.items[index]))
 
     def read(self, index: int) -> Image.Image:
         """The image as RGB, whatever its mode."""
-        path = self.path(index)
+        path = self.name(index)
         try:
             status = os.stat(path)
             if not stat.S_ISREG(status.st_mode):  # opening a pipe would block
@@ -109,11 +101,7 @@ class Folder(ImageSource):
 
 
 def class_names(folder: Path) -> list[str]:
-    """The folders in a folder, in sorted order.
-
-    Raises:
-        UserError: the folder cannot be listed.
-    """
+    """The folders in a folder, in sorted order. Raises UserError if it cannot be listed."""
     return sorted(entry.name for entry in _entries(folder) if _is_folder(entry))
 
 
@@ -189,21 +177,18 @@ def spread_order(total: int) -> np.ndarray:
     This is the van der Corput sequence: binary numbers with their digits reversed. So the first 100 of a list sorted by class
     represent all classes equally, and they are among the first 1,000.
     """
-    bits = max(1, (total - 1).bit_length())
-    numbers, places = np.arange(1 << bits), np.zeros(1 << bits, np.int64)
-    for bit in range(bits):
-        places |= (numbers >> bit & 1) << (bits - 1 - bit)
-    return places[places < total]
+    order = np.zeros(1, np.int64)
+    while len(order) < total:
+        order = np.concatenate([2 * order, 2 * order + 1])
+    return order[order < total]
 
 
 def open_source(data: Data, split: Split, num_classes: int) -> ImageSource:
     """The configured images of a split: all, or ``train_limit`` or ``val_limit`` of them.
 
-    Validation images come in :func:`spread_order`, so that a smaller number of them is a prefix of a larger one.
-
-    Raises:
-        UserError: no root, a missing folder, an empty class, more classes than the network has, or a validation split
-            whose classes differ from the training split's (labels would silently mean different things).
+    Validation images come in :func:`spread_order`, so that a smaller number of them is a prefix of a larger one. Raises
+    UserError for no root, a missing folder, an empty class, more classes than the network has, or a validation split whose
+    classes differ from the training split's (labels would silently mean different things).
     """
     source: ImageSource
     if data.source == "digits":

@@ -63,9 +63,7 @@ def draw_shifts(rng: np.random.Generator, count: int, side: int) -> np.ndarray:
 def shift(images: np.ndarray, moves: np.ndarray, flip: bool) -> np.ndarray:
     """Training on small images: shift each by up to an eighth of its side with black padding, and flip if requested.
 
-    Args:
-        images: uint8 [N, S, S, 3].
-        moves: int64 [3, N] from :func:`draw_shifts`.
+    The images are uint8 [N, S, S, 3], the moves int64 [3, N] from :func:`draw_shifts`.
     """
     count, side = images.shape[:2]
     pad = max(1, side // 8)
@@ -73,9 +71,7 @@ def shift(images: np.ndarray, moves: np.ndarray, flip: bool) -> np.ndarray:
     windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(1, 2))  # type: ignore[call-overload]  # [N, y, x, 3, S, S]
     tops, lefts, flipped = moves
     moved = windows[np.arange(count), tops, lefts].transpose(0, 2, 3, 1)
-    if flip:
-        moved = np.where(flipped[:, None, None, None] == 1, moved[:, :, ::-1], moved)
-    return moved
+    return np.where(flipped[:, None, None, None] == 1, moved[:, :, ::-1], moved) if flip else moved
 
 
 def to_network(images: paddle.Tensor, data: Data) -> paddle.Tensor:

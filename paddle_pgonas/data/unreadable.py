@@ -38,11 +38,7 @@ class Unreadable:
         self._met[list(indices)] = 1
 
     def check(self) -> None:
-        """Stop the job if more images than allowed are unreadable.
-
-        Raises:
-            UserError: says how many, and names the first.
-        """
+        """Raises UserError if more images than allowed are unreadable; it says how many, and names the first."""
         count = len(self)
         if count > math.ceil(self.share * len(self._met)):
             names = ", ".join(self.source.name(int(index)) for index in np.flatnonzero(self._met)[:NAMED])

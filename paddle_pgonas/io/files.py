@@ -27,10 +27,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; rename it to ``path`` when the block succeeds, remove it otherwise.
 
     The contents are flushed to the disk before the file is renamed, so a crash at any moment leaves the old file, the new one,
-    or none. A symbolic link is kept, and its target is replaced. Temporary files of killed processes are removed.
-
-    Raises:
-        UserError: the folder cannot be made or written, or ``path`` is a device, a pipe or a folder.
+    or none. A symbolic link is kept, and its target is replaced. Temporary files of killed processes are removed. Raises
+    UserError if the folder cannot be made or written, or ``path`` is a device, a pipe or a folder.
     """
     target = _regular(path)
     with writing(path):
@@ -73,8 +71,7 @@ def _locked_part(target: Path) -> tuple[Path, int]:
 def remove_left_parts(folder: Path, name: str | None = None) -> None:
     """Remove temporary files of killed processes in a folder, which are those that no process has locked.
 
-    Args:
-        name: remove only temporary files of this file; for folders that may hold other programs' files.
+    With a ``name`` only those of this file; for folders that may hold other programs' files.
     """
     for part in folder.glob(f".{'*' if name is None else glob.escape(name)}.????????{PART}"):
         with suppress(OSError), part.open("rb") as file:
@@ -85,10 +82,9 @@ def remove_left_parts(folder: Path, name: str | None = None) -> None:
 def _regular(path: str | Path) -> Path:
     """The target of ``path``, which is a regular file or does not exist yet."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise UserError(f"{path}: cannot be written (it is not a regular file); give the name of a file")
-    except FileNotFoundError:
-        pass  # also for a link to a missing file: its target will be created
+        with suppress(FileNotFoundError):  # also for a link to a missing file: its target will be created
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise UserError(f"{path}: cannot be written (it is not a regular file); give the name of a file")
     except (OSError, ValueError) as error:  # a link to itself, a name with a zero byte
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{path}: cannot be written ({reason}); choose another place") from None
@@ -96,20 +92,13 @@ def _regular(path: str | Path) -> Path:
 
 
 def refuse_overwriting(outputs: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
-    """Refuse outputs that would overwrite an input of the job or another output.
-
-    Raises:
-        UserError: an output is the same file as an input or as another output.
-    """
-    read = {_identity(path) for path in inputs}
-    written: set[object] = set()
+    """Raises UserError for an output that is the same file as an input of the job or as another output."""
+    taken = dict.fromkeys(map(_identity, inputs), "is read and would be overwritten; give the output another name")
     for path in outputs:
         identity = _identity(path)
-        if identity in read:
-            raise UserError(f"{path}: is read and would be overwritten; give the output another name")
-        if identity in written:
-            raise UserError(f"{path}: is named twice to be written; give each output its own name")
-        written.add(identity)
+        if identity in taken:
+            raise UserError(f"{path}: {taken[identity]}")
+        taken[identity] = "is named twice to be written; give each output its own name"
 
 
 def _identity(path: str | Path) -> object:
@@ -141,15 +130,11 @@ def content_digest(path: str | Path) -> str | None:
 
 
 def read_text(path: str | Path, what: str, *, regular: bool = False, errors: str = "strict") -> str:
-    """The text of a UTF-8 file.
+    """The text of a UTF-8 file; ``errors`` as in :func:`open`. Raises UserError for a file that cannot be read or decoded.
 
     Args:
         what: the file's contents, for messages.
         regular: refuse a pipe or a device, on which reading could wait for ever.
-        errors: what to do about other bytes than UTF-8, as in :func:`open`.
-
-    Raises:
-        UserError: no such file, not readable, or not UTF-8.
     """
     try:
         if regular and not stat.S_ISREG(os.stat(path).st_mode):
@@ -164,13 +149,10 @@ def read_text(path: str | Path, what: str, *, regular: bool = False, errors: str
 
 
 def read_json(path: str | Path, what: str, repeated: list[str] | None = None) -> Any:
-    """Read a JSON file in which no object repeats a key.
+    """The value of a JSON file; ``what`` names it in messages.
 
-    Args:
-        repeated: receives the keys that occur twice in an object instead of an error; the last value is used.
-
-    Raises:
-        UserError: no such file, not readable, not JSON, or a key occurs twice.
+    Raises UserError for a file that cannot be read, is not JSON, or repeats a key in an object. With a list ``repeated``, it
+    receives such keys instead, and the last value is used.
     """
     text = read_text(path, what)
 
@@ -192,12 +174,9 @@ def read_json(path: str | Path, what: str, repeated: list[str] | None = None) ->
 
 
 def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines log, none if there is no file.
+    """The objects of a JSON-lines log, none if there is no file. Raises UserError for a file that cannot be read.
 
     A line that is not a JSON object (truncated by a crash, or damaged on disk) is named on stderr and left out.
-
-    Raises:
-        UserError: the file cannot be read.
     """
     objects = []
     try:

@@ -19,17 +19,11 @@ from paddle_pgonas.io.files import writing
 
 @contextmanager
 def exclusive(folder: str | Path, job: str) -> Iterator[None]:
-    """Refuse other runs of the same kind in ``folder`` (which is created) while the block runs.
+    """Refuse other runs of the same ``job`` (one word) in ``folder`` (which is created) while the block runs.
 
     The processes of one launch are one owner: each locks its own rank. A lock file left by a killed process does no harm:
     the lock ends with the process. It is a POSIX record lock, which forked loader processes do not inherit: one that outlives a
-    killed training does not keep the folder locked.
-
-    Args:
-        job: the kind of job as one word; jobs of different kinds may share a folder.
-
-    Raises:
-        UserError: another process holds the lock, or the folder cannot be written.
+    killed training does not keep the folder locked. Raises UserError if the lock is held or the folder cannot be written.
     """
     path = Path(folder) / f".{job}-{processes.rank()}.lock"
     while not os.fstat((file := _locked(path, folder, job)).fileno()).st_nlink:

@@ -1,12 +1,7 @@
 """Everything stored between runs: named arrays and a JSON record in a safetensors file with a checksum, alone or in a store.
 
-safetensors cannot run code, but has no checksum: a flipped bit in a weight or in the record would be read as another value. Here
-the record also holds a SHA-256 over itself and over every array's name, dtype, shape and bytes. Results, caches, checkpoints and
-weights are all written and read by :func:`write` and :func:`read`.
-
-A :class:`Store` keeps results in a folder named after everything that they depend on: an identity (a JSON object) lists what can
-change a result, with images and weights by the digest of their contents, never by their path. Options that cannot change a result
-are not part of it. An equal identity gives the stored result; any difference gives another folder.
+safetensors cannot run code, but has no checksum: a flipped bit would be read as another value. So the record also holds a
+SHA-256 over itself and over every array's name, dtype, shape and bytes.
 """
 
 from __future__ import annotations
@@ -41,11 +36,7 @@ class DamagedFile(UserError):
 
 
 def write(path: str | Path, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
-    """Write a record (JSON values) and named arrays as one file, atomically; equal contents give equal bytes.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Write a record (JSON values) and named arrays as one file, atomically; equal contents give equal bytes."""
     whole = {name: np.asarray(array, order="C") for name, array in (arrays or {}).items()}
     text = json.dumps({**record, CHECKSUM: checksum(record, whole)})
     data = save(whole, metadata={"record": text})
@@ -54,14 +45,10 @@ def write(path: str | Path, record: Mapping[str, Any], arrays: Mapping[str, np.n
 
 
 def read(path: str | Path, *, checked: bool = True) -> tuple[Arrays, Record]:
-    """Arrays and record of a file, as they were written.
+    """Arrays and record of a file. Raises DamagedFile unless it is, byte for byte, what :func:`write` wrote.
 
-    Args:
-        checked: whether the file must hold a checksum. A foreign safetensors file has none; with False it is read too, and
-            its record is ``{}``. A checksum that is there is always compared.
-
-    Raises:
-        DamagedFile: the file is missing or is not, byte for byte, what :func:`write` wrote.
+    A foreign safetensors file has no checksum; if not ``checked``, it is read too, and its record is ``{}``. A checksum that is
+    there is always compared.
     """
     if not Path(path).is_file():
         raise DamagedFile(f"{path}: no such file")
@@ -113,13 +100,10 @@ def digest(identity: Mapping[str, Any]) -> str:
 class Store:
     """Entries by name, each a file of its own (:func:`write`), so that several processes can add at once.
 
-    Temporary files of killed processes in the store's folder are removed.
-
-    An entry also holds its name and the identity's digest: a file that was renamed or moved here is detected.
-
-    Args:
-        folder: the parent folder of all stores; this store creates a subfolder.
-        identity: everything that the entries depend on in addition to their names, as JSON values.
+    The identity (a JSON object) lists what can change a result besides its name, and nothing else; images and weights by the
+    digest of their contents, never by their path. Its :func:`digest` names the subfolder of ``folder`` that holds the entries. An
+    entry also holds this key and its name, so that a file that was renamed or moved here is detected. Temporary files of killed
+    processes in the subfolder are removed.
     """
 
     def __init__(self, folder: str | Path, identity: Mapping[str, Any]) -> None:
@@ -154,9 +138,5 @@ class Store:
         return (entry for entry in map(self.get, self.names()) if entry is not None)
 
     def put(self, name: str, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
-        """Store an entry; replaces an older one of the same name.
-
-        Raises:
-            UserError: the folder cannot be written.
-        """
+        """Store an entry; replaces an older one of the same name. Raises UserError if the folder cannot be written."""
         write(self.path(name), {"store": self.key, "name": name, "value": dict(record)}, arrays)

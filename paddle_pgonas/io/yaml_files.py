@@ -47,11 +47,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse_yaml(text: str, source: str, what: str, remedy: str = "") -> Any:
-    """The value of a YAML text.
-
-    Raises:
-        UserError: not YAML, with ``source``, ``what`` it was to be, and ``remedy``.
-    """
+    """The value of a YAML text. Raises UserError for any other, with ``source``, ``what`` it was to be, and ``remedy``."""
     try:
         value = yaml.load(text, _Loader)
         json.dumps(value, default=str)  # raises for an alias of a part inside that part
@@ -62,11 +58,7 @@ def parse_yaml(text: str, source: str, what: str, remedy: str = "") -> Any:
 
 
 def read_section(path: Path, what: str) -> dict[str, Any]:
-    """The keys of a YAML file, none of an empty one.
-
-    Raises:
-        UserError: the file cannot be read, is not YAML, or holds something else than keys.
-    """
+    """The keys of a YAML file, none of an empty one. Raises UserError if it cannot be read, is not YAML, or holds no keys."""
     values = parse_yaml(read_text(path, what, regular=True), str(path), f"the {what}")
     if values is None:
         return {}
@@ -77,21 +69,19 @@ def read_section(path: Path, what: str) -> dict[str, Any]:
 
 def read_with_bases(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """The values of a configuration's bases and then its own, each with the name to use in errors."""
-    layers: list[tuple[str, dict[str, Any]]] = []
-    seen: set[str] = set()
-    base: Path | None = path
-    while base is not None:
-        values = read_section(base, "configuration")
-        real = os.path.realpath(base)
-        if real in seen:
-            raise UserError(f"{base}: the 'base:' entries form a circle")
-        seen.add(real)
-        name = values.pop("base", None)
-        layers.append((str(base), values))
-        if name is not None and not isinstance(name, str):
-            raise UserError(f"{base}: base must be the name of a file, not {cut(repr(name))}; quote it")
-        base = None if name is None else base.parent / name
-    return layers[::-1]
+    layers: dict[str, tuple[str, dict[str, Any]]] = {}
+    while True:
+        values = read_section(path, "configuration")
+        real = os.path.realpath(path)
+        if real in layers:
+            raise UserError(f"{path}: the 'base:' entries form a circle")
+        base = values.pop("base", None)
+        layers[real] = str(path), values
+        if base is None:
+            return list(layers.values())[::-1]
+        if not isinstance(base, str):
+            raise UserError(f"{path}: base must be the name of a file, not {cut(repr(base))}; quote it")
+        path = path.parent / base
 
 
 def read_override(override: str) -> tuple[str, dict[str, Any]]:

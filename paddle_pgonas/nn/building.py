@@ -1,4 +1,8 @@
-"""Networks with their first weights: random from a seed, pretrained, or those of a fixed teacher."""
+"""Networks with their first weights: random from a seed, pretrained, or those of a fixed teacher.
+
+Only the initialization of weights uses Paddle's generator. All other randomness (subnets, images, augmentation) comes from
+generators made from (seed, purpose, step), so that a resumed run draws the same as an uninterrupted one.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +16,11 @@ from paddle_pgonas.nn.weights import activation_of, load_weights, put_weights, r
 from paddle_pgonas.space.arch import Arch, SearchSpace
 
 
-def seed_weights(seed: int) -> None:
-    """Seed Paddle's generator, which only the initialization of weights uses.
-
-    All other randomness (subnets, images, augmentation) comes from generators made from (seed, purpose, step), so that a
-    resumed run draws the same as an uninterrupted one.
-    """
-    paddle.seed(seed)
-
-
 def build_supernet(
     space: SearchSpace, seed: int, *, num_classes: int, activation: str, bn: str, pretrained: str | None, reorder: bool
 ) -> Supernet:
     """A supernet with its initial weights: random from the seed, or pretrained and (if wanted) reordered."""
-    seed_weights(seed)
+    paddle.seed(seed)
     net = Supernet(space, num_classes, activation, bn)
     if pretrained is not None:
         load_weights(net, pretrained, pretrained=True)
@@ -37,8 +32,7 @@ def build_supernet(
 def build_untrained(space: SearchSpace, num_classes: int, activation: str, *, pretrained: str | None, reorder: bool) -> Supernet:
     """The network of a file as it is, to be scored without training; reordered if wanted.
 
-    Raises:
-        UserError: there is no file, or it has another activation. A file that does not tell is taken for a ReLU network.
+    Raises UserError for no file or one of another activation. A file that does not tell is taken for a ReLU network.
     """
     if pretrained is None:
         raise UserError("model.pretrained: scoring without training needs weights; pass -o model.pretrained=FILE")
@@ -59,7 +53,7 @@ def build_untrained(space: SearchSpace, num_classes: int, activation: str, *, pr
 
 def build_subnet(arch: Arch, num_classes: int, activation: str, seed: int) -> ResNet:
     """One architecture as a network of its own, with random weights from the seed."""
-    seed_weights(seed)
+    paddle.seed(seed)
     return ResNet(arch, num_classes, activation)
 
 

@@ -1,8 +1,7 @@
 """Layers for elastic widths: PaddleSlim's convolution with a cheaper gradient, and a BatchNorm with channel slicing.
 
-Unlike PaddleSlim's SuperBatchNorm2D, this BatchNorm switches correctly between training and evaluation. That layer decides at
-its first call whether it uses running statistics, and keeps this decision: called first in evaluation mode, it never trains on
-batch statistics; called first in training mode, it also evaluates on batch statistics.
+This BatchNorm switches between training and evaluation. PaddleSlim's SuperBatchNorm2D decides at its first call whether it uses
+running statistics, and keeps this decision.
 """
 
 from __future__ import annotations
@@ -58,24 +57,21 @@ class ElasticBatchNorm2D(nn.BatchNorm2D):
     updates them (as the published runs did). With ``synchronised`` set the batch statistics are those of all processes.
     """
 
-    frozen: bool = False
-    synchronised: bool = False
+    frozen = False
+    synchronised = False
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """Normalised [N, C, H, W] for any C up to the layer's width."""
         width = x.shape[1]
-        whole = width == self._mean.shape[0]
-        weight = self.weight if whole else self.weight[:width]
-        bias = self.bias if whole else self.bias[:width]
+        tensors = [self._mean, self._variance, self.weight, self.bias]
+        mean, variance, weight, bias = tensors if width == len(self._mean) else [tensor[:width] for tensor in tensors]
         if not self.training or self.frozen:
-            mean = self._mean if whole else self._mean[:width]
-            variance = self._variance if whole else self._variance[:width]
             return F.batch_norm(x, mean, variance, weight, bias, training=False, epsilon=self._epsilon)
         if self.synchronised and processes.connected() > 1:
             return self._over_all_processes(x, weight, bias)
         # The kernel writes into its arguments and autograd keeps them, so it gets copies: a slice may be a view (Paddle 3) or a
         # copy (Paddle 2), and two forward passes before a backward pass must not interfere.
-        mean, variance = self._mean[:width].clone(), self._variance[:width].clone()
+        mean, variance = mean.clone(), variance.clone()
         out = F.batch_norm(x, mean, variance, weight, bias, training=True, momentum=self._momentum, epsilon=self._epsilon)
         with paddle.no_grad():
             self._mean[:width] = mean.detach()
@@ -83,10 +79,7 @@ class ElasticBatchNorm2D(nn.BatchNorm2D):
         return out
 
     def _over_all_processes(self, x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
-        """Normalised with the statistics over the batches of all processes, on any device.
-
-        Paddle's own synchronised layer has no channel slicing and runs on GPUs only.
-        """
+        """With the statistics over all processes' batches. Paddle's own such layer cannot slice channels and needs GPUs."""
         width, shape = x.shape[1], [1, x.shape[1], 1, 1]
         count = processes.connected() * x.size / width
         mean = _Total.apply(x.astype("float32").sum([0, 2, 3])) / count
@@ -112,13 +105,10 @@ class _Total(PyLayer):
 
 
 def calibrate(net: nn.Layer, batches: Iterable[paddle.Tensor]) -> None:
-    """Give every BatchNorm of a stand-alone network the statistics of these images, averaged over the batches.
+    """Give every BatchNorm of a stand-alone network the statistics of normalised images [n, 3, S, S], averaged over the batches.
 
-    Each batch is normalised with its own statistics (a cumulative moving average); one batch gives exact statistics.
-
-    Args:
-        net: only its running statistics change; it is in evaluation mode afterwards.
-        batches: normalised images [n, 3, S, S] each.
+    Each batch is normalised with its own statistics (a cumulative moving average); one batch gives exact statistics. Only the
+    running statistics change; the network is in evaluation mode afterwards.
     """
     layers = [layer for layer in net.sublayers() if isinstance(layer, nn.BatchNorm2D)]
     momenta = [layer._momentum for layer in layers]

@@ -17,23 +17,18 @@ import numpy as np
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.pickle_machine import Call, Machine, Refused, Role, short_text
 
-Tree = dict[str, Any]
-"""Contents of a file by name: arrays and nested trees. Numbers and texts are left out."""
+Tree = dict[str, Any]  # contents of a file by name: arrays and nested trees; numbers and texts are left out
 
-MAX_DEPTH = 8
-"""Largest depth of nested dictionaries."""
-_SLICED = "UnpackBigParamInfor@@"
-"""Key under which protocols 2 and 3 list the arrays that are stored in slices."""
+MAX_DEPTH = 8  # of nested dictionaries
+_SLICED = "UnpackBigParamInfor@@"  # key under which protocols 2 and 3 list the arrays that are stored in slices
 
 
 def read_pdparams(path: str | Path) -> Tree:
     """The arrays that ``paddle.save`` wrote, by name; a nested dictionary stays nested.
 
     A tensor outside a state dict is saved as (name, array) and returned as the array. Tensors of more than 1 GB, which
-    protocols 2 and 3 store in slices, are concatenated. A bfloat16 tensor is returned as uint16, as Paddle saves it.
-
-    Raises:
-        UserError: the file cannot be read, or holds anything that ``paddle.save`` does not write for arrays.
+    protocols 2 and 3 store in slices, are concatenated. A bfloat16 tensor is returned as uint16, as Paddle saves it. Raises
+    UserError if the file cannot be read, or holds anything that ``paddle.save`` does not write for arrays.
     """
     try:
         data = Path(path).read_bytes()
@@ -119,12 +114,8 @@ class _Builder:
             shape = _shape(record.get("OriginShape"))
             flat = [piece for piece in slices if isinstance(piece, np.ndarray) and piece.ndim == 1]
             self.left_joined -= sum(piece.nbytes for piece in flat)
-            if (
-                len(flat) != len(slices)
-                or sum(piece.size for piece in flat) != math.prod(shape)
-                or not flat
-                or self.left_joined < 0
-            ):
+            complete = flat and len(flat) == len(slices) and sum(piece.size for piece in flat) == math.prod(shape)
+            if not complete or self.left_joined < 0:
                 raise Refused("the slices of an array do not fit together")
             tree[str(key)] = np.concatenate(flat).reshape(shape)
         tree.pop(_SLICED, None)

@@ -1,9 +1,8 @@
 """A pickle interpreter that cannot run code: it imports nothing, calls nothing and creates no objects.
 
-``pickletools`` of the standard library splits a file into opcodes and their arguments. This module knows only the opcodes that
-``paddle.save`` (2.1 to 3.3, pickle protocols 2 to 4) writes for arrays in dictionaries. The functions and classes that they name
-are never looked up: a name becomes a role (``_ROLES``), a call an inert record. Time and memory are bounded by the file's own
-size: at most ``MAX_STEPS`` instructions, no length beyond the end of the file, and at most four bytes for a character of a text.
+It knows only the opcodes that ``paddle.save`` (2.1 to 3.3, pickle protocols 2 to 4) writes for arrays in dictionaries. Functions
+and classes that they name are never looked up: a name becomes a role (``_ROLES``), a call an inert record. Time and memory are
+bounded: ``MAX_STEPS`` instructions, no length beyond the end of the file, at most four bytes for a character of a text.
 """
 
 from __future__ import annotations
@@ -15,12 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-MAX_STEPS = 100_000
-"""Largest number of opcodes in a file: an array takes about 30, so 3,000 arrays are possible; the supernet has 300."""
-MAX_NAME = 256
-"""Largest number of characters of an array's name."""
+MAX_STEPS = 100_000  # opcodes in a file: an array takes about 30, so 3,000 arrays are possible; the supernet has 300
+MAX_NAME = 256  # characters of an array's name
 
-_ROLES = {
+_ROLES = {  # by module and name
     "numpy.core.multiarray _reconstruct": "array",
     "numpy._core.multiarray _reconstruct": "array",
     "numpy.core.multiarray scalar": "scalar",
@@ -33,7 +30,6 @@ _ROLES = {
     "__builtin__ tuple": "tuple",
     "__builtin__ bytes": "bytes",
 }
-"""Roles by module and name."""
 
 
 class Refused(Exception):
@@ -78,10 +74,9 @@ class Machine:
                     if len(self.stack) != 1 or place != len(data) - 1:
                         raise Refused("it has data after its end, or is truncated")
                     return self.stack[0]
-                instruction = _INSTRUCTIONS.get(opcode.name)
-                if instruction is None:
+                if opcode.name not in _INSTRUCTIONS:
                     raise Refused(f"instruction {opcode.name} at byte {place} is not one that paddle.save writes")
-                instruction(self, argument)
+                _INSTRUCTIONS[opcode.name](self, argument)
         except ValueError as error:
             raise Refused(f"it is cut short or damaged: {str(error)[:200]}") from None
         raise Refused(f"it has more than {MAX_STEPS:,} instructions")

@@ -29,10 +29,9 @@ class Stem(nn.Layer):
 
     def __init__(self, arch: Arch) -> None:
         super().__init__()
-        space = arch.space
-        self.conv = _conv(3, arch.stem_width, space.stem_kernel, space.stem_stride)
+        self.conv = _conv(3, arch.stem_width, arch.space.stem_kernel, arch.space.stem_stride)
         self.bn = nn.BatchNorm2D(arch.stem_width)
-        self.pool = space.stem_pool
+        self.pool = arch.space.stem_pool
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """Features after the stem, of images [N, 3, S, S]."""
@@ -41,10 +40,7 @@ class Stem(nn.Layer):
 
 
 class BasicBlock(nn.Layer):
-    """Two 3x3 convolutions with a shortcut; only the activation after the sum is configurable.
-
-    Training with another inner activation as well did not converge (PGONAS paper).
-    """
+    """Two 3x3 convolutions with a shortcut. Only the outer activation is configurable: others did not converge (PGONAS paper)."""
 
     def __init__(self, block: Block, activation: str) -> None:
         super().__init__()
@@ -92,10 +88,9 @@ class ResNet(nn.Layer):
         self.blocks = nn.LayerDict(layers)
 
     def forward(self, x: paddle.Tensor, depth: Iterable[str] | None = None) -> paddle.Tensor:
-        """Logits [N, classes] of normalised images [N, 3, S, S].
+        """Logits [N, classes] of normalised images [N, 3, S, S], after the ``blocks`` of the keys ``depth`` (by default all).
 
-        Args:
-            depth: keys of the ``blocks`` to run, in order; all of them by default. PaddleSlim's OFA passes it on under this name.
+        PaddleSlim's OFA passes ``depth`` on under this name.
         """
         for key in self.blocks.keys() if depth is None else depth:
             x = self.blocks[key](x)

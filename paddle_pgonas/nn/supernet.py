@@ -85,8 +85,7 @@ def extract(supernet: Supernet, arch: Arch) -> ResNet:
 
 
 def reorder_channels(supernet: Supernet) -> None:
-    """Sort each block's inner channels by decreasing sum of |conv2 weight|, so that a narrow conv1 keeps the most
-    important ones.
+    """Sort each block's inner channels by decreasing sum of |conv2 weight|: a narrow conv1 keeps the most important ones.
 
     conv1's outputs, bn1 and conv2's inputs are permuted together, so the function of the full network does not change.
     """

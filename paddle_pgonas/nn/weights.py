@@ -14,11 +14,10 @@ from paddle_pgonas.io import records
 from paddle_pgonas.io.files import atomic_path
 from paddle_pgonas.io.records import Arrays, DamagedFile, Record
 from paddle_pgonas.nn.pdparams import read_pdparams
-from paddle_pgonas.nn.supernet import Supernet
+from paddle_pgonas.nn.supernet import Supernet, plain_name
 
 SLOPE = ".act._weight"
-OPTIMIZER = "optimizer/"
-"""Prefix of the optimizer's arrays in a training checkpoint; readers of weights ignore them."""
+OPTIMIZER = "optimizer/"  # prefix of the optimizer's arrays in a training checkpoint; readers of weights ignore them
 
 
 def read_weights(path: str | Path) -> tuple[Arrays, Record]:
@@ -26,11 +25,8 @@ def read_weights(path: str | Path) -> tuple[Arrays, Record]:
 
     A ``.pdparams`` file is a pickle: it is read without unpickling it (:mod:`paddle_pgonas.nn.pdparams`). Known prefixes of
     published checkpoints (``model.``, ``_layers.``, ``.fn.``) are removed, and the second copy under ``ofa_teacher_model.``
-    is left out.
-
-    Raises:
-        UserError: not readable, not one of the two formats, a pickle that requests more than arrays, or two different arrays
-            for one name.
+    is left out. Raises UserError for a file that is not readable or of neither format, for a pickle that requests more than
+    arrays, or for two different arrays of one name.
     """
     arrays, record = read_arrays(path)
     return named_weights(path, arrays), record
@@ -49,10 +45,7 @@ def named_weights(path: str | Path, arrays: Arrays) -> Arrays:
 
 
 def read_arrays(path: str | Path) -> tuple[Arrays, Record]:
-    """All arrays of a weight file or checkpoint as they are named in it, and its record.
-
-    A checksum in a safetensors file is compared; other programs' files have none.
-    """
+    """All arrays of a weight file or checkpoint as named in it, and its record. Other programs' files need no checksum."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such weight file")
@@ -69,9 +62,9 @@ def challenge_name(name: str, array: np.ndarray) -> str:
 
     A block's only parameter with a single value is the slope of its PReLU, so it belongs to ``act`` whatever its layer is called.
     """
-    name = re.sub(r"^((model|_layers)\.)+", "", name).replace(".fn.", ".")
+    name = plain_name(re.sub(r"^((model|_layers)\.)+", "", name))
     if array.size == 1 and (match := re.match(r"(blocks\.\d+)\.\w+\._weight$", name)):
-        name = f"{match[1]}.act._weight"
+        return f"{match[1]}{SLOPE}"
     return name
 
 
@@ -94,23 +87,17 @@ def put_weights(supernet: Supernet, path: str | Path, arrays: Arrays, record: Re
     """Load weights that were read from ``path`` into the supernet, all or none. Arguments and errors as :func:`load_weights`."""
     targets = supernet.weights()
     require_weights(supernet, path, arrays)
-    slopes = {name for name in targets if name.endswith(SLOPE)}
+    optional = {name for name in targets if pretrained and name.endswith(SLOPE)}
     if pretrained:
         arrays = {name: array for name, array in arrays.items() if name in targets or not name.endswith(SLOPE)}
-        optional = slopes
     else:
         _check_activation(path, supernet, arrays, record)
-        optional = set()
     for name, array in _checked(path, supernet, arrays, optional).items():
         targets[name].set_value(array)
 
 
 def require_weights(supernet: Supernet, path: str | Path, arrays: Arrays) -> None:
-    """Refuse a file of anything else than weights, before their details are compared, each of which would differ.
-
-    Raises:
-        UserError: no array has the name of one of the supernet's.
-    """
+    """Raises UserError for a file of anything else than weights: no name is one of the supernet's, so every detail differs."""
     if not supernet.weights().keys() & arrays.keys():
         held = f"arrays such as {min(arrays)}" if arrays else "no arrays"
         raise UserError(f"{path}: holds no weights of this network, but {held}; give a supernet's weights")
@@ -123,10 +110,9 @@ def activation_of(arrays: Arrays, record: Record) -> str | None:
 
 
 def _check_activation(path: str | Path, supernet: Supernet, arrays: Arrays, record: Record) -> None:
-    has_slopes = any(name.endswith(SLOPE) for name in arrays)
-    theirs = activation_of(arrays, record) or supernet.activation
-    if theirs != supernet.activation or has_slopes != (supernet.activation == "prelu"):
-        ours = supernet.activation
+    has_slopes, ours = any(name.endswith(SLOPE) for name in arrays), supernet.activation
+    theirs = activation_of(arrays, record) or ours
+    if theirs != ours or has_slopes != (ours == "prelu"):
         theirs = "another activation" if theirs == ours else repr(theirs)
         raise UserError(
             f"{path}: trained with {theirs}, but model.activation is {ours!r}; use the configuration it was trained with"
@@ -160,11 +146,7 @@ def _checked(path: str | Path, supernet: Supernet, arrays: Arrays, optional: set
 
 
 def put_plain_weights(net: nn.Layer, path: str | Path, arrays: Arrays) -> None:
-    """Load arrays that were read from ``path`` into a plain network, all or none.
-
-    Raises:
-        DamagedFile: names or shapes are not those of the network.
-    """
+    """Load arrays that were read from ``path`` into a plain network. Raises DamagedFile for other names or shapes."""
     tensors = net.state_dict()
     if {name: list(array.shape) for name, array in arrays.items()} != {name: tensor.shape for name, tensor in tensors.items()}:
         raise DamagedFile(f"{path}: holds the weights of another network")
@@ -175,11 +157,8 @@ def put_plain_weights(net: nn.Layer, path: str | Path, arrays: Arrays) -> None:
 def convert_weights(source: str | Path, target: str | Path) -> int:
     """Convert weights to the format of the target's suffix, under the challenge's names; returns the number of arrays.
 
-    ``paddle.load`` reads ``.pdparams``. This format has no place for the record, which is dropped. Copies of a
-    teacher and an optimizer's state are left out.
-
-    Raises:
-        UserError: the source cannot be read, or the target has another suffix.
+    ``paddle.load`` reads ``.pdparams``. This format has no place for the record, which is dropped. Copies of a teacher and an
+    optimizer's state are left out. Raises UserError if the source cannot be read, or the target has another suffix.
     """
     arrays, record = read_weights(source)
     suffix = Path(target).suffix
