@@ -181,6 +181,6 @@ def test_references_of_other_settings_are_read(tmp_path: Path) -> None:
     target = tmp_path / "reference.json"
     target.write_text(json.dumps(values))
     config = configuration(read_reference(target), tmp_path / "weights.safetensors", [])
-    assert (config.model.activation, config.train.prior, config.train.pairs, config.train.batch_size) == ("mish", "zen", 3, 2)
+    assert (config.model.activation, config.method.prior, config.method.pairs, config.train.batch_size) == ("mish", "zen", 3, 2)
     assert config.model.reorder
     assert config.model.bn == "frozen"
