@@ -64,10 +64,9 @@ def kendall_top(x: Values, y: Values) -> float:
 
 
 def precision_at_k(x: Values, y: Values, k: int) -> float:
-    """Share of the truth's best k among the file's best k.
+    """Share of the truth's best k among the file's best k; architectures that tie for the last places share them equally.
 
-    Architectures that tie for the last places share them equally, so the value is the mean over all ways to break the ties. A
-    constant file has the precision of a random choice, k / n.
+    So the value is the mean over all ways to break the ties, and a constant file has that of a random choice, k / n.
     """
     return float(_among_best(x, k) @ _among_best(y, k)) / k
 
@@ -85,8 +84,7 @@ def resamples_for(count: int) -> int:
 def attainable_kendall(x: Values, std_error: float | Values, resamples: int = 1000) -> float:
     """Kendall tau that error-free scores would have with a truth of these standard errors; simulated.
 
-    The truth's values stand for the exact ones, and others are drawn around them. As they are spread more widely than the exact
-    ones, the result is somewhat too high.
+    Values are drawn around the truth's, which are spread more widely than the exact ones, so the result is somewhat too high.
     """
     rng = np.random.default_rng(0)
     return float(np.mean([kendall(x, x + rng.normal(0, std_error, len(x))) for _ in range(resamples)]))
@@ -104,9 +102,9 @@ class Agreement:
         return {name: _estimate(self.values[name], self.resampled[name]) for name in STATISTICS}
 
     def minus(self, other: Agreement) -> dict[str, Estimate]:
-        """Each statistic's difference to another file's. Both must be of the same architectures against the same reference.
+        """Each statistic's difference to another file's, of the same architectures against the same reference.
 
-        Both use the same resamples, so common variation cancels: the interval is narrower than the two separate intervals
+        Both use the same resamples, so common variation cancels and the interval is narrower than the two separate intervals
         suggest. A difference is significant if its interval excludes 0.
         """
         return {
