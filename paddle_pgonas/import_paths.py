@@ -25,11 +25,8 @@ def is_import_path(text: object) -> bool:
 def import_callable(path: str, what: str) -> Callable[..., Any]:
     """What ``module:name`` names; the module is looked for as Python does, and at last in the working folder.
 
-    Args:
-        what: what it is to be, for messages: ``prior`` or ``train.strategy``.
-
-    Raises:
-        UserError: no import path, no such module or name, the module cannot be imported, or the object cannot be called.
+    Raises UserError, which says ``what`` it was to be (``prior`` or ``method.name``), if the path is no import path, there is no
+    such module or name, the module cannot be imported, or the object cannot be called.
     """
     if not is_import_path(path):
         raise UserError(f"{what} {path!r}: an import path looks like my_module:name")

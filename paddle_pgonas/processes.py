@@ -36,8 +36,7 @@ def _from_environment(name: str, default: int, allowed: range) -> int:
 def join() -> None:
     """Connect this process with the others; does nothing for a single process.
 
-    Raises:
-        UserError: Paddle cannot connect the processes; without a launcher it connects CPUs only if gloo is requested.
+    Raises UserError if Paddle cannot connect them; without a launcher it connects CPUs only if gloo is requested.
     """
     if world() > 1:
         import paddle.distributed as dist

@@ -60,16 +60,11 @@ def _imported(path: str) -> Formula:
 
 
 def make_prior(name: str, space: SearchSpace, image_size: int, num_classes: int) -> Prior:
-    """The prior of this name for the architectures of a space. Create it once per run, because it caches its values.
+    """The prior of this name for the architectures of a space, ``image_size`` being the side of the images in pixels.
 
-    Args:
-        name: a key of :data:`PRIORS`, or the import path of a function such as these (``my_module:my_prior``).
-        image_size: side of the images.
-        num_classes: outputs of the head's linear layer.
-
-    Raises:
-        UserError: there is no such prior, an imported one returns something other than a finite number, or the prior is given
-            an architecture of another space.
+    Create it once per run, because it caches its values. The name is a key of :data:`PRIORS`, or the import path of a function
+    such as these (``my_module:my_prior``). Raises UserError if there is no such prior, if an imported one returns something other
+    than a finite number, or if the prior is given an architecture of another space.
     """
     if name not in PRIORS and ":" not in name:
         raise UserError(f"there is no prior {name!r}; give one of {', '.join(PRIORS)}, or an import path (my_module:my_prior)")
@@ -85,28 +80,18 @@ def make_prior(name: str, space: SearchSpace, image_size: int, num_classes: int)
 
 
 def with_prior(scores: np.ndarray, name: str, values: np.ndarray, weight: float) -> np.ndarray:
-    """Scores to which a prior is added: z(score) + weight * z(prior), brought to the range of the scores.
+    """Scores to which a prior is added: z(score) + weight * z(prior), brought to the range of the scores, all [candidates].
 
     z is the value's distance from the mean in standard deviations, both over these candidates, so the result depends on which
     candidates there are. Of :data:`COSTS` the logarithm counts. The errors of a supernet and those of a prior differ, and cancel
     in part in the sum. Values that are all equal add nothing; scores that are all equal stay as they are.
-
-    Args:
-        scores: [candidates].
-        name: the prior's name.
-        values: the prior of each candidate, [candidates].
-        weight: of the prior; with 1 both count alike.
     """
     mixed = _standard(scores) + weight * sum_of_priors({name: values})
     return scores.min() + np.ptp(scores) * (mixed - mixed.min()) / (np.ptp(mixed) or 1)
 
 
 def sum_of_priors(values: dict[str, np.ndarray]) -> np.ndarray:
-    """The sum of priors that are standardised over the candidates, [candidates]; costs enter as logarithms.
-
-    Args:
-        values: of each prior by name, [candidates].
-    """
+    """The sum of priors by name that are standardised over the candidates, all [candidates]; costs enter as logarithms."""
     return np.sum([_standard(np.log(prior) if name in COSTS else prior) for name, prior in values.items()], axis=0)
 
 

@@ -51,7 +51,7 @@ def zen_score(arch: Arch, image_size: int) -> float:
     log_variance = 0.0
     for layer in trunk:
         variance_in = RELU_VARIANCE if layer.index else 1.0  # the stem reads the image, the others the output of a ReLU
-        taps = log_valid_share(layer.kernel, layer.stride, layer.side_in, layer.side)
-        log_variance += log(layer.kernel**2 * layer.c_in * variance_in) + taps
+        valid = log_valid_share(layer.kernel, layer.stride, layer.side_in, layer.side)
+        log_variance += log(layer.kernel**2 * layer.c_in * variance_in) + valid
     last = trunk[-1]
     return 0.5 * log_variance + log(last.c_out * last.side**2) + log_distance(len(trunk))

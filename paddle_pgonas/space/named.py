@@ -61,11 +61,8 @@ def is_space_file(value: object) -> bool:
 def resolve_space(value: Any) -> str | dict[str, Any]:
     """The value of ``space`` as a configuration stores it: a built-in space's name, or all fields of another one.
 
-    Args:
-        value: a name, the path of a YAML file, or the fields.
-
-    Raises:
-        UserError: there is no such space or file, or a field is wrong.
+    It is given as a name, the path of a YAML file or the fields. Raises UserError if there is no such space or file, or a field
+    is wrong.
     """
     if isinstance(value, dict):
         return validate(Space, value, "(a search space)").model_dump()
