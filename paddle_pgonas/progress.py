@@ -23,8 +23,7 @@ T = TypeVar("T")
 class Progress(AbstractContextManager["Progress"]):
     """A context manager for a job of ``total`` units; shows the finished part, the rate and the time left.
 
-    ``unit`` is in the plural, as in "steps". The ``first`` units were finished by an earlier run and do not count in the rate.
-    The ``clock`` is monotonic, in seconds; tests pass their own.
+    The unit is in the plural, as in "steps". An earlier run finished the ``first`` ones, which do not count in the rate.
     """
 
     def __init__(

@@ -1,7 +1,4 @@
-"""Settings that are made once per process: environment variables and the device.
-
-Packages that import Paddle call :func:`prepare_process` first in their ``__init__``; importing this module takes milliseconds.
-"""
+"""Settings that are made once per process: environment variables and the device. Importing this takes milliseconds."""
 
 from __future__ import annotations
 
@@ -27,9 +24,9 @@ HARMLESS_WARNINGS = (
 
 
 def prepare_process() -> None:
-    """Set the environment that Paddle reads when it is imported. Values the user has set are kept.
+    """Set the environment that Paddle reads when it is imported; packages that import it call this first in their ``__init__``.
 
-    Raises UserError if the environment variables for the number and rank of the processes are not numbers.
+    Values the user has set are kept. Raises UserError if those for the number and rank of the processes are not numbers.
     """
     if "paddle" in sys.modules:
         return
@@ -60,10 +57,7 @@ def paddle_version() -> str:
 
 
 def select_device(name: str) -> str:
-    """Select ``auto``, ``cpu`` or ``gpu`` as Paddle's device and return the device (``cpu`` or ``gpu:<index>``).
-
-    Raises UserError if ``gpu`` was asked for and there is none, or this Paddle has no kernels for the GPU.
-    """
+    """Select ``auto``, ``cpu`` or ``gpu``; returns ``cpu`` or ``gpu:<index>``. Raises UserError if there is no usable GPU."""
     import paddle
 
     usable = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
@@ -93,10 +87,7 @@ def _check_kernels(index: int) -> None:
 
 
 def compute_dtype(amp: str, key: str) -> str:
-    """The type of feature maps for ``train.amp`` or ``score.amp`` on the selected device.
-
-    Raises UserError, which names the ``key``, for low precision without a GPU.
-    """
+    """The type of feature maps for a value of ``train.amp`` or ``score.amp``. Raises UserError if it needs a GPU."""
     import paddle
 
     if amp != "off" and paddle.get_device() == "cpu":

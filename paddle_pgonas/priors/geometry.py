@@ -1,7 +1,6 @@
-"""The weight layers of an architecture with their shapes at an image size; costs, Zen-score and memory are sums over them.
+"""The weight layers of an architecture with their shapes; costs, Zen-score and memory are sums over them.
 
-The same blocks occur in most architectures of a space. Each distinct one is described once per process and cached, so listing an
-architecture's layers takes only some microseconds.
+Most architectures share their blocks, so each distinct block is cached and listing the layers takes some microseconds.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -56,7 +56,8 @@ class Step:
     """One optimizer step of this project."""
 
     codes: list[str]
-    losses: list[float] | list[list[float]]
+    losses: list[Any]
+    """A number per pass, with a teacher two, as in :class:`Reference`."""
     rank_losses: list[float]
     ranked: bool
     """Whether the rank loss has a weight. Without one, pairs change nothing; only the published code runs them."""
@@ -88,15 +89,8 @@ class Difference(NamedTuple):
         return self.worst <= TOLERANCES[self.quantity]
 
 
-class Value(NamedTuple):
-    """A number of this project beside the reference's."""
-
-    quantity: str
-    where: str
-    ours: float
-    theirs: float
-    least: float = 0.0
-    """The difference is relative to the reference's value, or to this if that is smaller."""
+Value = tuple[str, str, float, float, float]
+"""Quantity, name, this project's number, the reference's, and the size to which the difference is relative if that is smaller."""
 
 
 def compare(reference: Reference, outcome: Outcome) -> list[Difference]:
@@ -117,15 +111,13 @@ def _passes(reference: Reference, step: Step, number: int) -> Iterator[Value]:
     if reference.rank_losses and not step.ranked:
         codes, losses, hinges = codes[: -2 * reference.pairs], losses[: -2 * reference.pairs], hinges[:0]
     other = [f"pass {place}" for place, pair in enumerate(zip_longest(step.codes, codes)) if pair[0] != pair[1]]
-    yield Value("architectures", other[0] if other else "none", len(other), 0.0, 1.0)
-    yield Value("learning rate", "rate", step.lr, reference.lr[number])
-    for quantity, what, pairs, least in (
-        ("losses", "pass", zip_longest(step.losses, losses, fillvalue=math.nan), 0.0),
-        ("rank losses", "pair", zip_longest(step.rank_losses, hinges, fillvalue=math.nan), 1.0),
-    ):
-        for place, pair in enumerate(pairs):
-            for ours, theirs in zip_longest(*map(np.atleast_1d, pair), fillvalue=math.nan):
-                yield Value(quantity, f"{what} {place}", float(ours), float(theirs), least)
+    yield "architectures", other[0] if other else "none", len(other), 0.0, 1.0
+    yield "learning rate", "rate", step.lr, reference.lr[number], 0.0
+    for place, (mine, wanted) in enumerate(zip_longest(step.losses, losses, fillvalue=math.nan)):
+        for ours, theirs in zip_longest(np.atleast_1d(mine), np.atleast_1d(wanted), fillvalue=math.nan):
+            yield "losses", f"pass {place}", float(ours), float(theirs), 0.0
+    for place, (mine, wanted) in enumerate(zip_longest(step.rank_losses, hinges, fillvalue=math.nan)):
+        yield "rank losses", f"pair {place}", mine, wanted, 1.0
 
 
 def _tensors(ours: Mapping[str, Tensor], theirs: Mapping[str, Sample], quantity: str = "") -> Iterator[Value]:
@@ -133,10 +125,10 @@ def _tensors(ours: Mapping[str, Tensor], theirs: Mapping[str, Sample], quantity:
     for name in sorted(ours.keys() | theirs.keys()):
         mine, wanted = ours.get(name, NONE), theirs.get(name, NONE)
         all_same = quantity or ("gradients of PReLU slopes" if name.endswith(SLOPE) else "")
-        yield Value(all_same or "gradient norms", name, mine.norm, wanted.norm)
-        yield Value(all_same or "gradient sums", name, mine.sum, wanted.sum, mine.norm)
+        yield all_same or "gradient norms", name, mine.norm, wanted.norm, 0.0
+        yield all_same or "gradient sums", name, mine.sum, wanted.sum, mine.norm
         for place, (entry, other) in enumerate(zip(mine.at, wanted.at, strict=True)):
-            yield Value(all_same or "gradient entries", f"{name}, entry {place}", entry, other, mine.rms)
+            yield all_same or "gradient entries", f"{name}, entry {place}", entry, other, mine.rms
 
 
 def _worst(step: int | None, values: Iterable[Value]) -> list[Difference]:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import paddle
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from paddle_pgonas.config.loading import CONFIGS, Config, load_config
 from paddle_pgonas.errors import UserError
@@ -31,10 +31,8 @@ Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
-class Sample(Section):
+class Sample(Section, extra="ignore"):
     """Stored values of a tensor."""
-
-    model_config = ConfigDict(extra="ignore")
 
     norm: float
     sum: float
@@ -42,10 +40,8 @@ class Sample(Section):
     """Entries of the flattened tensor at equal distances, from the first to the last."""
 
 
-class Reference(Section):
+class Reference(Section, extra="ignore"):
     """A file of reference steps. Further keys are descriptions and are not read."""
-
-    model_config = ConfigDict(extra="ignore")
 
     method: Literal["pgonas", "uniform"]
     prior: Literal["flops", "zen"] | None = None
@@ -106,21 +102,16 @@ def read_reference(path: str | Path) -> Reference:
 
 
 def configuration(reference: Reference, weights: Path, overrides: Sequence[str]) -> Config:
-    """The as-published configuration of the reference's method with the reference's settings and this file of weights.
-
-    Raises UserError for an override that is wrong or changes the number of classes.
-    """
+    """The as-published configuration with the reference's settings and these weights. Raises UserError for a wrong override."""
     options: dict[str, object] = {
         "model.activation": reference.activation,
         "model.pretrained": str(weights),
         "model.reorder": reference.reorder,
         "data.image_size": reference.image_size,
         "data.resize": reference.image_size,
-        "train.batch_size": reference.batch_size,
-        "train.lr_per_256": reference.lr_per_256,
-        "train.momentum": reference.momentum,
-        "train.weight_decay": reference.weight_decay,
     }
+    for name in ("batch_size", "lr_per_256", "momentum", "weight_decay"):
+        options[f"train.{name}"] = getattr(reference, name)
     if reference.method == "pgonas":
         options["method.pairs"] = reference.pairs
         if reference.rank_lambda:

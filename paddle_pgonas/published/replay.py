@@ -31,13 +31,14 @@ MOST = 64
 """Of so many of them in one layer at most. Usual is one; of a network that has diverged it may be all."""
 ATTEMPTS = 24
 """Largest number of repetitions with changed signs of such activations."""
+OF_SIGNS = ("gradient", "weights")
+"""How the names of the quantities begin that depend on these signs."""
 
 
 def replay(path: str | Path, device: str = "auto", overrides: Sequence[str] = (), steps: int | None = None) -> list[Difference]:
-    """Run the steps of a reference file and compare: one entry per step and quantity, then the final weights.
+    """Run the steps of a reference file and compare: one entry per step and quantity, then, after all steps, the final weights.
 
-    ``overrides`` change keys of the configuration (``key=value``), to see their effect. With fewer than all ``steps`` the final
-    weights are not compared. Raises UserError for what is not a reference file, or one that no configuration repeats.
+    ``overrides`` are ``key=value`` changes of the configuration. Raises UserError as :func:`read_reference`.
     """
     reference = read_reference(path)
     return compare(reference, repeat(reference, [f"device={device}", *overrides], steps))
@@ -53,7 +54,7 @@ def repeat(reference: Reference, overrides: Sequence[str] = (), steps: int | Non
     training = _Training(reference, overrides)
     signs: list[set[Place]] = [set() for _ in range(min(reference.steps, steps or reference.steps))]
     best = training.run(signs)
-    if not all(entry.within for entry in compare(reference, best) if not _follows_signs(entry)):
+    if not all(entry.within for entry in compare(reference, best) if not entry.quantity.startswith(OF_SIGNS)):
         return best
     for attempt in range(ATTEMPTS):
         gaps = _gaps(reference, best)
@@ -74,15 +75,12 @@ def repeat(reference: Reference, overrides: Sequence[str] = (), steps: int | Non
     return best
 
 
-def _follows_signs(entry: Difference) -> bool:
-    return entry.quantity.startswith(("gradient", "weights"))
-
-
 def _gaps(reference: Reference, outcome: Outcome) -> dict[int | None, float]:
     """The largest difference of each step's gradients, and for None of the weights after the last, in tolerances."""
     gaps: dict[int | None, float] = defaultdict(float)
-    for entry in filter(_follows_signs, compare(reference, outcome)):
-        gaps[entry.step] = max(gaps[entry.step], entry.worst / TOLERANCES[entry.quantity])
+    for entry in compare(reference, outcome):
+        if entry.quantity.startswith(OF_SIGNS):
+            gaps[entry.step] = max(gaps[entry.step], entry.worst / TOLERANCES[entry.quantity])
     return gaps
 
 
@@ -150,24 +148,7 @@ class _Training:
         self.signs = Signs(net)
 
     def run(self, changed: Sequence[set[Place]]) -> Outcome:
-        """Run one step per given set of inputs whose sign is changed."""
-        run = self._run
-        self._restart()
-        steps = []
-        for number, places in enumerate(changed):
-            self.signs.start_step(places)
-            self._passed.clear()
-            index = self.reference.epoch * run.steps_per_epoch + number
-            metrics = run.step(index, *batch(self.reference, number))
-            losses, hinges = _losses(metrics)
-            ranked = metrics.schedules.get("rank_lambda", 0) > 0
-            named = ((plain_name(name), parameter.grad) for name, parameter in run.net.model.named_parameters())
-            gradients = {name: measure(gradient.numpy()) for name, gradient in named if gradient is not None}
-            steps.append(Step(list(self._passed), losses, hinges, ranked, run.optimizer.get_lr(), gradients))
-            self.signs.end_step()
-        return Outcome(steps, {name: measure(tensor.numpy()) for name, tensor in run.net.weights().items()})
-
-    def _restart(self) -> None:
+        """From the start, run one step per given set of inputs whose sign is changed."""
         run = self._run
         run.optimizer.clear_grad(set_to_zero=False)
         run.optimizer = make_optimizer(run.settings, run.net.parameters())
@@ -176,6 +157,18 @@ class _Training:
         if run.settings.unused_parameters == "zero_gradient":
             zero_gradients(run.net.parameters())
         self.signs.near_zero.clear()
+        steps = []
+        for number, places in enumerate(changed):
+            self.signs.start_step(places)
+            self._passed.clear()
+            index = self.reference.epoch * run.steps_per_epoch + number
+            metrics = run.step(index, *batch(self.reference, number))
+            ranked = metrics.schedules.get("rank_lambda", 0) > 0
+            named = ((plain_name(name), parameter.grad) for name, parameter in run.net.model.named_parameters())
+            gradients = {name: measure(gradient.numpy()) for name, gradient in named if gradient is not None}
+            steps.append(Step(list(self._passed), *_losses(metrics), ranked, run.optimizer.get_lr(), gradients))
+            self.signs.end_step()
+        return Outcome(steps, {name: measure(tensor.numpy()) for name, tensor in run.net.weights().items()})
 
 
 def _losses(report: Metrics) -> tuple[list[Any], list[float]]:

@@ -43,8 +43,7 @@ class Verdict:
 def validate_submission(path: str | Path, candidates_path: str | Path | None = None, space: SearchSpace | None = None) -> Verdict:
     """Check a file as a submission and collect all faults; names, order and codes must be those of the candidate file.
 
-    The space is by default the first built-in one with codes as long as the file's. Raises UserError if the candidate file itself
-    is wrong, or ``path`` cannot be read.
+    Without a space it is found by the length of the codes. Raises UserError for a wrong candidate file or an unreadable ``path``.
     """
     faults, notes, repeated = Faults(), list[str](), list[str]()
     if not Path(path).is_file():

@@ -44,8 +44,8 @@ class Candidate:
 def read_candidates(path: str | Path, space: SearchSpace, known: dict[str, Arch] | None = None) -> list[Candidate]:
     """Read a candidate, submission or truth file; the order is the file's.
 
-    ``known`` caches architectures of this space by code as written; new ones are added. Raises UserError for a file that is not
-    JSON or empty, an entry without ``arch``, an illegal code, or a code that occurs twice.
+    ``known`` caches architectures of this space by code as written. Raises UserError for a file that is no JSON or is empty, an
+    entry without ``arch``, and an illegal or repeated code.
     """
     faults = Faults()
     candidates, _ = collect_candidates(read_json(path, "candidate file"), space, faults, {} if known is None else known)
@@ -56,10 +56,7 @@ def read_candidates(path: str | Path, space: SearchSpace, known: dict[str, Arch]
 def select(
     path: str | Path, candidates: Sequence[Candidate], first: int | None, names: Sequence[str] | None
 ) -> Sequence[Candidate]:
-    """The first ``first`` candidates of a file, or those of these names in the file's order; all if neither is given.
-
-    Raises UserError for a number below 1, or a name that the file does not have.
-    """
+    """The first candidates or those named, in the file's order. Raises UserError for fewer than one, or an unknown name."""
     if first is not None and first < 1:
         raise UserError(f"--first must be at least 1, not {first}")
     if names is not None:
@@ -156,10 +153,7 @@ def read_scored(path: str | Path, space: SearchSpace, known: dict[str, Arch] | N
 
 
 def check_submission(path: str | Path, candidates: Sequence[Candidate], space: SearchSpace) -> None:
-    """Check a submission file for these candidates. (Equal scores are no fault of the format.)
-
-    Raises UserError for illegal or repeated codes, other names, another order, other codes, or an ``acc`` outside [0, 1].
-    """
+    """Raise a UserError for wrong names, order or codes, or an ``acc`` outside [0, 1]. (Equal scores are no fault.)"""
     entries, faults = read_json(path, "submission"), Faults()
     _, accs = collect_candidates(entries, space, faults, {})
     check_range(accs, faults)
@@ -201,10 +195,7 @@ def check_against(entries: Any, candidates: Sequence[Candidate], faults: Faults)
 
 
 def write_scores(path: str | Path, candidates: Sequence[Candidate], scores: Sequence[float]) -> None:
-    """Write the candidate file with every ``acc`` filled in: the same names in the same order, atomically.
-
-    Raises UserError for a score that is not finite, or a file that cannot be written.
-    """
+    """Write the candidate file with every ``acc`` filled in, atomically. Raises UserError for a score that is not finite."""
     entries = {}
     for candidate, score in zip(candidates, scores, strict=True):
         if not math.isfinite(score):

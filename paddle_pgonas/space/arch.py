@@ -156,8 +156,7 @@ class SearchSpace:
     ) -> Arch:
         """Sample an architecture: every depth and every free width code uniformly, tied codes once.
 
-        ``narrowest`` holds the narrowest (highest) width code per stage, ``depths`` the least and greatest depth per stage; by
-        default they are the space's.
+        The narrowest (highest) width code, and the least and greatest depth, are given per stage; the space's by default.
         """
         narrowest = narrowest or (len(self.ratios),) * len(self.bases)
         drawn = [rng.randint(*bounds) for bounds in depths or [(self.min_depth, deepest) for deepest in self.max_depths]]

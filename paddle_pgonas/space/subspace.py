@@ -12,10 +12,7 @@ from paddle_pgonas.space.arch import Arch, SearchSpace
 
 @dataclass(frozen=True)
 class Subspace:
-    """All architectures of a space, or those within bounds per stage (a higher width code is narrower).
-
-    Raises UserError for bounds that do not fit the space, with the key of the configuration that they come from.
-    """
+    """All architectures of a space, or those within bounds per stage. Raises UserError for bounds that do not fit the space."""
 
     space: SearchSpace
     narrowest_codes: tuple[int, ...] | None = None
