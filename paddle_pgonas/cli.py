@@ -125,7 +125,10 @@ def run(main: Callable[[], None]) -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold characters that the terminal cannot show
     try:
-        _check_working_folder()
+        os.getcwd()
+    except FileNotFoundError:
+        _leave(2, f"{program}: error: the working folder was deleted; change to an existing one")
+    try:
         main()
         print(end="", flush=True)
     except UserError as error:
@@ -156,10 +159,3 @@ def _leave(status: int, message: str = "") -> NoReturn:
         except OSError:  # Python would try again when it ends, and exit with another status
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(status)
-
-
-def _check_working_folder() -> None:
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        raise UserError("the working folder was deleted; change to an existing one") from None

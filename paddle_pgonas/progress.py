@@ -21,10 +21,7 @@ T = TypeVar("T")
 
 
 class Progress(AbstractContextManager["Progress"]):
-    """A context manager for a job of ``total`` units; shows the finished part, the rate and the time left.
-
-    The unit is in the plural, as in "steps". An earlier run finished the ``first`` ones, which do not count in the rate.
-    """
+    """Shows a job's finished part, rate and time left; the ``first`` units, of an earlier run, do not count in the rate."""
 
     def __init__(
         self, total: int, job: str, unit: str, first: int = 0, silent: bool = False, clock: Callable[[], float] = time.monotonic

@@ -39,8 +39,8 @@ def params(arch: Arch, num_classes: int) -> int:
 def sample_spread(space: SearchSpace, count: int, rng: random.Random, image_size: int, num_classes: int) -> list[Arch]:
     """Distinct architectures evenly spread over the logarithm of their multiply-accumulates, smallest and largest included.
 
-    A small space may yield fewer than ``count``. As the widths of many layers average out in uniform samples, a pool is sampled in
-    which each stays near one depth and one width, and for each step of cost the nearest of the pool is taken.
+    A small space may yield fewer than ``count``. As the widths of many layers average out in uniform samples, a pool is sampled
+    in which each stays near one depth and one width, and for each step of cost the nearest of the pool is taken.
     """
 
     def of_cost(arch: Arch) -> tuple[float, str]:

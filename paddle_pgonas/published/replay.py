@@ -58,10 +58,8 @@ def repeat(reference: Reference, overrides: Sequence[str] = (), steps: int | Non
         return best
     for attempt in range(ATTEMPTS):
         gaps = _gaps(reference, best)
-        changes = [
-            {near[attempt % len(near)]} if near and gaps[number] > 1 else set()
-            for number, near in enumerate(training.signs.near_zero)
-        ]
+        near_zero = enumerate(training.signs.near_zero)
+        changes = [{near[attempt % len(near)]} if near and gaps[number] > 1 else set() for number, near in near_zero]
         if not any(changes):
             break
         tried = training.run([chosen ^ change for chosen, change in zip(signs, changes, strict=True)])

@@ -154,9 +154,9 @@ class SearchSpace:
     def sample(
         self, rng: random.Random, narrowest: Sequence[int] | None = None, depths: Sequence[tuple[int, int]] | None = None
     ) -> Arch:
-        """Sample an architecture: every depth and every free width code uniformly, tied codes once.
+        """Draw every depth and every free width code uniformly, tied codes once.
 
-        The narrowest (highest) width code, and the least and greatest depth, are given per stage; the space's by default.
+        ``narrowest`` holds the highest width code and ``depths`` the least and greatest depth per stage; the space's by default.
         """
         narrowest = narrowest or (len(self.ratios),) * len(self.bases)
         drawn = [rng.randint(*bounds) for bounds in depths or [(self.min_depth, deepest) for deepest in self.max_depths]]

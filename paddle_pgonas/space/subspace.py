@@ -39,9 +39,8 @@ class Subspace:
     @property
     def depths(self) -> tuple[tuple[int, int], ...]:
         """Least and greatest depth per stage."""
-        if self.depth_ranges is not None:
-            return self.depth_ranges
-        return tuple((self.space.min_depth, deepest) for deepest in self.space.max_depths)
+        default = tuple((self.space.min_depth, deepest) for deepest in self.space.max_depths)
+        return default if self.depth_ranges is None else self.depth_ranges
 
     @property
     def largest(self) -> Arch:
