@@ -40,9 +40,7 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, *args: Any, **options: Any) -> Any:
         """Parse as argparse does; refuse an :class:`OutputFile` that is an :class:`InputFile` or given twice."""
         arguments, rest = super().parse_known_args(*args, **options)
-        given: list[Any] = []
-        for value in vars(arguments).values():
-            given += value if isinstance(value, list) else [value]
+        given = [item for value in vars(arguments).values() for item in (value if isinstance(value, list) else [value])]
         outputs = [value for value in given if isinstance(value, OutputFile)]
         if "" in outputs:
             self.error("an output file has an empty name")
@@ -57,18 +55,10 @@ class Parser(argparse.ArgumentParser):
 
 def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Add ``-c CONFIG`` and ``-o key=value ...``."""
-    parser.add_argument(
-        "-c", "--config", required=required, type=InputFile, metavar="CONFIG", help="configuration file (YAML), see configs/"
-    )
-    parser.add_argument(
-        "-o",
-        "--override",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="key=value",
-        help="change keys, e.g. -o train.epochs=10",
-    )
+    text = "configuration file (YAML), see configs/"
+    parser.add_argument("-c", "--config", required=required, type=InputFile, metavar="CONFIG", help=text)
+    text = "change keys, e.g. -o train.epochs=10"
+    parser.add_argument("-o", "--override", action="extend", nargs="+", default=[], metavar="key=value", help=text)
 
 
 def add_space(parser: argparse.ArgumentParser, default: str | None = None) -> None:
@@ -119,8 +109,8 @@ def setting_of(
     if not arguments.config:
         return arguments.space, arguments.image_size, arguments.classes
     config = config_of(arguments)
-    sizes = arguments.image_size or config.data.image_size, arguments.classes or config.model.num_classes
-    return config.search_space, *sizes
+    image_size, classes = arguments.image_size or config.data.image_size, arguments.classes or config.model.num_classes
+    return config.search_space, image_size, classes
 
 
 def config_of(arguments: argparse.Namespace) -> Config:
@@ -129,13 +119,16 @@ def config_of(arguments: argparse.Namespace) -> Config:
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-    """Call ``main`` and exit: 0 if it returns; with one line 2 for a user's mistake or an unusable file, 3 for a
-    training that diverged; 130 for Ctrl-C."""
+    """Call ``main`` and exit: 0 if it returns; with one line 2 for a user's mistake or an unusable file, 3 for a training that
+    diverged; 130 for Ctrl-C."""
     program = os.path.basename(sys.argv[0])
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold characters that the terminal cannot show
     try:
-        _check_working_folder()
+        os.getcwd()
+    except FileNotFoundError:
+        _leave(2, f"{program}: error: the working folder was deleted; change to an existing one")
+    try:
         main()
         print(end="", flush=True)
     except UserError as error:
@@ -166,10 +159,3 @@ def _leave(status: int, message: str = "") -> NoReturn:
         except OSError:  # Python would try again when it ends, and exit with another status
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(status)
-
-
-def _check_working_folder() -> None:
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        raise UserError("the working folder was deleted; change to an existing one") from None

@@ -1,7 +1,4 @@
-"""Users' own code by import path: ``my_module:my_prior`` names an object of a module outside the package.
-
-A configuration that names an import path is code: the module is run when it is used. Any other configuration runs nothing.
-"""
+"""Users' own code by import path, such as ``my_module:my_prior``. Only a configuration that names one runs code."""
 
 from __future__ import annotations
 
@@ -25,11 +22,7 @@ def is_import_path(text: object) -> bool:
 def import_callable(path: str, what: str) -> Callable[..., Any]:
     """What ``module:name`` names; the module is looked for as Python does, and at last in the working folder.
 
-    Args:
-        what: what it is to be, for messages: ``prior`` or ``train.strategy``.
-
-    Raises:
-        UserError: no import path, no such module or name, the module cannot be imported, or the object cannot be called.
+    Raises UserError, which says ``what`` was named (``prior``), if it cannot be imported, is not there or cannot be called.
     """
     if not is_import_path(path):
         raise UserError(f"{what} {path!r}: an import path looks like my_module:name")

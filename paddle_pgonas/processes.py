@@ -1,7 +1,6 @@
 """Processes that work on one job (``python -m paddle.distributed.launch``): rank, world size and communication.
 
-Scoring and stand-alone training only need their rank, to take their share of a list. Training a supernet connects the
-processes with :func:`join` (NCCL on GPUs, gloo on CPUs); the functions below it do nothing in a process that has not joined.
+Training a supernet connects them with :func:`join` (NCCL on GPUs, gloo on CPUs); without it the functions below do nothing.
 """
 
 from __future__ import annotations
@@ -34,11 +33,7 @@ def _from_environment(name: str, default: int, allowed: range) -> int:
 
 
 def join() -> None:
-    """Connect this process with the others; does nothing for a single process.
-
-    Raises:
-        UserError: Paddle cannot connect the processes; without a launcher it connects CPUs only if gloo is requested.
-    """
+    """Connect this process with the others, if there are any. Raises UserError if Paddle cannot (CPUs without a launcher)."""
     if world() > 1:
         import paddle.distributed as dist
 

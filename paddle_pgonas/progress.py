@@ -21,23 +21,10 @@ T = TypeVar("T")
 
 
 class Progress(AbstractContextManager["Progress"]):
-    """A context manager for a job of ``total`` units; shows the finished part, the rate and the time left.
-
-    Args:
-        unit: in the plural, as in "steps".
-        first: units that an earlier run has finished; they do not count in the rate.
-        silent: show nothing.
-        clock: a monotonic clock in seconds; tests pass their own.
-    """
+    """Shows a job's finished part, rate and time left; the ``first`` units, of an earlier run, do not count in the rate."""
 
     def __init__(
-        self,
-        total: int,
-        job: str,
-        unit: str,
-        first: int = 0,
-        silent: bool = False,
-        clock: Callable[[], float] = time.monotonic,
+        self, total: int, job: str, unit: str, first: int = 0, silent: bool = False, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.total, self.job, self.unit, self.silent, self.clock = total, job, unit, silent, clock
         self.done = self.first = first
@@ -45,10 +32,8 @@ class Progress(AbstractContextManager["Progress"]):
         self.started = self.printed = clock()
         self.bar: tqdm | None = None
         if sys.stderr.isatty() and not silent:
-            scale = total >= 1_000_000
-            self.bar = tqdm(
-                total=total, initial=first, desc=job, unit=f" {unit}", unit_scale=scale, delay=DELAY, dynamic_ncols=True
-            )
+            look = {"unit": f" {unit}", "unit_scale": total >= 1_000_000, "delay": DELAY, "dynamic_ncols": True}
+            self.bar = tqdm(total=total, initial=first, desc=job, **look)
 
     def __exit__(self, error: type[BaseException] | None, *details: object) -> None:
         """The job has ended or was aborted; an aborted one prints nothing more."""

@@ -1,8 +1,4 @@
-"""Settings that are made once per process: environment variables, device, seeds.
-
-Packages that import Paddle call :func:`prepare_process` first in their ``__init__``, because the environment variables must
-be set before Paddle is loaded. Importing this module takes milliseconds.
-"""
+"""Settings that are made once per process: environment variables and the device. Importing this takes milliseconds."""
 
 from __future__ import annotations
 
@@ -12,34 +8,36 @@ import platform
 import shlex
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 from paddle_pgonas import processes
 from paddle_pgonas.errors import UserError
 
+HARMLESS_WARNINGS = (
+    "Setuptools is replacing distutils",
+    "pkg_resources is deprecated",  # PaddleSlim imports it
+    "No ccache found",  # Paddle 3 prints this although nothing is compiled
+    "When training, we now always track global mean",  # which calibration intends
+    "You are using GPU version Paddle, but",  # select_device reports the device
+)
+
 
 def prepare_process() -> None:
-    """Set the environment that Paddle reads when it is imported. Values the user has set are kept.
+    """Set the environment that Paddle reads when it is imported; packages that import it call this first in their ``__init__``.
 
-    On AMD processors Paddle's MKL takes a slow path unless ``MKL_DEBUG_CPU_TYPE=5``. With Paddle 2, PaddleSlim (which imports
-    matplotlib) crashes if Paddle was loaded before matplotlib, because their zlib symbols clash; the other order works.
-
-    Raises:
-        UserError: the environment variables for the number and rank of the processes are not numbers.
+    Values the user has set are kept. Raises UserError if those for the number and rank of the processes are not numbers.
     """
     if "paddle" in sys.modules:
         return
     processes.rank()  # checked here, because Paddle's import fails without naming the variable
     os.environ.setdefault("MPLBACKEND", "Agg")
     os.environ.setdefault("GLOG_minloglevel", "2")
-    warnings.filterwarnings("ignore", message="Setuptools is replacing distutils")
-    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # PaddleSlim imports it
-    warnings.filterwarnings("ignore", message="No ccache found")  # Paddle 3 prints this although nothing is compiled
-    warnings.filterwarnings("ignore", message="When training, we now always track global mean")  # which calibration intends
-    warnings.filterwarnings("ignore", message="You are using GPU version Paddle, but")  # select_device reports the device
-    if _is_amd():
+    for message in HARMLESS_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    if _is_amd():  # Paddle's MKL takes a slow path otherwise
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
-    if paddle_version().startswith("2."):
+    if paddle_version().startswith("2."):  # PaddleSlim crashes if Paddle is loaded before: zlib symbols clash
         import matplotlib.pyplot  # noqa: F401
 
 
@@ -51,25 +49,15 @@ def _is_amd() -> bool:
 
 
 def paddle_version() -> str:
-    """Version of the installed Paddle, CPU or GPU wheel, without importing it.
-
-    Raises:
-        UserError: Paddle is not installed.
-    """
+    """Version of the installed Paddle, CPU or GPU wheel, without importing it. Raises UserError if there is none."""
     for wheel in ("paddlepaddle-gpu", "paddlepaddle"):
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(wheel)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     raise UserError("PaddlePaddle is not installed; run 'make setup', or pip install -r requirements.txt (requirements-cpu.txt)")
 
 
 def select_device(name: str) -> str:
-    """Select ``auto``, ``cpu`` or ``gpu`` as Paddle's device and return the device (``cpu`` or ``gpu:<index>``).
-
-    Raises:
-        UserError: ``gpu`` was asked for and there is none, or this Paddle has no kernels for the GPU.
-    """
+    """Select ``auto``, ``cpu`` or ``gpu``; returns ``cpu`` or ``gpu:<index>``. Raises UserError if there is no usable GPU."""
     import paddle
 
     usable = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
@@ -84,11 +72,7 @@ def select_device(name: str) -> str:
 
 
 def _check_kernels(index: int) -> None:
-    """Run one small convolution: Paddle starts on GPUs for which it has no kernels, and fails at the first computation.
-
-    Raises:
-        UserError: it failed; the message names the GPU, Paddle's version and what to install.
-    """
+    """Run one small convolution: Paddle starts on GPUs for which it has no kernels, and fails at the first computation."""
     import paddle
 
     try:
@@ -103,11 +87,7 @@ def _check_kernels(index: int) -> None:
 
 
 def compute_dtype(amp: str, key: str) -> str:
-    """The type of feature maps for a value of ``train.amp`` or ``score.amp`` on the device that was selected.
-
-    Raises:
-        UserError: low precision without a GPU; it names the ``key``.
-    """
+    """The type of feature maps for a value of ``train.amp`` or ``score.amp``. Raises UserError if it needs a GPU."""
     import paddle
 
     if amp != "off" and paddle.get_device() == "cpu":
@@ -124,17 +104,14 @@ def device_memory() -> int:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether this exception of Paddle or Python means out of memory."""
-    return isinstance(error, MemoryError) or any(
-        word in str(error) for word in ("ResourceExhausted", "out of memory", "Out of memory")
-    )
+    words = ("ResourceExhausted", "out of memory", "Out of memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def versions() -> dict[str, str]:
     """Versions for a run's record."""
     installed = {"python": platform.python_version(), "paddle": paddle_version(), "machine": platform.machine()}
-    for name in ("paddleslim", "numpy", "scipy"):
-        installed[name] = importlib.metadata.version(name)
-    return installed
+    return installed | {name: importlib.metadata.version(name) for name in ("paddleslim", "numpy", "scipy")}
 
 
 def command_line() -> str:

@@ -14,7 +14,6 @@ class Setting(NamedTuple):
     """What a cost depends on beside the architecture."""
 
     image_size: int
-    """Side of the images, in pixels."""
     num_classes: int
     assumed: str = ""
     """What of these nobody told, in words; empty if all was told."""
@@ -40,37 +39,33 @@ def params(arch: Arch, num_classes: int) -> int:
 def sample_spread(space: SearchSpace, count: int, rng: random.Random, image_size: int, num_classes: int) -> list[Arch]:
     """Distinct architectures evenly spread over the logarithm of their multiply-accumulates, smallest and largest included.
 
-    A small space may yield fewer than ``count``.
-
-    Uniformly sampled architectures have similar costs, because the widths of many layers average out. Here a pool is sampled in
-    which each architecture stays near one depth and one width, and for each step of cost the nearest of the pool is taken.
+    A small space may yield fewer than ``count``. As the widths of many layers average out in uniform samples, a pool is sampled
+    in which each stays near one depth and one width, and for each step of cost the nearest of the pool is taken.
     """
 
-    def of_cost(arch: Arch) -> float:
-        return math.log(macs(arch, image_size, num_classes))
+    def of_cost(arch: Arch) -> tuple[float, str]:
+        return math.log(macs(arch, image_size, num_classes)), arch.code
 
-    pool = {space.smallest, space.largest}
+    chosen = [space.smallest, space.largest]
+    pool = set(chosen)
     for _ in range(1000 * count):  # a small space may not hold that many
         if len(pool) >= 100 * count:
             break
         pool.add(_draw_alike(space, rng))
-    ranked = sorted(pool, key=lambda arch: (of_cost(arch), arch.code))
-    low, high = of_cost(space.smallest), of_cost(space.largest)
-    chosen = [space.smallest, space.largest]
-    left = [arch for arch in ranked if arch not in chosen]
-    for step in range(1, count - 1):
-        if not left:
-            break
+    left = sorted(pool.difference(chosen), key=of_cost)
+    (low, _), (high, _) = map(of_cost, chosen)
+    for step in range(1, min(count - 1, len(left) + 1)):
         target = low + (high - low) * step / (count - 1)
-        nearest = min(left, key=lambda arch: abs(of_cost(arch) - target))
+        nearest = min(left, key=lambda arch: abs(of_cost(arch)[0] - target))
         left.remove(nearest)
         chosen.append(nearest)
-    return sorted(chosen, key=lambda arch: (of_cost(arch), arch.code))[:count]
+    return sorted(chosen, key=of_cost)[:count]
 
 
 def _draw_alike(space: SearchSpace, rng: random.Random) -> Arch:
     """An architecture whose widths lie within two codes of one width, and its depths within a third of one depth."""
-    codes, centre, fullness = len(space.ratios), rng.uniform(1, len(space.ratios)), rng.random()
+    codes = len(space.ratios)
+    centre, fullness = rng.uniform(1, codes), rng.random()
 
     def code() -> int:
         return min(codes, max(1, round(centre + rng.uniform(-2, 2))))

@@ -1,7 +1,6 @@
-"""The weight layers of an architecture with their shapes at an image size; costs, Zen-score and memory are sums over them.
+"""The weight layers of an architecture with their shapes; costs, Zen-score and memory are sums over them.
 
-The layers of a block depend on few numbers, so the same blocks occur in most architectures of a space. Each distinct block is
-described once per process and cached, so listing an architecture's layers takes only some microseconds.
+Most architectures share their blocks, so each distinct block is cached and listing the layers takes some microseconds.
 """
 
 from __future__ import annotations
@@ -28,9 +27,8 @@ class Layer:
     kernel: int
     stride: int
     side_in: int
-    """Side of the feature map that the layer reads."""
+    """Side of the feature map that the layer reads; ``side`` is that of the one that it writes."""
     side: int
-    """Side of the feature map that it writes."""
 
     @property
     def name(self) -> str:
@@ -56,8 +54,7 @@ def halved(side: int) -> int:
 @cache
 def stem_layer(space: SearchSpace, width: int, image_size: int) -> Layer:
     """The stem's convolution with ``width`` channels."""
-    side = -(-image_size // space.stem_stride)
-    return Layer(0, "conv", 3, width, space.stem_kernel, space.stem_stride, image_size, side)
+    return Layer(0, "conv", 3, width, space.stem_kernel, space.stem_stride, image_size, -(-image_size // space.stem_stride))
 
 
 def body_side(space: SearchSpace, image_size: int) -> int:
@@ -71,8 +68,8 @@ def block_layers(block: Block, side: int) -> tuple[Layer, ...]:
     """conv1, conv2 and, in a block of stride 2, the shortcut's convolution, for an input of this side."""
     index, c_in, c_mid, c_out, stride = block
     out = halved(side) if stride == 2 else side
-    convolutions = (Layer(index, "conv1", c_in, c_mid, 3, stride, side, out), Layer(index, "conv2", c_mid, c_out, 3, 1, out, out))
-    return (*convolutions, Layer(index, "downsample.0", c_in, c_out, 1, stride, side, out)) if stride == 2 else convolutions
+    main_path = (Layer(index, "conv1", c_in, c_mid, 3, stride, side, out), Layer(index, "conv2", c_mid, c_out, 3, 1, out, out))
+    return (*main_path, Layer(index, "downsample.0", c_in, c_out, 1, stride, side, out)) if stride == 2 else main_path
 
 
 @cache

@@ -1,26 +1,21 @@
-r"""Zen-score in closed form.
+"""Zen-score (arXiv 2102.01063): how much a random network amplifies a small change of its input.
 
-Zen-score (arXiv 2102.01063) measures how much a random network without shortcuts and head amplifies a small change e of its
-input x: ``log E||f(x) - f(x + 0.01 e)||_1 + sum over BatchNorm layers of log sqrt(mean variance)``. With Gaussian weights and
-BatchNorm on batch statistics every term has a mean-field value, so no network is built and nothing is sampled:
-
-* after BatchNorm the signal is N(0, 1), and ``V = 1/2 - 1/(2 pi)`` is the variance of its ReLU;
-* a k x k convolution over c channels multiplies the variance by k*k*c, reduced by the share of taps that fall on padding;
-* the correlation rho of the streams x and x + 0.01 e starts at ``1 / sqrt(1 + 0.01**2)``; ReLU maps it to
-  ``(kappa(rho) - 1/(2 pi)) / V`` with the arc-cosine kernel
-  ``kappa(rho) = (sqrt(1 - rho**2) + rho (pi - arccos rho)) / (2 pi)``, and a convolution does not change it;
-* the L1 distance of two N(0, 1) maps with correlation rho is proportional to ``sqrt(2 (1 - rho))`` per value.
-
-The max-pool of the ImageNet stem adds the same constant to every architecture of the space, which does not change the order.
+The closed form has the mean-field value of every term, so nothing is sampled; docs/method.md derives it. It leaves out the
+max-pool of the ImageNet stem, which adds the same constant to every architecture of the space.
 """
 
 from __future__ import annotations
 
 from functools import cache
 from math import acos, log, pi, sqrt
+from typing import TYPE_CHECKING
 
-from paddle_pgonas.priors.geometry import TRUNK, convolutions
+from paddle_pgonas.priors.geometry import TRUNK, Layer, convolutions
+from paddle_pgonas.runtime import prepare_process
 from paddle_pgonas.space.arch import Arch
+
+if TYPE_CHECKING:
+    import paddle
 
 RELU_VARIANCE = 0.5 - 0.5 / pi
 
@@ -47,11 +42,50 @@ def log_distance(convolutions: int) -> float:
 
 def zen_score(arch: Arch, image_size: int) -> float:
     """Closed-form Zen-score of an architecture for images of this side."""
-    trunk = [layer for layer in convolutions(arch, image_size) if layer.part in TRUNK]
+    trunk = _trunk(arch, image_size)
     log_variance = 0.0
     for layer in trunk:
         variance_in = RELU_VARIANCE if layer.index else 1.0  # the stem reads the image, the others the output of a ReLU
-        taps = log_valid_share(layer.kernel, layer.stride, layer.side_in, layer.side)
-        log_variance += log(layer.kernel**2 * layer.c_in * variance_in) + taps
+        valid = log_valid_share(layer.kernel, layer.stride, layer.side_in, layer.side)
+        log_variance += log(layer.kernel**2 * layer.c_in * variance_in) + valid
     last = trunk[-1]
     return 0.5 * log_variance + log(last.c_out * last.side**2) + log_distance(len(trunk))
+
+
+def zen_score_monte_carlo(arch: Arch, image_size: int) -> float:
+    """Mean over 2 draws of ``log E||f(x) - f(x + 0.01 e)||_1 + sum over BatchNorm layers of log sqrt(mean variance)``.
+
+    f is the network up to its last ReLU, without shortcuts and head, with N(0, 1) weights and BatchNorm on batch statistics;
+    x and e are 8 images of N(0, 1). It checks the closed form. The published setting has twice the batch and more draws.
+    """
+    prepare_process()
+    import paddle
+
+    paddle.seed(0)
+    with paddle.no_grad():
+        return sum([_draw(_trunk(arch, image_size), paddle.randn([8, 3, image_size, image_size])) for _ in range(2)]) / 2
+
+
+def _draw(trunk: list[Layer], x: paddle.Tensor) -> float:
+    """One draw, layer by layer, of the weights that x and the changed x share."""
+    import paddle
+
+    functional, streams, log_deviation = paddle.nn.functional, [x, x + 0.01 * paddle.randn(x.shape)], 0.0
+    for layer in trunk:
+        if streams[0].shape[-1] != layer.side_in:  # the stem's pool
+            streams = [functional.max_pool2d(stream, 3, 2, 1) for stream in streams]
+        weight = paddle.randn([layer.c_out, layer.c_in, layer.kernel, layer.kernel])
+        outputs = [functional.conv2d(stream, weight, stride=layer.stride, padding=layer.kernel // 2) for stream in streams]
+        log_deviation += 0.5 * log(float(outputs[0].var([0, 2, 3], unbiased=False).mean()))
+        streams = [functional.relu(_normalise(output)) for output in outputs]
+    return log(float((streams[0] - streams[1]).abs().sum([1, 2, 3]).mean())) + log_deviation
+
+
+def _normalise(x: paddle.Tensor) -> paddle.Tensor:
+    """BatchNorm on the batch's own statistics, without scale and shift."""
+    mean = x.mean([0, 2, 3], keepdim=True)
+    return (x - mean) / (x.var([0, 2, 3], unbiased=False, keepdim=True) + 1e-5).sqrt()
+
+
+def _trunk(arch: Arch, image_size: int) -> list[Layer]:
+    return [layer for layer in convolutions(arch, image_size) if layer.part in TRUNK]

@@ -1,7 +1,4 @@
-"""Training steps and learning rates of the published code, and their replay by this project.
-
-The JSON files here were computed with the published PGONAS code and the organisers' baseline, on Paddle 2.6.2 on a CPU.
-"""
+"""Training steps and learning rates that the published PGONAS code and the organisers' baseline computed (Paddle 2.6.2, CPU)."""
 
 from pathlib import Path
 

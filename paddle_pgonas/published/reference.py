@@ -1,23 +1,21 @@
-"""Files of reference steps: consecutive optimizer steps that the published code or the organisers' baseline computed.
-
-A file describes how to generate weights, images and labels, and holds the values computed from them.
-"""
+"""Files of reference steps, which the published code or the organisers' baseline computed from generated weights and images."""
 
 from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 import paddle
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field
 
 from paddle_pgonas.config.loading import CONFIGS, Config, load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import read_json
+from paddle_pgonas.nn.weights import SLOPE
 from paddle_pgonas.schema import Section, validate
 
 CONFIGURATIONS = {
@@ -33,21 +31,17 @@ Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
-class Sample(Section):
+class Sample(Section, extra="ignore"):
     """Stored values of a tensor."""
-
-    model_config = ConfigDict(extra="ignore")
 
     norm: float
     sum: float
     at: Annotated[list[float], Field(min_length=5, max_length=5)]
-    """The entries at :func:`sampled_positions` of the flattened tensor."""
+    """Entries of the flattened tensor at equal distances, from the first to the last."""
 
 
-class Reference(Section):
+class Reference(Section, extra="ignore"):
     """A file of reference steps. Further keys are descriptions and are not read."""
-
-    model_config = ConfigDict(extra="ignore")
 
     method: Literal["pgonas", "uniform"]
     prior: Literal["flops", "zen"] | None = None
@@ -86,26 +80,21 @@ class Reference(Section):
         """Number of pairs in a step: those after the sandwich's four passes."""
         return (len(self.codes) // self.steps - 4) // 2
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> Reference:
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """See :class:`~paddle_pgonas.schema.Section`."""
         if (self.method, self.prior) not in CONFIGURATIONS:
-            raise ValueError(f"no configuration repeats method {self.method} with prior {self.prior}")
+            yield "", f"no configuration repeats method {self.method} with prior {self.prior}"
         for key in ("image_seeds", "label_seeds", "gradients"):
             if len(getattr(self, key)) != self.steps:
-                raise ValueError(f"{key} and lr must have one entry per step, not {len(getattr(self, key))} and {self.steps}")
+                yield "", f"{key} and lr must have one entry per step, not {len(getattr(self, key))} and {self.steps}"
         if len(self.codes) != len(self.losses) or len(self.codes) % self.steps or not self.codes:
-            raise ValueError(f"codes and losses must have one entry per pass, not {len(self.codes)} and {len(self.losses)}")
+            yield "", f"codes and losses must have one entry per pass, not {len(self.codes)} and {len(self.losses)}"
         if self.method == "pgonas" and (self.pairs < 1 or len(self.rank_losses) != self.pairs * self.steps):
-            raise ValueError(f"rank_losses must have one entry per pair, not {len(self.rank_losses)}")
-        return self
+            yield "", f"rank_losses must have one entry per pair, not {len(self.rank_losses)}"
 
 
 def read_reference(path: str | Path) -> Reference:
-    """Read a file of reference steps.
-
-    Raises:
-        UserError: it is no such file, or nothing here repeats it (several GPUs, or another method).
-    """
+    """Read a file of reference steps. Raises UserError if it is none, or nothing repeats it (several GPUs, another method)."""
     values = read_json(path, "reference")
     if not isinstance(values, dict) or not {"codes", "gradients"} <= values.keys():
         raise UserError(f"{path}: not a file of reference steps, which is an object with codes, losses, gradients and more")
@@ -113,30 +102,24 @@ def read_reference(path: str | Path) -> Reference:
 
 
 def configuration(reference: Reference, weights: Path, overrides: Sequence[str]) -> Config:
-    """The as-published configuration of the reference's method with the reference's settings and this file of weights.
-
-    Raises:
-        UserError: an override is wrong, or changes the number of classes.
-    """
-    options = {
+    """The as-published configuration with the reference's settings and these weights. Raises UserError for a wrong override."""
+    options: dict[str, object] = {
         "model.activation": reference.activation,
-        "model.pretrained": json.dumps(str(weights)),
-        "model.reorder": json.dumps(reference.reorder),
+        "model.pretrained": str(weights),
+        "model.reorder": reference.reorder,
         "data.image_size": reference.image_size,
         "data.resize": reference.image_size,
-        "train.batch_size": reference.batch_size,
-        "train.lr_per_256": reference.lr_per_256,
-        "train.momentum": reference.momentum,
-        "train.weight_decay": reference.weight_decay,
     }
+    for name in ("batch_size", "lr_per_256", "momentum", "weight_decay"):
+        options[f"train.{name}"] = getattr(reference, name)
     if reference.method == "pgonas":
         options["method.pairs"] = reference.pairs
         if reference.rank_lambda:
             options["method.rank_lambda"] = reference.rank_lambda
     else:
         options["method.random_subnets"] = len(reference.codes) // reference.steps
-        options["method.teacher"] = json.dumps(str(weights)) if reference.teacher else "null"
-    given = [f"{key}={value}" for key, value in options.items()]
+        options["method.teacher"] = str(weights) if reference.teacher else None
+    given = [f"{key}={json.dumps(value)}" for key, value in options.items()]
     config = load_config(CONFIGS / "track1" / CONFIGURATIONS[reference.method, reference.prior], [*given, *overrides])
     if config.model.num_classes != CLASSES:
         raise UserError(f"model.num_classes: {CLASSES} in every reference; leave it")
@@ -153,7 +136,7 @@ def batch(reference: Reference, step: int) -> tuple[paddle.Tensor, paddle.Tensor
 
 def first_weights(name: str, shape: Sequence[int]) -> np.ndarray:
     """A parameter of the full network that reference steps start from: the golden values, but for slopes and ``bn2``."""
-    if name.endswith("act._weight"):
+    if name.endswith(SLOPE):
         return np.full(shape, 0.25, np.float32)
     if name.endswith("bn2.weight"):
         return _generator(name).uniform(0.1, 0.3, shape).astype(np.float32)
@@ -163,15 +146,11 @@ def first_weights(name: str, shape: Sequence[int]) -> np.ndarray:
 def golden_values(name: str, shape: Sequence[int]) -> np.ndarray:
     """A parameter of the network that reference logits belong to: a function of its name and shape, float32."""
     rng = _generator(name)
-    if name.endswith("_variance"):
-        values = rng.uniform(0.5, 1.5, shape)
-    elif name.endswith("_mean"):
-        values = 0.1 * rng.standard_normal(shape)
-    elif len(shape) == 4:
+    if len(shape) == 4:
         values = rng.standard_normal(shape) * np.sqrt(2 / (shape[1] * shape[2] * shape[3]))
     elif len(shape) == 2:
         values = rng.standard_normal(shape) / np.sqrt(shape[0])
-    elif name.endswith("bias"):
+    elif name.endswith(("_mean", "bias")):
         values = 0.1 * rng.standard_normal(shape)
     else:
         values = rng.uniform(0.5, 1.5, shape)
@@ -180,8 +159,3 @@ def golden_values(name: str, shape: Sequence[int]) -> np.ndarray:
 
 def _generator(name: str) -> np.random.RandomState:
     return np.random.RandomState(zlib.crc32(name.encode()))
-
-
-def sampled_positions(size: int) -> np.ndarray:
-    """Where a file samples a flattened tensor of this size."""
-    return np.linspace(0, size - 1, 5).astype(int)

@@ -1,12 +1,12 @@
 """Repeats optimizer steps of the published code with this project's own training step.
 
-The as-published configuration of the reference's method gives all settings that are not in the file, so a wrong key in this
-configuration appears as a difference.
+All settings that are not in the file are those of the as-published configuration, so a wrong key in it appears as a difference.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,16 +18,7 @@ from safetensors.numpy import save_file
 
 from paddle_pgonas.methods.base import Metrics
 from paddle_pgonas.nn.supernet import Supernet, plain_name
-from paddle_pgonas.published.compare import (
-    Difference,
-    Outcome,
-    Step,
-    compare,
-    compare_gradients,
-    compare_passes,
-    compare_weights,
-    measure,
-)
+from paddle_pgonas.published.compare import TOLERANCES, Difference, Outcome, Step, compare, measure
 from paddle_pgonas.published.reference import Reference, batch, configuration, first_weights, read_reference
 from paddle_pgonas.runtime import select_device
 from paddle_pgonas.training.checkpoints import zero_gradients
@@ -40,17 +31,14 @@ MOST = 64
 """Of so many of them in one layer at most. Usual is one; of a network that has diverged it may be all."""
 ATTEMPTS = 24
 """Largest number of repetitions with changed signs of such activations."""
+OF_SIGNS = ("gradient", "weights")
+"""How the names of the quantities begin that depend on these signs."""
 
 
 def replay(path: str | Path, device: str = "auto", overrides: Sequence[str] = (), steps: int | None = None) -> list[Difference]:
-    """Run the steps of a reference file and compare: one entry per step and quantity, then the final weights.
+    """Run the steps of a reference file and compare: one entry per step and quantity, then, after all steps, the final weights.
 
-    Args:
-        overrides: ``key=value`` changes of the configuration, to see the effect of a setting.
-        steps: number of steps to replay; with fewer than all, the final weights are not compared.
-
-    Raises:
-        UserError: not a reference file, or one that no configuration repeats.
+    ``overrides`` are ``key=value`` changes of the configuration. Raises UserError as :func:`read_reference`.
     """
     reference = read_reference(path)
     return compare(reference, repeat(reference, [f"device={device}", *overrides], steps))
@@ -64,34 +52,34 @@ def repeat(reference: Reference, overrides: Sequence[str] = (), steps: int | Non
     one such activation changed at a time, and changes that reduce the difference are kept.
     """
     training = _Training(reference, overrides)
-    count = min(reference.steps, steps or reference.steps)
-    best = training.run([set() for _ in range(count)])
-    if not all(entry.within for number in range(count) for entry in compare_passes(reference, best, number)):
+    signs: list[set[Place]] = [set() for _ in range(min(reference.steps, steps or reference.steps))]
+    best = training.run(signs)
+    if not all(entry.within for entry in compare(reference, best) if not entry.quantity.startswith(OF_SIGNS)):
         return best
-    signs: list[set[Place]] = [set() for _ in range(count)]
-    near_zero = training.signs.near_zero
     for attempt in range(ATTEMPTS):
-        gaps = [_gap(compare_gradients(reference, best, number)) for number in range(count)]
-        places = {
-            number: near_zero[number][attempt % len(near_zero[number])]
-            for number in range(count)
-            if gaps[number] > 1 and near_zero[number]
-        }
-        if not places:
+        gaps = _gaps(reference, best)
+        near_zero = enumerate(training.signs.near_zero)
+        changes = [{near[attempt % len(near)]} if near and gaps[number] > 1 else set() for number, near in near_zero]
+        if not any(changes):
             break
-        tried = training.run([signs[number] ^ {places[number]} if number in places else signs[number] for number in range(count)])
-        nearer = {number for number in places if _gap(compare_gradients(reference, tried, number)) < 0.9 * gaps[number]}
-        for number in nearer:
-            signs[number] ^= {places[number]}
-        best = Outcome(
-            [(tried if number in nearer else best).steps[number] for number in range(count)],
-            min(best, tried, key=lambda outcome: _gap(compare_weights(reference, outcome))).final_weights,
-        )
+        tried = training.run([chosen ^ change for chosen, change in zip(signs, changes, strict=True)])
+        tried_gaps = _gaps(reference, tried)
+        for number, change in enumerate(changes):
+            if change and tried_gaps[number] < 0.9 * gaps[number]:
+                signs[number] ^= change
+                best.steps[number] = tried.steps[number]
+        if tried_gaps[None] < gaps[None]:
+            best.final_weights = tried.final_weights
     return best
 
 
-def _gap(differences: Sequence[Difference]) -> float:
-    return max(entry.in_tolerances for entry in differences)
+def _gaps(reference: Reference, outcome: Outcome) -> dict[int | None, float]:
+    """The largest difference of each step's gradients, and for None of the weights after the last, in tolerances."""
+    gaps: dict[int | None, float] = defaultdict(float)
+    for entry in compare(reference, outcome):
+        if entry.quantity.startswith(OF_SIGNS):
+            gaps[entry.step] = max(gaps[entry.step], entry.worst / TOLERANCES[entry.quantity])
+    return gaps
 
 
 Place = tuple[int, int]
@@ -158,24 +146,7 @@ class _Training:
         self.signs = Signs(net)
 
     def run(self, changed: Sequence[set[Place]]) -> Outcome:
-        """Run one step per given set of inputs whose sign is changed."""
-        run = self._run
-        self._restart()
-        steps = []
-        for number, places in enumerate(changed):
-            self.signs.start_step(places)
-            self._passed.clear()
-            index = self.reference.epoch * run.steps_per_epoch + number
-            metrics = run.step(index, *batch(self.reference, number))
-            losses, hinges = _losses(metrics)
-            ranked = metrics.schedules.get("rank_lambda", 0) > 0
-            named = ((plain_name(name), parameter.grad) for name, parameter in run.net.model.named_parameters())
-            gradients = {name: measure(gradient.numpy()) for name, gradient in named if gradient is not None}
-            steps.append(Step(list(self._passed), losses, hinges, ranked, run.optimizer.get_lr(), gradients))
-            self.signs.end_step()
-        return Outcome(steps, {name: measure(tensor.numpy()) for name, tensor in run.net.weights().items()})
-
-    def _restart(self) -> None:
+        """From the start, run one step per given set of inputs whose sign is changed."""
         run = self._run
         run.optimizer.clear_grad(set_to_zero=False)
         run.optimizer = make_optimizer(run.settings, run.net.parameters())
@@ -184,15 +155,31 @@ class _Training:
         if run.settings.unused_parameters == "zero_gradient":
             zero_gradients(run.net.parameters())
         self.signs.near_zero.clear()
+        steps = []
+        for number, places in enumerate(changed):
+            self.signs.start_step(places)
+            self._passed.clear()
+            index = self.reference.epoch * run.steps_per_epoch + number
+            metrics = run.step(index, *batch(self.reference, number))
+            ranked = metrics.schedules.get("rank_lambda", 0) > 0
+            named = ((plain_name(name), parameter.grad) for name, parameter in run.net.model.named_parameters())
+            gradients = {name: measure(gradient.numpy()) for name, gradient in named if gradient is not None}
+            steps.append(Step(list(self._passed), *_losses(metrics), ranked, run.optimizer.get_lr(), gradients))
+            self.signs.end_step()
+        return Outcome(steps, {name: measure(tensor.numpy()) for name, tensor in run.net.weights().items()})
 
 
 def _losses(report: Metrics) -> tuple[list[Any], list[float]]:
     """The losses in the reference's form, and the hinges: with a teacher a pass has two, cross-entropy and distillation."""
     losses: list[Any] = []
+    hinges: list[float] = []
     distilled: float | None = None
-    for kind, value in report.losses:
-        if kind == "distilled":
-            distilled = float(value)
-        elif kind != "rank":
-            losses.append(float(value) if distilled is None else [float(value) - distilled, distilled])
-    return losses, [float(value) for kind, value in report.losses if kind == "rank"]
+    for kind, tensor in report.losses:
+        value = float(tensor)
+        if kind == "rank":
+            hinges.append(value)
+        elif kind == "distilled":
+            distilled = value
+        else:
+            losses.append(value if distilled is None else [value - distilled, distilled])
+    return losses, hinges

@@ -9,15 +9,7 @@ from typing import Any
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import read_json
 from paddle_pgonas.scores.faults import Faults
-from paddle_pgonas.scores.files import (
-    Accs,
-    check_against,
-    check_range,
-    collect_candidates,
-    detect_space,
-    read_candidates,
-    space_of,
-)
+from paddle_pgonas.scores.files import check_against, check_range, collect_candidates, detect_space, read_candidates, space_of
 from paddle_pgonas.space.arch import TRACK1, Arch, SearchSpace
 
 CHALLENGE_ENTRIES = 45_000
@@ -44,19 +36,14 @@ class Verdict:
 
     def __str__(self) -> str:
         word = "accepted" if self.accepted else "NOT accepted"
-        indented = [f"  {line}" for line in self.faults.lines()]
-        return "\n".join([f"{self.path}: {word} as a submission", *indented, *(f"  note: {note}" for note in self.notes)])
+        lines = [f"{self.path}: {word} as a submission", *self.faults.lines(), *(f"note: {note}" for note in self.notes)]
+        return "\n  ".join(lines)
 
 
 def validate_submission(path: str | Path, candidates_path: str | Path | None = None, space: SearchSpace | None = None) -> Verdict:
-    """Check a file as a submission and collect all faults.
+    """Check a file as a submission and collect all faults; names, order and codes must be those of the candidate file.
 
-    Args:
-        candidates_path: the candidate file; names, order and codes must match it.
-        space: of the codes; by default the first built-in one with codes as long as the file's.
-
-    Raises:
-        UserError: the candidate file itself is wrong, or ``path`` cannot be read.
+    Without a space it is found by the length of the codes. Raises UserError for a wrong candidate file or an unreadable ``path``.
     """
     faults, notes, repeated = Faults(), list[str](), list[str]()
     if not Path(path).is_file():
@@ -73,7 +60,10 @@ def validate_submission(path: str | Path, candidates_path: str | Path | None = N
     wanted = None if candidates_path is None else read_candidates(candidates_path, space, known)
     _, accs = collect_candidates(entries, space, faults, known)
     check_range(accs, faults)
-    _check_ranking(accs, faults)
+    if len(accs) > 1 and len(set(accs.values())) == 1 and (acc := next(iter(accs.values()))) is not None:
+        # such a file gives no ranking, and the leaderboards' correlations are not defined
+        why = "as in a candidate file that was not scored" if acc == 0 else "so they give no ranking"
+        faults.add("constant acc", "the file", f"all {len(accs):,} 'acc' are {acc:g}, {why}")
     count = len(entries) if isinstance(entries, dict) else 0
     if wanted is not None:
         check_against(entries, wanted, faults)
@@ -88,11 +78,3 @@ def validate_submission(path: str | Path, candidates_path: str | Path | None = N
         spread = f"'acc' {min(values):.4g} to {max(values):.4g}, {len(set(values)):,} different values"
         notes.append(f"{count:,} entries of space {space.name}, {spread}")
     return Verdict(str(path), faults, notes)
-
-
-def _check_ranking(accs: Accs, faults: Faults) -> None:
-    """A note if all scores are equal: such a file gives no ranking, and the leaderboards' correlations are not defined."""
-    values = set(accs.values())
-    if len(accs) > 1 and len(values) == 1 and (acc := values.pop()) is not None:
-        why = "as in a candidate file that was not scored" if acc == 0 else "so they give no ranking"
-        faults.add("constant acc", "the file", f"all {len(accs):,} 'acc' are {acc:g}, {why}")

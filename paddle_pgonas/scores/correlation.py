@@ -1,9 +1,8 @@
 """Agreement of two rankings: five statistics with bootstrap intervals and paired differences.
 
 Leaderboard A of the challenge shows ``100 * |Pearson|``; leaderboard B, which decides, shows Kendall tau. Both weigh all
-architectures equally; Kendall tau among the truly best and precision at k measure the top of the ranking.
-
-In every function ``x`` is the reference (the truth) and ``y`` the file's values; the order of the pairs does not matter.
+architectures equally; ``kendall_top`` and ``precision_at_k`` measure the top of the ranking. In every function ``x`` is the
+reference (the truth) and ``y`` the file's values; the order of the pairs does not matter.
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
-
-Values = np.ndarray
 
 STATISTICS = ("pearson", "kendall", "spearman", "kendall_top", "precision_at_k")
 LEAST = 1e-150
@@ -37,12 +34,12 @@ class Estimate(NamedTuple):
     high: float
 
 
-def pearson(x: Values, y: Values) -> float:
+def pearson(x: np.ndarray, y: np.ndarray) -> float:
     """Linear correlation; NaN if either side is constant, or varies so little that squares vanish."""
     return float(np.corrcoef(x, y)[0, 1]) if min(np.ptp(x), np.ptp(y)) > LEAST else math.nan
 
 
-def kendall(x: Values, y: Values) -> float:
+def kendall(x: np.ndarray, y: np.ndarray) -> float:
     """Kendall tau-b, which corrects for ties; NaN if either side is constant."""
     if len(x) < 2:
         return math.nan
@@ -51,24 +48,20 @@ def kendall(x: Values, y: Values) -> float:
     return float(stats.kendalltau(y, x, method="asymptotic" if len(x) > 2 else "auto").statistic)
 
 
-def spearman(x: Values, y: Values) -> float:
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Rank correlation, ties having their mean rank; NaN if either side is constant."""
-    return _spearman(_dense_ranks(x), _dense_ranks(y))
+    return pearson(stats.rankdata(x), stats.rankdata(y))
 
 
-def kendall_top(x: Values, y: Values) -> float:
+def kendall_top(x: np.ndarray, y: np.ndarray) -> float:
     """Kendall tau-b among the truth's best tenth, at least two; ties with the last of these are included."""
     count = max(2, math.ceil(TOP_SHARE * len(x)))
     best = x >= np.partition(x, -count)[-count]
     return kendall(x[best], y[best])
 
 
-def precision_at_k(x: Values, y: Values, k: int) -> float:
-    """Share of the truth's best k among the file's best k.
-
-    Architectures that tie for the last places share them equally, so the value is the mean over all ways to break the ties. A
-    constant file has the precision of a random choice, k / n.
-    """
+def precision_at_k(x: np.ndarray, y: np.ndarray, k: int) -> float:
+    """Share of the truth's best k among the file's best k: the mean over all ways to break ties, so k / n for a constant file."""
     return float(_among_best(x, k) @ _among_best(y, k)) / k
 
 
@@ -82,11 +75,10 @@ def resamples_for(count: int) -> int:
     return int(np.clip(4_500_000 // max(count, 1), 100, 1000))
 
 
-def attainable_kendall(x: Values, std_error: float | Values, resamples: int = 1000) -> float:
+def attainable_kendall(x: np.ndarray, std_error: float | np.ndarray, resamples: int = 1000) -> float:
     """Kendall tau that error-free scores would have with a truth of these standard errors; simulated.
 
-    The truth's values stand for the exact ones, and others are drawn around them. As they are spread more widely than the exact
-    ones, the result is somewhat too high.
+    np.ndarray are drawn around the truth's, which are spread more widely than the exact ones, so the result is somewhat too high.
     """
     rng = np.random.default_rng(0)
     return float(np.mean([kendall(x, x + rng.normal(0, std_error, len(x))) for _ in range(resamples)]))
@@ -97,17 +89,16 @@ class Agreement:
     """The statistics of one file against the reference, and their values in every bootstrap resample."""
 
     values: dict[str, float]
-    resampled: dict[str, Values]
+    resampled: dict[str, np.ndarray]
 
     def estimates(self) -> dict[str, Estimate]:
         """Each statistic with its interval."""
         return {name: _estimate(self.values[name], self.resampled[name]) for name in STATISTICS}
 
     def minus(self, other: Agreement) -> dict[str, Estimate]:
-        """Each statistic's difference to another file's. Both must be of the same architectures against the same reference.
+        """Each statistic's difference to another file's, of the same architectures against the same reference.
 
-        Both use the same resamples, so common variation cancels: the interval is narrower than the two separate intervals
-        suggest. A difference is significant if its interval excludes 0.
+        Both use the same resamples, so common variation cancels. A difference is significant if its interval excludes 0.
         """
         return {
             name: _estimate(self.values[name] - other.values[name], self.resampled[name] - other.resampled[name])
@@ -115,7 +106,7 @@ class Agreement:
         }
 
 
-def correlate(x: Values, y: Values, k: int | None = None, seed: int = 0) -> Agreement:
+def correlate(x: np.ndarray, y: np.ndarray, k: int | None = None, seed: int = 0) -> Agreement:
     """All statistics of the pairs ``(x[i], y[i])``, and of :func:`resamples_for` resamples of these pairs.
 
     The draws depend on the seed and on the order of ``x`` alone, so files given with the same ``x`` share them.
@@ -134,18 +125,18 @@ def correlate(x: Values, y: Values, k: int | None = None, seed: int = 0) -> Agre
     return Agreement(_statistics(x, y, x_ranks, y_ranks, k), resampled)
 
 
-def _statistics(x: Values, y: Values, x_ranks: Values, y_ranks: Values, k: int) -> dict[str, float]:
+def _statistics(x: np.ndarray, y: np.ndarray, x_ranks: np.ndarray, y_ranks: np.ndarray, k: int) -> dict[str, float]:
     """All statistics except Pearson use only the order, and small integers are faster to sort than floats."""
     return {
         "pearson": pearson(x, y),
         "kendall": kendall(x_ranks, y_ranks),
-        "spearman": _spearman(x_ranks, y_ranks),
+        "spearman": spearman(x_ranks, y_ranks),
         "kendall_top": kendall_top(x_ranks, y_ranks),
         "precision_at_k": precision_at_k(x_ranks, y_ranks, k),
     }
 
 
-def _draws(count: int, seed: int) -> Iterator[Values]:
+def _draws(count: int, seed: int) -> Iterator[np.ndarray]:
     """Indices drawn with replacement, in ascending order, so that sorted data stay sorted."""
     rng = np.random.default_rng(seed)
     for _ in range(resamples_for(count)):
@@ -153,23 +144,19 @@ def _draws(count: int, seed: int) -> Iterator[Values]:
         yield np.repeat(np.arange(count), times)
 
 
-def _dense_ranks(values: Values) -> Values:
+def _dense_ranks(values: np.ndarray) -> np.ndarray:
     """1 for the least value, 2 for the next greater one, and so on, in the smallest type that holds them."""
     return stats.rankdata(values, "dense").astype(np.min_scalar_type(len(values)))
 
 
-def _spearman(x_ranks: Values, y_ranks: Values) -> float:
-    return pearson(stats.rankdata(x_ranks), stats.rankdata(y_ranks))
-
-
-def _among_best(values: Values, k: int) -> Values:
+def _among_best(values: np.ndarray, k: int) -> np.ndarray:
     """Each value's share of a place among the best k: 1 above the k-th best value, 0 below, the rest for its equals."""
     border = np.partition(values, -k)[-k]
     above, tied = values > border, values == border
     return above + tied * ((k - above.sum()) / tied.sum())
 
 
-def _estimate(value: float, resampled: Values) -> Estimate:
+def _estimate(value: float, resampled: np.ndarray) -> Estimate:
     """Percentile interval. Resamples with a constant side have no correlation and are left out."""
     defined = resampled[np.isfinite(resampled)]
     if not math.isfinite(value) or not len(defined):

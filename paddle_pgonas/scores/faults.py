@@ -13,12 +13,11 @@ EXAMPLES = 3
 
 @dataclass
 class Fault:
-    """One broken rule: the number of places, and the first of them (entry name and problem)."""
+    """One broken rule: the number of places, and the first of them (the entry's ``name``, and the ``problem``)."""
 
     rule: str
     count: int = 0
     examples: list[dict[str, str]] = field(default_factory=list)
-    """``name`` and ``problem`` of each."""
 
 
 class Faults(dict[str, Fault]):
@@ -32,11 +31,7 @@ class Faults(dict[str, Fault]):
             fault.examples.append({"name": " ".join(name.split()), "problem": problem})
 
     def stop(self, path: str | Path) -> None:
-        """Do nothing if there is no fault.
-
-        Raises:
-            UserError: the first fault, how many entries share it and which come next, and whether there are other kinds.
-        """
+        """Raise a UserError if there are faults: the first, how many entries share it and which come next, and other kinds."""
         if not self:
             return
         fault, *others = self.values()

@@ -4,8 +4,7 @@
 score, a top-1 fraction; in a truth file it is the stand-alone accuracy, and the file may name a part of the candidates only.
 Files that hold a prior's values use the same format with any finite number as ``acc``.
 
-Each rule is implemented once. :func:`read_candidates`, :func:`read_scored` and :func:`check_submission` stop at the first fault;
-:mod:`paddle_pgonas.scores.check` collects all faults.
+The readers here stop at the first fault; :mod:`paddle_pgonas.scores.check` collects all by the same rules.
 """
 
 from __future__ import annotations
@@ -45,11 +44,8 @@ class Candidate:
 def read_candidates(path: str | Path, space: SearchSpace, known: dict[str, Arch] | None = None) -> list[Candidate]:
     """Read a candidate, submission or truth file; the order is the file's.
 
-    Args:
-        known: cache of architectures of this space by code as written; new ones are added.
-
-    Raises:
-        UserError: not JSON, empty, an entry without ``arch``, an illegal code, or a code that occurs twice.
+    ``known`` caches architectures of this space by code as written. Raises UserError for a file that is no JSON or is empty, an
+    entry without ``arch``, and an illegal or repeated code.
     """
     faults = Faults()
     candidates, _ = collect_candidates(read_json(path, "candidate file"), space, faults, {} if known is None else known)
@@ -60,11 +56,7 @@ def read_candidates(path: str | Path, space: SearchSpace, known: dict[str, Arch]
 def select(
     path: str | Path, candidates: Sequence[Candidate], first: int | None, names: Sequence[str] | None
 ) -> Sequence[Candidate]:
-    """The first ``first`` candidates of a file, or those of these names in the file's order; all if neither is given.
-
-    Raises:
-        UserError: a number below 1, or a name that the file does not have.
-    """
+    """The first candidates or those named, in the file's order. Raises UserError for fewer than one, or an unknown name."""
     if first is not None and first < 1:
         raise UserError(f"--first must be at least 1, not {first}")
     if names is not None:
@@ -82,39 +74,36 @@ def collect_candidates(entries: Any, space: SearchSpace, faults: Faults, known: 
         return [], {}
     if not entries:
         faults.add("format", "the file", "is empty; it needs at least one entry")
-    candidates: list[Candidate] = []
-    accs: Accs = {}
-    names: dict[str, str] = {}
+    candidates, accs, names = list[Candidate](), Accs(), dict[str, str]()
     for name, entry in entries.items():
         if not isinstance(entry, dict) or "arch" not in entry:
             faults.add("entry", name, "lacks the key 'arch'; an entry looks like {'acc': 0.0, 'arch': '<code>'}")
             continue
-        acc = entry.get("acc")
-        if acc is not None and (isinstance(acc, bool) or not isinstance(acc, int | float)):
-            faults.add("acc is not a number", name, f"'acc' must be a number, not {acc!r:.40}")
-            acc = None
+        given, given_error = entry.get("acc"), entry.get("std_error")
+        acc, std_error = _number(given), _number(given_error)
+        if acc is None and given is not None:
+            faults.add("acc is not a number", name, f"'acc' must be a number, not {given!r:.40}")
         else:
-            acc = accs[name] = _float(acc)
+            accs[name] = acc
         arch = _arch(name, entry["arch"], space, faults, known)
         if arch is None:
             continue
         first = names.setdefault(arch.code, name)
         if first is not name:
             faults.add("repeated code", name, f"repeats the code of {first}; every architecture may occur only once")
-        candidates.append(Candidate(name, arch, entry["arch"], acc, _std_error(name, entry.get("std_error"), faults)))
+        if given_error is not None and (std_error is None or not 0 <= std_error <= LARGEST):
+            faults.add("std_error", name, f"'std_error' must be a number of 0 to {LARGEST:g}, not {given_error!r:.40}")
+            std_error = None
+        candidates.append(Candidate(name, arch, entry["arch"], acc, std_error))
     return candidates, accs
 
 
-def _std_error(name: str, value: Any, faults: Faults) -> float | None:
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST):
-        return None if value is None else float(value)
-    faults.add("std_error", name, f"'std_error' must be a number of 0 to {LARGEST:g}, not {value!r:.40}")
-    return None
-
-
-def _float(acc: int | float | None) -> float | None:
+def _number(value: Any) -> float | None:
+    """A JSON number as a float, too large ones as infinite; None for another value."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
     try:
-        return None if acc is None else float(acc)
+        return float(value)
     except OverflowError:
         return math.inf
 
@@ -147,20 +136,12 @@ def space_of(entries: Any) -> SearchSpace:
 
 
 def read_scores(path: str | Path, space: SearchSpace) -> dict[str, float]:
-    """Read the finite ``acc`` of every entry, by canonical code.
-
-    Raises:
-        UserError: as :func:`read_scored`.
-    """
+    """Read the finite ``acc`` of every entry, by canonical code; errors as in :func:`read_scored`."""
     return {entry.arch.code: entry.acc for entry in read_scored(path, space) if entry.acc is not None}
 
 
 def read_scored(path: str | Path, space: SearchSpace, known: dict[str, Arch] | None = None) -> list[Candidate]:
-    """Read a file whose every entry has a finite ``acc``; ``known`` as in :func:`read_candidates`.
-
-    Raises:
-        UserError: as :func:`read_candidates`, or an entry without a finite ``acc`` of at most ``LARGEST``.
-    """
+    """Read a file whose every entry has a finite ``acc`` of at most ``LARGEST``; else as :func:`read_candidates`."""
     candidates, faults = read_candidates(path, space, known), Faults()
     for candidate in candidates:
         if candidate.acc is None or not math.isfinite(candidate.acc):
@@ -172,11 +153,7 @@ def read_scored(path: str | Path, space: SearchSpace, known: dict[str, Arch] | N
 
 
 def check_submission(path: str | Path, candidates: Sequence[Candidate], space: SearchSpace) -> None:
-    """Check a submission file for these candidates. (Equal scores are no fault of the format.)
-
-    Raises:
-        UserError: illegal or repeated codes, other names, another order, other codes, or an ``acc`` outside [0, 1].
-    """
+    """Raise a UserError for wrong names, order or codes, or an ``acc`` outside [0, 1]. (Equal scores are no fault.)"""
     entries, faults = read_json(path, "submission"), Faults()
     _, accs = collect_candidates(entries, space, faults, {})
     check_range(accs, faults)
@@ -218,11 +195,7 @@ def check_against(entries: Any, candidates: Sequence[Candidate], faults: Faults)
 
 
 def write_scores(path: str | Path, candidates: Sequence[Candidate], scores: Sequence[float]) -> None:
-    """Write the candidate file with every ``acc`` filled in: the same names in the same order, atomically.
-
-    Raises:
-        UserError: a score that is not finite, or the file cannot be written.
-    """
+    """Write the candidate file with every ``acc`` filled in, atomically. Raises UserError for a score that is not finite."""
     entries = {}
     for candidate, score in zip(candidates, scores, strict=True):
         if not math.isfinite(score):
@@ -234,19 +207,13 @@ def write_scores(path: str | Path, candidates: Sequence[Candidate], scores: Sequ
 def sample_candidates(space: SearchSpace, count: int, seed: int, spread: bool = False) -> list[Candidate]:
     """Distinct random architectures of a space, named ``arch1``, ``arch2`` and so on; equal seeds give equal lists.
 
-    Args:
-        spread: evenly over the logarithm of cost (``sample_spread`` of ``priors/cost.py``) instead of uniformly at random; the
-            cost is that at the space's image size with 1,000 classes, so that the list depends on nothing else.
-
-    Raises:
-        UserError: more than half of the space is asked for, or less than one.
+    With ``spread`` they lie evenly over the logarithm of cost (``sample_spread`` of ``priors/cost.py``) at the space's image size
+    with 1,000 classes, else they are drawn uniformly. Raises UserError for fewer than one or more than half of the space.
     """
     if not 1 <= count <= space.size // 2:
         raise UserError(f"count must be 1 to {space.size // 2} for space {space.name}, not {count}")
-    archs: dict[Arch, None] = {}
     rng = random.Random(seed)
-    if spread:
-        archs = dict.fromkeys(sample_spread(space, count, rng, space.image_size, 1000))
+    archs = dict.fromkeys(sample_spread(space, count, rng, space.image_size, 1000) if spread else [])
     while len(archs) < count:
         archs[space.sample(rng)] = None
     return [Candidate(f"arch{number}", arch, arch.code, None) for number, arch in enumerate(archs, start=1)]

@@ -11,15 +11,16 @@ Track 1 has S = 4 stages of at most 5, 5, 8, 5 blocks, hence 1 + 4 + 1 + 2 * 23 
 the channel count ``make_divisible(int(ratios[c - 1] * base))`` of the stage.
 
 The residual sums tie widths together: all conv2 of a stage share one code, and the stem shares the code of stage 1's conv2.
-Nothing in this module needs Paddle.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import NamedTuple
 
 from paddle_pgonas.errors import UserError
@@ -79,18 +80,12 @@ class SearchSpace:
     @cached_property
     def offsets(self) -> tuple[int, ...]:
         """Where each stage's block digits begin, and the length of the code as the last entry."""
-        offsets = [2 + len(self.bases)]
-        for depth in self.max_depths:
-            offsets.append(offsets[-1] + 2 * depth)
-        return tuple(offsets)
+        return tuple(accumulate((2 * depth for depth in self.max_depths), initial=2 + len(self.bases)))
 
     @cached_property
     def first_blocks(self) -> tuple[int, ...]:
         """Index in the ``blocks`` list of each stage's first block (the stem is 0), and the head's index as the last entry."""
-        firsts = [1]
-        for depth in self.max_depths:
-            firsts.append(firsts[-1] + depth)
-        return tuple(firsts)
+        return tuple(accumulate(self.max_depths, initial=1))
 
     @cached_property
     def code_length(self) -> int:
@@ -100,19 +95,11 @@ class SearchSpace:
     @cached_property
     def size(self) -> int:
         """How many architectures the space holds."""
-        total, codes = 1, len(self.ratios)
-        for depth in self.max_depths:
-            total *= codes * sum(codes**d for d in range(self.min_depth, depth + 1))
-        return total
-
-    # -- making architectures ------------------------------------------------------------------------------------------
+        codes = len(self.ratios)
+        return math.prod(codes * sum(codes**d for d in range(self.min_depth, depth + 1)) for depth in self.max_depths)
 
     def parse(self, code: str) -> Arch:
-        """Read a code. A code that lacks digit 0 (51 digits in Track 1) is read as a code without it.
-
-        Raises:
-            ArchError: the code breaks one of the space's rules.
-        """
+        """Read a code, which may lack digit 0 (51 digits in Track 1). Raises ArchError for one that breaks a rule."""
         for fault in self.faults(code):
             raise fault
         return Arch(self, code.rjust(self.code_length, "1"))
@@ -167,11 +154,9 @@ class SearchSpace:
     def sample(
         self, rng: random.Random, narrowest: Sequence[int] | None = None, depths: Sequence[tuple[int, int]] | None = None
     ) -> Arch:
-        """Sample an architecture: every depth and every free width code uniformly, tied codes once.
+        """Draw every depth and every free width code uniformly, tied codes once.
 
-        Args:
-            narrowest: narrowest (highest) width code per stage; all codes by default.
-            depths: least and greatest depth per stage; the space's by default.
+        ``narrowest`` holds the highest width code and ``depths`` the least and greatest depth per stage; the space's by default.
         """
         narrowest = narrowest or (len(self.ratios),) * len(self.bases)
         drawn = [rng.randint(*bounds) for bounds in depths or [(self.min_depth, deepest) for deepest in self.max_depths]]

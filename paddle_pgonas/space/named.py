@@ -35,7 +35,6 @@ class Space(Section):
     """Channel counts are rounded to multiples of it."""
     image_size: Integer = key(..., at_least=8, at_most=4096)
     stem_kernel: Integer = key(..., at_least=1, at_most=31)
-    """Odd."""
     stem_stride: Integer = key(..., at_least=1, at_most=4)
     stem_pool: bool
 
@@ -59,14 +58,7 @@ def is_space_file(value: object) -> bool:
 
 
 def resolve_space(value: Any) -> str | dict[str, Any]:
-    """The value of ``space`` as a configuration stores it: a built-in space's name, or all fields of another one.
-
-    Args:
-        value: a name, the path of a YAML file, or the fields.
-
-    Raises:
-        UserError: there is no such space or file, or a field is wrong.
-    """
+    """The name of a built-in space or all fields of another, from a name, a YAML file's path or fields (else UserError)."""
     if isinstance(value, dict):
         return validate(Space, value, "(a search space)").model_dump()
     if is_space_file(value):

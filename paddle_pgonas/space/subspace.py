@@ -12,11 +12,7 @@ from paddle_pgonas.space.arch import Arch, SearchSpace
 
 @dataclass(frozen=True)
 class Subspace:
-    """All architectures of a space, or those within bounds per stage. A higher width code is narrower.
-
-    Raises:
-        UserError: bounds that do not fit the space, with the key of the configuration that they come from.
-    """
+    """All architectures of a space, or those within bounds per stage. Raises UserError for bounds that do not fit the space."""
 
     space: SearchSpace
     narrowest_codes: tuple[int, ...] | None = None
@@ -26,29 +22,25 @@ class Subspace:
 
     def __post_init__(self) -> None:
         stages, codes = len(self.space.bases), len(self.space.ratios)
-        if self.narrowest_codes is not None and (
-            len(self.narrowest_codes) != stages or not all(1 <= code <= codes for code in self.narrowest_codes)
-        ):
+        if len(self.codes) != stages or not all(1 <= code <= codes for code in self.codes):
             rule = f"{stages} width codes from 1 to {codes}, one per stage of space {self.space.name}"
-            raise UserError(f"train.narrowest_codes must hold {rule}, not {list(self.narrowest_codes)}")
-        if self.depth_ranges is not None:
-            least, deepest = self.space.min_depth, self.space.max_depths
-            fits = len(self.depth_ranges) == stages and all(
-                least <= low <= high <= most for (low, high), most in zip(self.depth_ranges, deepest, strict=True)
-            )
-            if not fits:
-                rule = f"the least and greatest depth of each stage of space {self.space.name}, from {least} to {list(deepest)}"
-                raise UserError(f"train.depth_ranges must hold {rule}, not {[list(pair) for pair in self.depth_ranges]}")
+            raise UserError(f"train.narrowest_codes must hold {rule}, not {list(self.codes)}")
+        least, deepest = self.space.min_depth, self.space.max_depths
+        within = all(least <= low <= high <= most for (low, high), most in zip(self.depths, deepest, strict=False))
+        if len(self.depths) != stages or not within:
+            rule = f"the least and greatest depth of each stage of space {self.space.name}, from {least} to {list(deepest)}"
+            raise UserError(f"train.depth_ranges must hold {rule}, not {[list(pair) for pair in self.depths]}")
 
     @property
     def codes(self) -> tuple[int, ...]:
         """Narrowest width code per stage."""
-        return self.narrowest_codes or (len(self.space.ratios),) * len(self.space.bases)
+        return (len(self.space.ratios),) * len(self.space.bases) if self.narrowest_codes is None else self.narrowest_codes
 
     @property
     def depths(self) -> tuple[tuple[int, int], ...]:
         """Least and greatest depth per stage."""
-        return self.depth_ranges or tuple((self.space.min_depth, deepest) for deepest in self.space.max_depths)
+        default = tuple((self.space.min_depth, deepest) for deepest in self.space.max_depths)
+        return default if self.depth_ranges is None else self.depth_ranges
 
     @property
     def largest(self) -> Arch:
