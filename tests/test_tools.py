@@ -41,26 +41,26 @@ for path in {[str(path) for path in TOOLS]!r}:
     assert result.stdout.count("usage:") == len(TOOLS)
 
 
-FEW_PASSES = ["method.random_subnets=1", "method.pairs=1"]
+SHORT = ["train.epochs=2", "train.watch_subnets=3", "method.random_subnets=1", "method.pairs=1"]
 
 
 @pytest.mark.usefixtures("few_resamples")
 @pytest.mark.parametrize(
-    ("config", "space", "passes"),
-    [(TINY_CONFIG, TINY_SPACE, FEW_PASSES), pytest.param(DEMO, "mini", [], marks=pytest.mark.slow)],
+    ("config", "space", "changes"),
+    [(TINY_CONFIG, TINY_SPACE, SHORT), pytest.param(DEMO, "mini", ["train.epochs=3"], marks=pytest.mark.slow)],
     ids=["tiny", "demo"],
 )
 def test_the_main_job_from_digits_to_report(
-    tool: Tool, tmp_path: Path, config: Path | str, space: Path | str, passes: list[str]
+    tool: Tool, tmp_path: Path, config: Path | str, space: Path | str, changes: list[str]
 ) -> None:
     """What `make demo` does, with fewer epochs and candidates, then search and export; the supernet must have learnt."""
     run, candidates = tmp_path / "run", tmp_path / "candidates.json"
     submission, report = tmp_path / "submission.json", tmp_path / "report.html"
-    options = ["-c", config, "-o", f"output_dir={run}", "train.epochs=3", "train.batch_size=32", *passes]
+    options = ["-c", config, "-o", f"output_dir={run}", "train.batch_size=32", *changes]
     assert tool("sample_candidates", "--space", space, "--count", 12, "--output", candidates)[0] == 0
     assert tool("train_supernet", *options)[0] == 0
     watched = [line for line in read_json_lines(run / "metrics.jsonl") if "heldout/largest" in line]
-    assert len(watched) == 3 and watched[-1]["heldout/largest"] > 0.5
+    assert len(watched) > 1 and watched[-1]["heldout/largest"] > 0.5
 
     weights = run / "supernet.safetensors"
     status, out, _ = tool("write_submission", *options, "--weights", weights, "--candidates", candidates, "--output", submission)
