@@ -90,9 +90,6 @@ def test_a_bad_candidate_file_is_one_line_and_leaves_nothing(tool: Tool, tmp_pat
     assert set(tmp_path.iterdir()) == before
 
 
-UNIFORM = ["train.strategy=uniform", "train.label_epochs=0", "train.stretch_lambda=false", "train.rank_gradient=second"]
-
-
 @pytest.mark.parametrize(
     ("options", "names"),
     [
@@ -103,10 +100,10 @@ UNIFORM = ["train.strategy=uniform", "train.label_epochs=0", "train.stretch_lamb
         (["data.source=folder"], "data.root"),
         (["data.source=folder", "data.root=nowhere"], "nowhere"),
         (["model.pretrained=nowhere.pdparams"], "nowhere.pdparams: no such weight file"),
-        (["train.strategy=uniform", "train.teacher=nowhere"], "the uniform strategy makes no use of train.label_epochs=3"),
-        ([*UNIFORM, "train.teacher=nowhere"], "nowhere"),
-        (["train.pair_distance=26", "train.rank_lambda=constant"], "train.pair_distance"),
-        (["train.pair_ratio=0.5"], "train.pair_ratio must be at least 1"),
+        (["method.teacher=nowhere"], "method.teacher is no key of the method pgonas"),
+        (["method={name: uniform, teacher: nowhere}"], "nowhere"),
+        (["method.pair_distance=26", "method.rank_lambda=constant"], "method.pair_distance"),
+        (["method.pair_ratio=0.5"], "method.pair_ratio must be at least 1"),
         (["novalue"], "key=value"),
     ],
 )
