@@ -2,14 +2,14 @@
 # make test    the tests, in short        make test-all   in full: bigger runs, real launches, more kills and damaged files
 # make lint    style and types            make docs   docs/api.md from the docstrings
 # make smoke   imports every module and runs the first steps of a training
-# make study CIFAR10=DIR TINY=DIR   both studies of configs/track_shaped; existing results are kept; SEEDS per short truth
+# make study CIFAR10=DIR TINY=DIR   the studies similar_cost and tiny_imagenet; existing results are kept; SEEDS per short truth
 # make fuzz    changed files for every reader      make torture   jobs killed, disks filled, kept files damaged
 # PYTHON chooses the interpreter, REQUIREMENTS the wheel of Paddle (a GPU wheel only where nvidia-smi finds a GPU).
 
 VENV ?= .venv
 PY := $(VENV)/bin/python
 DEMO := runs/demo
-DEMO_CONFIG := -c benchmarks/demo/supernet.yaml -o output_dir=$(DEMO) data.root=$(DEMO)/images \
+DEMO_CONFIG := -c studies/demo/supernet.yaml -o output_dir=$(DEMO) data.root=$(DEMO)/images \
 	method.teacher=$(DEMO)/largest.safetensors model.pretrained=$(DEMO)/largest.safetensors
 SMOKE := build/smoke
 SEEDS ?= 16
@@ -44,9 +44,9 @@ $(VENV)/ready: requirements.txt requirements-common.txt requirements-cpu.txt req
 
 demo: setup
 	rm -rf $(DEMO)
-	$(PY) benchmarks/demo/make_images.py $(DEMO)/images
-	$(PY) tools/sample_candidates.py --space benchmarks/demo/space.yaml --count 48 --seed 1 --output $(DEMO)/candidates.json
-	$(PY) tools/train_standalone.py -c benchmarks/demo/largest.yaml -o data.root=$(DEMO)/images \
+	$(PY) studies/demo/make_images.py $(DEMO)/images
+	$(PY) tools/sample_candidates.py --space studies/demo/space.yaml --count 48 --seed 1 --output $(DEMO)/candidates.json
+	$(PY) tools/train_standalone.py -c studies/demo/largest.yaml -o data.root=$(DEMO)/images \
 		--arch 14441111111111111111111111111 --weights $(DEMO)/largest.safetensors
 	$(PY) tools/train_supernet.py $(DEMO_CONFIG)
 	$(PY) tools/write_submission.py $(DEMO_CONFIG) --weights $(DEMO)/supernet.safetensors \
@@ -56,7 +56,7 @@ demo: setup
 		|| exit; \
 	done
 	$(PY) tools/compare.py $(DEMO)/submission.json $(DEMO)/flops.json $(DEMO)/params.json $(DEMO)/zen.json \
-		--space benchmarks/demo/space.yaml --truth benchmarks/demo/truth.json --run $(DEMO) --output $(DEMO)/report.html
+		--space studies/demo/space.yaml --truth studies/demo/truth.json --run $(DEMO) --output $(DEMO)/report.html
 	@echo "submission: $(DEMO)/submission.json"
 
 smoke: setup
@@ -75,28 +75,28 @@ test: setup
 test-all: setup
 	$(PY) -m pytest -n auto --dist worksteal
 
-# Stand-alone accuracies by two processes: $(call truth,configuration,images,folder of the candidates,results,options)
+# Stand-alone accuracies by two processes: $(call truth,configuration,images,folder of the results,options)
 define truth
 	pids=; for part in 0/2 1/2; do \
-		$(PY) benchmarks/lane_truth/train_truth.py -c configs/track_shaped/$(1).yaml -o data.root=$(2) \
-			--candidates benchmarks/$(3)/candidates.json --results benchmarks/$(4) $(5) --part $$part & pids="$$pids $$!"; \
+		$(PY) studies/truth_trainer/train_truth.py -c studies/$(1).yaml -o data.root=$(2) \
+			--candidates studies/similar_cost/candidates.json --results studies/$(3) $(4) --part $$part & pids="$$pids $$!"; \
 	done; for pid in $$pids; do wait $$pid || exit; done
 endef
 
-# A study's runs and its report: $(call supernets,configuration,images)
+# A study's runs and its report: $(call supernets,study,images)
 define supernets
-	$(PY) tools/mini_track1.py run --study configs/track_shaped/$(1).yaml --root $(2)
-	$(PY) tools/mini_track1.py report --study configs/track_shaped/$(1).yaml
+	$(PY) studies/run.py run --study studies/$(1)/study.yaml --root $(2)
+	$(PY) studies/run.py report --study studies/$(1)/study.yaml
 endef
 
 study: setup
 	@test -d "$(CIFAR10)/train" -a -d "$(TINY)/train" || \
 		{ echo "study: make study CIFAR10=DIR TINY=DIR, folders with train/<class>/* and val/<class>/*" >&2; exit 2; }
-	$(call truth,truth,$(CIFAR10),track_shaped,track_shaped,--seeds $(SEEDS))
-	$(call truth,truth_long,$(CIFAR10),track_shaped,track_shaped/unseen,--seeds 2 --without benchmarks/track_shaped/long/accuracies.json)
-	$(call supernets,study,$(CIFAR10))
-	$(call truth,truth_tiny,$(TINY),track_shaped_tiny,track_shaped_tiny,--seeds $(SEEDS))
-	$(call supernets,study_tiny,$(TINY))
+	$(call truth,similar_cost/truth,$(CIFAR10),similar_cost,--seeds $(SEEDS))
+	$(call truth,similar_cost/truth_long,$(CIFAR10),similar_cost/unseen,--seeds 2 --without studies/similar_cost/long/accuracies.json)
+	$(call supernets,similar_cost,$(CIFAR10))
+	$(call truth,tiny_imagenet/truth,$(TINY),tiny_imagenet,--seeds $(SEEDS))
+	$(call supernets,tiny_imagenet,$(TINY))
 
 # Both print their seed and their counts; SECONDS bounds them.
 fuzz: setup

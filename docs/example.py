@@ -17,7 +17,7 @@ config = pg.load_config(pg.CONFIGS / "mini/digits.yaml", changes)
 space = config.search_space
 
 # %% Priors are formulas: nothing is built, Paddle is not even loaded.
-zen = pg.make_prior("zen", pg.MINI)
+zen = config.prior("zen")
 candidates = pg.sample_candidates(space, count=20, seed=0)
 pg.write_scores(folder / "candidates.json", candidates, [0.0] * len(candidates))
 pg.write_scores(folder / "zen.json", candidates, [zen(candidate.arch) for candidate in candidates])

@@ -1,4 +1,4 @@
-"""Shared parts of the command lines: arguments for a configuration, and errors as one line with exit status 2."""
+"""Shared parts of the command lines: arguments for a configuration, and errors as one line with their exit status."""
 
 from __future__ import annotations
 
@@ -97,13 +97,40 @@ def _prior(value: str) -> str:
     return value
 
 
+def add_setting(parser: argparse.ArgumentParser) -> None:
+    """Add what costs depend on: ``-c CONFIG`` with ``-o``, ``--space``, ``--image-size`` and ``--classes``."""
+    add_config(parser, required=False)
+    add_space(parser)
+    parser.add_argument("--image-size", type=int, metavar="N", help="side of the images")
+    parser.add_argument("--classes", type=int, metavar="N", help="outputs of the network")
+
+
+def setting_of(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace
+) -> tuple[SearchSpace | None, int | None, int | None]:
+    """Space, image size and classes as the options of :func:`add_setting` tell them; None what nobody tells."""
+    if arguments.config and arguments.space:
+        parser.error("give either -c or --space")
+    if arguments.override and not arguments.config:
+        parser.error("-o goes with -c")
+    for option, value in (("--image-size", arguments.image_size), ("--classes", arguments.classes)):
+        if value is not None and value < 1:
+            parser.error(f"{option} must be at least 1, not {value}")
+    if not arguments.config:
+        return arguments.space, arguments.image_size, arguments.classes
+    config = config_of(arguments)
+    sizes = arguments.image_size or config.data.image_size, arguments.classes or config.model.num_classes
+    return config.search_space, *sizes
+
+
 def config_of(arguments: argparse.Namespace) -> Config:
     """The configuration that the arguments name."""
     return load_config(arguments.config, arguments.override)
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-    """Call ``main`` and exit: 0 if it returns, 2 with one line for a user's mistake or an unusable file, 130 for Ctrl-C."""
+    """Call ``main`` and exit: 0 if it returns; with one line 2 for a user's mistake or an unusable file, 3 for a
+    training that diverged; 130 for Ctrl-C."""
     program = os.path.basename(sys.argv[0])
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold characters that the terminal cannot show
@@ -112,7 +139,7 @@ def run(main: Callable[[], None]) -> NoReturn:
         main()
         print(end="", flush=True)
     except UserError as error:
-        _leave(2, f"{program}: error: {error}")
+        _leave(error.status, f"{program}: error: {error}")
     except KeyboardInterrupt:
         _leave(130, f"{program}: interrupted")
     except BrokenPipeError:  # the reader of the output has ended, as with `| head`

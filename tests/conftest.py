@@ -17,6 +17,8 @@ from hypothesis import settings
 from PIL import Image
 
 from paddle_pgonas.config.loading import Config, Data, load_config
+from paddle_pgonas.priors import cost
+from paddle_pgonas.priors.zen import zen_score
 from paddle_pgonas.runtime import prepare_process
 from paddle_pgonas.space.arch import Arch, SearchSpace
 
@@ -192,3 +194,13 @@ def assert_one_line(status: int, err: str, names: str) -> None:
     assert status == 2
     assert len(lines) == 1, lines
     assert names in lines[0]
+
+
+def flops(arch: Arch) -> int:
+    """Multiply-accumulates at the space's image size with 1,000 classes."""
+    return cost.macs(arch, arch.space.image_size, 1000)
+
+
+def zen(arch: Arch) -> float:
+    """Zen-score at the space's image size."""
+    return zen_score(arch, arch.space.image_size)

@@ -26,9 +26,9 @@ from paddle_pgonas.data.cache import decoded
 from paddle_pgonas.data.fingerprints import TABLE, fingerprint_files
 from paddle_pgonas.data.sources import Folder
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io import container
+from paddle_pgonas.io import records
 from paddle_pgonas.io.files import read_json_lines
-from paddle_pgonas.io.store import Store
+from paddle_pgonas.io.records import Store
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import named_weights, read_arrays, save_weights
 from paddle_pgonas.report.provenance import read_provenance
@@ -171,13 +171,13 @@ def _logs(home: Path) -> dict[str, Target]:
 def _container(path: Path) -> tuple[dict[str, np.ndarray], dict[str, object]]:
     arrays = {"a": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.array([True, False]), "empty": np.zeros((0, 2))}
     record: dict[str, object] = {"step": 3, "text": "a\u00e9", "nested": {"list": [1, 2.5, None]}}
-    container.write(path, record, arrays)
+    records.write(path, record, arrays)
     return arrays, record
 
 
 def _weights(home: Path) -> dict[str, Target]:
     def read() -> None:
-        kept, entry = container.read(path)
+        kept, entry = records.read(path)
         assert entry == record and kept.keys() == arrays.keys()
         assert all(kept[name].dtype == arrays[name].dtype and np.array_equal(kept[name], arrays[name]) for name in arrays)
 
@@ -243,7 +243,7 @@ def _tables(home: Path) -> dict[str, Target]:
     (images / "x.png").write_bytes(b"content")
     wanted = fingerprint_files(images, [b"x.png"], [0], home)
     table = home / TABLE
-    container.write(table, {}, {"stamps": np.ones((1, 32), np.uint8), "contents": np.ones((1, 32), np.uint8)})
+    records.write(table, {}, {"stamps": np.ones((1, 32), np.uint8), "contents": np.ones((1, 32), np.uint8)})
     return {"digests": Target(table, [table.read_bytes()], read, every=4)}
 
 

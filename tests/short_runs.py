@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from conftest import TINY_CONFIG
 
 from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.methods import METHODS
@@ -13,9 +14,6 @@ from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import read_arrays
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-TINY_CONFIG = Path(__file__).parent / "fixtures" / "tiny.yaml"
-TINY = load_config(TINY_CONFIG).search_space
-"""Two stages of two blocks, where a step takes milliseconds."""
 
 
 OF_METHODS = {name for options in METHODS.values() for name in options.model_fields}

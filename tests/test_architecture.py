@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -16,7 +17,7 @@ LAYERS = (
     ("errors", "processes", "progress", "io", "runtime", "import_paths", "schema"),
     ("space", "priors", "scores", "nn", "methods"),
     ("config", "report", "data", "scoring", "training", "searching", "exporting"),
-    ("published", "mini_track", "benchmark", "cli"),
+    ("published", "cli"),
 )
 ORDER = [name for layer in LAYERS for name in layer]
 
@@ -61,6 +62,12 @@ def test_imports_run_downward(name: str) -> None:
     below = set(ORDER[: ORDER.index(name) + 1])
     upward = {(module, used) for module in MODULES if room(module) == name for used in IMPORTS[module] if room(used) not in below}
     assert not upward
+
+
+def test_the_package_needs_nothing_of_the_studies() -> None:
+    """They are not installed with it."""
+    outside = re.compile(r"^\s*(?:from|import) studies\b", re.M)
+    assert not [name for name, path in MODULES.items() if outside.search(path.read_text(encoding="utf-8"))]
 
 
 def test_imports_run_in_no_circle() -> None:

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import TINY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
-from short_runs import CONFIGS, TINY, config, equal, plain, weights
+from short_runs import CONFIGS, config, equal, plain, weights
 
 from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io import container
+from paddle_pgonas.io import records
 from paddle_pgonas.io.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import OPTIMIZER, read_weights
@@ -115,15 +116,15 @@ def test_whatever_is_wrong_with_a_checkpoint_the_one_before_is_taken(
 ) -> None:
     shutil.copytree(two_checkpoints, tmp_path / "checkpoints")
     newest = checkpoints(tmp_path / "checkpoints")[-1]
-    arrays, record = container.read(newest)
+    arrays, record = records.read(newest)
     [name, *_], [momentum, *_] = (sorted(n for n in arrays if n.startswith(OPTIMIZER) == kind) for kind in (False, True))
     if change == "no config":
-        container.write(newest, {key: value for key, value in record.items() if key != "config"}, arrays)
+        records.write(newest, {key: value for key, value in record.items() if key != "config"}, arrays)
     elif change == "no tensor":
-        container.write(newest, record, {key: array for key, array in arrays.items() if key != name})
+        records.write(newest, record, {key: array for key, array in arrays.items() if key != name})
     elif change in ("shape", "momentum"):
         wrong = name if change == "shape" else momentum
-        container.write(newest, record, arrays | {wrong: np.zeros((3, 2), np.float32)})
+        records.write(newest, record, arrays | {wrong: np.zeros((3, 2), np.float32)})
     elif change == "no checksum":
         save_file(arrays, newest, metadata={"record": json.dumps(record)})
     else:
@@ -255,9 +256,9 @@ def test_other_training_images_are_refused_and_named(tmp_path: Path, image_folde
 def test_a_checkpoint_that_names_no_images_is_resumed_only_on_request(tmp_path: Path) -> None:
     train(config(tmp_path, max_steps=1))
     [path] = checkpoints(tmp_path / "checkpoints")
-    arrays, record = container.read(path)
+    arrays, record = records.read(path)
     del record["training_images"]
-    container.write(path, record, arrays)
+    records.write(path, record, arrays)
     with pytest.raises(UserError, match=r"does not say which images.*--resume-with-other-data"):
         train(config(tmp_path, max_steps=2), resume=True)
     train(config(tmp_path, max_steps=2), resume=True, other_data=True)

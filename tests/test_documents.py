@@ -24,16 +24,13 @@ from conftest import REPOSITORY
 from paddle_pgonas import cli
 from paddle_pgonas.config.loading import Config, load_config
 
-GENERATED = {
-    "api.md",
-    "mini_track1.md",
-    "track_shaped.md",
-    "track_shaped_tiny.md",
-}  # written by programs that have tests of their own
-WRITTEN = [REPOSITORY / "README.md", *(path for path in sorted((REPOSITORY / "docs").glob("*.md")) if path.name not in GENERATED)]
-PAGES = [*WRITTEN, *(REPOSITORY / "docs" / name for name in sorted(GENERATED) if (REPOSITORY / "docs" / name).exists())]
+GENERATED = REPOSITORY / "docs" / "api.md"  # by a program that has tests of its own
+WRITTEN = [REPOSITORY / "README.md", *(path for path in sorted((REPOSITORY / "docs").glob("*.md")) if path != GENERATED)]
+STUDIES = sorted((REPOSITORY / "studies").rglob("*.md"))
+PAGES = [*WRITTEN, *STUDIES, GENERATED]
 CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
 TOOLS = {path.stem: path for path in sorted((REPOSITORY / "tools").glob("*.py")) if not path.name.startswith("_")}
+TOOLS["run"] = REPOSITORY / "studies" / "run.py"
 
 PLACEHOLDER = re.compile(r"\b(?-i:[A-Z][A-Z_]{2,})\b|resnet48\.pdparams|CVPR_2022_NAS_Track1_test\.json")
 SHORTER = {
@@ -88,10 +85,13 @@ def program_of(command: str) -> tuple[str, list[str]]:
         start = next(i for i, word in enumerate(words) if word.startswith("tools/"))
         assert {word for word in words[3:start] if word.startswith("-")} <= LAUNCHER, command
         words = ["python", *words[start:]]
-    if words[0] == "python" and words[1].startswith("tools/"):
+    if words[0] == "python" and words[1].startswith(("tools/", "studies/run.py")):
         name = Path(words[1]).stem
-        assert words[1] == f"tools/{name}.py" and name in TOOLS, f"there is no {words[1]}"
+        assert REPOSITORY / words[1] == TOOLS.get(name), f"there is no {words[1]}"
         return name, words[2:]
+    if words[0] == "python" and words[1].startswith("studies/"):  # a script of one study
+        assert (REPOSITORY / words[1]).exists(), f"there is no {words[1]}"
+        return words[1], words[2:]
     program = " ".join(words[:3]) if words[0] == "python" else words[0]
     assert program in OTHER_PROGRAMS, command
     return program, words[1:]
@@ -116,7 +116,7 @@ def parse(monkeypatch: pytest.MonkeyPatch, name: str, arguments: list[str]) -> P
 ALL_OPTIONS: list[str] = []
 
 
-@pytest.mark.parametrize("path", [*WRITTEN, *CONFIGS], ids=lambda path: str(path.relative_to(REPOSITORY)))
+@pytest.mark.parametrize("path", [*WRITTEN, *STUDIES, *CONFIGS], ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_every_command_is_one_that_its_tool_takes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     for command in commands(path):
@@ -126,6 +126,8 @@ def test_every_command_is_one_that_its_tool_takes(path: Path, monkeypatch: pytes
         if name not in TOOLS:
             continue
         parsed = parse(monkeypatch, name, arguments).arguments
+        if study := getattr(parsed, "study", None):
+            assert study.exists()
         config = getattr(parsed, "config", None)
         if config and not PLACEHOLDER.search(config):
             load_config(config, parsed.override)
@@ -154,10 +156,10 @@ def test_commands_that_need_nothing_run(path: Path, monkeypatch: pytest.MonkeyPa
 def test_there_are_commands_to_test() -> None:
     """The tests above would pass on pages without commands."""
     without = {path.name for path in CONFIGS if not commands(path)}
-    assert without == {"common.yaml", "common_digits.yaml", "supernet.yaml", "random.yaml"}  # bases, not runs
+    assert without == {"common.yaml", "common_digits.yaml"}  # bases, not runs
     assert len(commands(REPOSITORY / "README.md")) >= 9
     runnable = [command for command in commands(REPOSITORY / "docs" / "tools.md") if "runs/walk" in command]
-    elsewhere = {"export_subnet", "benchmark", "mini_track1", "verify_published"}
+    elsewhere = {"export_subnet", "benchmark", "run", "verify_published"}
     assert {program_of(command)[0] for command in runnable} == set(TOOLS) - elsewhere
 
 
@@ -197,15 +199,13 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", plain(path)):
         if re.match(r"https?:", target):
             continue
         name, _, anchor = target.partition("#")
         linked = (path.parent / name).resolve() if name else path
-        if linked.name == "mini_track1.md" and not list((REPOSITORY / "benchmarks" / "mini_track1").glob("results/*.json")):
-            continue  # `tools/mini_track1.py report` writes it when there are results
         assert linked.exists(), f"{path.name}: {target}"
         assert not anchor or anchor in anchors(linked), f"{path.name}: {target}"
 
@@ -215,11 +215,13 @@ def quoted(path: Path) -> set[str]:
     return set(re.findall(r"`([^`\n]+)`", plain(path)))
 
 
-@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*WRITTEN, *STUDIES], ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_files_named_in_the_text_are_there(path: Path) -> None:
     for name in quoted(path):
         if re.fullmatch(r"[\w.*-]+(/[\w.*-]+)*(\.(py|yaml|md|txt|toml)|/)", name) and not name.startswith("runs/"):
-            places = (REPOSITORY, REPOSITORY / "paddle_pgonas", REPOSITORY / "tools", path.parent)
+            places = [REPOSITORY, REPOSITORY / "paddle_pgonas", REPOSITORY / "tools", path.parent]
+            if path == REPOSITORY / "studies" / "README.md":  # it says what a study's folder holds
+                places.append(REPOSITORY / "studies" / "similar_cost")
             if name in ("config.yaml", "visualdl/", "checkpoints/", "watched/"):  # in a run's folder
                 continue
             assert any(list(place.glob(name.rstrip("/"))) for place in places), f"{path.name}: {name}"
@@ -261,7 +263,7 @@ def test_the_table_of_keys_gives_the_defaults() -> None:
     rows = re.findall(r"^\| `([\w.]+)` \| (\S+) \|", (REPOSITORY / "docs" / "tools.md").read_text(), re.M)
     assert len(rows) > 20
     for key, written in rows:
-        value: Any = Config()
+        value: Any = Config(method=None if key == "method" else "pgonas")
         for part in key.split("."):
             value = getattr(value, part)
         assert yaml.safe_load(written) == value, key
@@ -274,10 +276,10 @@ def test_as_published_differs_in_the_keys_of_reproduce(name: str) -> None:
                        for file in (name, f"as_published_{name}"))  # fmt: skip
     differing = {
         (f"{section}.{key}", str(published[section][key]), str(sane[section][key]))
-        for section in ("data", "model", "train", "score")
+        for section in ("data", "model", "method", "train", "score")
         for key in sane[section]
         if sane[section][key] != published[section][key]
     }
     text = (REPOSITORY / "docs" / "reproduce.md").read_text()
     rows = set(re.findall(r"^\| `([\w.]+)` \| `(\w+)` \| `(\w+)` \|", text, re.M))
-    assert differing == {row for row in rows if row[0] != "train.pairs" or name == "pgonas_mish_zen"}
+    assert differing == {row for row in rows if row[0] != "method.pairs" or name == "pgonas_mish_zen"}

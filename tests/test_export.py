@@ -13,6 +13,7 @@ from conftest import REPOSITORY, TINY, fill_golden, some_archs, tiny_config
 from paddle import nn
 
 from paddle_pgonas.config.loading import load_config
+from paddle_pgonas.data.images import open_images
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.exporting import export as exporting
@@ -22,7 +23,7 @@ from paddle_pgonas.nn.elastic import calibrate
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract
 from paddle_pgonas.nn.weights import read_weights, save_weights
-from paddle_pgonas.scoring.scorer import score, scoring_set
+from paddle_pgonas.scoring.scorer import score
 from paddle_pgonas.space.arch import TRACK1_THIN
 
 ARCH = some_archs(TINY, 3)[2]
@@ -46,8 +47,8 @@ def test_the_inference_model_gives_the_scorers_metrics(tmp_path: Path, supernet:
     assert (tmp_path / "out" / "code.txt").read_text().strip() == ARCH.code
 
     # Independently of the export's own check: the model on all scoring images against the scorer's loss and top-1.
-    data = scoring_set(config)
-    [[top1, _, _, loss]] = score(net, [ARCH], data, config)
+    data = open_images(config).for_scoring(config.score)
+    [[top1, _, _, loss]] = score(net, [ARCH], data, config.data, config.score)
     x = to_network(paddle.to_tensor(data.images), config.data).numpy()
     for network in (open_inference_model(tmp_path / "out"), lambda x: load_subnet(tmp_path / "out")(paddle.to_tensor(x)).numpy()):
         logits = np.concatenate([network(x[:1]), network(x[1:14]), network(x[14:])])  # three batch sizes

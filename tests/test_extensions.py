@@ -268,17 +268,17 @@ from typing import Literal
 import paddle_pgonas as pg
 from paddle_pgonas import methods
 from paddle_pgonas.methods.base import Parts, Step
-from paddle_pgonas.methods.sandwich import Sandwich, SandwichBase
+from paddle_pgonas.methods.sandwich import SandwichBase
 
 class SmallestOptions(SandwichBase):
     name: Literal["smallest"] = "smallest"
-    def start(self, parts):
-        return Sandwich(self, parts.subspace, lambda step: [parts.subspace.smallest])
+    def subnets(self, parts):
+        return lambda step: [parts.subspace.smallest]
 
 methods.METHODS["smallest"] = SmallestOptions
 config = pg.load_config(pg.CONFIGS / "mini" / "digits.yaml", ["method=smallest"])
 strategy = config.method.start(Parts(config.subspace, 0, config.prior, None))
-assert strategy.random_subnets(Step(random.Random(0))) == [pg.MINI.smallest]
+assert strategy.subnets(Step(random.Random(0))) == [pg.MINI.smallest]
 try:
     config.changed(method={"pairs": 3})
 except pg.UserError as error:

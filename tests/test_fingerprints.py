@@ -12,7 +12,7 @@ from conftest import REPOSITORY
 
 from paddle_pgonas.config.loading import Config, Data, load_config
 from paddle_pgonas.data import fingerprints
-from paddle_pgonas.data.cache import training_fingerprint, validation_images
+from paddle_pgonas.data.images import open_images
 from paddle_pgonas.data.sources import Folder, open_source
 from paddle_pgonas.training import standalone
 
@@ -117,10 +117,10 @@ def test_a_damaged_table_is_made_again(image_folder: Path, tmp_path: Path, settl
 
 def test_a_moved_data_set_is_decoded_scored_and_trained_no_second_time(image_folder: Path, tmp_path: Path) -> None:
     here = config(image_folder, tmp_path / "run")
-    before = training_fingerprint(here), validation_images(here).fingerprint, standalone.identity(here)
+    before = open_images(here).validation.fingerprint, standalone.identity(here)
     image_folder.rename(tmp_path / "moved")
     there = config(tmp_path / "moved", tmp_path / "run")
-    assert before == (training_fingerprint(there), validation_images(there).fingerprint, standalone.identity(there))
+    assert before == (open_images(there).validation.fingerprint, standalone.identity(there))
     assert len(list((tmp_path / "run" / "cache").glob("*/pixels.npy"))) == 1
 
 
@@ -128,7 +128,7 @@ def test_a_moved_data_set_is_decoded_scored_and_trained_no_second_time(image_fol
     ("section", "name", "value", "same"),
     [
         ("train", "log_every", 3, True),
-        ("train", "prior", "zen", True),
+        ("train", "keep_checkpoints", 3, True),
         ("train", "watch_images", 50, True),
         ("score", "batch_size", 3, True),
         ("data", "workers", 2, True),

@@ -19,7 +19,7 @@ import pytest
 from conftest import REPOSITORY, fill_golden, tiny_config
 
 from paddle_pgonas.config.loading import load_config
-from paddle_pgonas.data.cache import validation_images
+from paddle_pgonas.data.images import open_images
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.exporting.export import export, load_subnet
 from paddle_pgonas.io.locks import exclusive
@@ -104,9 +104,9 @@ def test_a_conversion_that_does_not_fit_leaves_the_old_file(tmp_path: Path, weig
 def test_decoded_images_that_do_not_fit_are_decoded_again_later(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, "data.image_size=16", "data.resize=16", "data.val_limit=null")
     with file_size_limit(1 << 16), pytest.raises(UserError, match=r"pixels\.npy: cannot be written"):
-        validation_images(config)
+        _ = open_images(config).validation
     assert not [name for name in contents(tmp_path) if "pixels" in name]
-    assert len(validation_images(config).images) == 500
+    assert len(open_images(config).validation.images) == 500
 
 
 def tool(name: str, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from paddle import nn
 
 from paddle_pgonas.nn.resnet import ResNet
-from paddle_pgonas.priors.geometry import TRUNK, Layer, layers
+from paddle_pgonas.priors.geometry import TRUNK, Layer, convolutions, layers
 from paddle_pgonas.space.arch import MINI, SPACES, TRACK1, SearchSpace
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
@@ -55,13 +55,11 @@ def test_layers_are_those_that_a_network_computes(space: SearchSpace, image_size
 
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES.keys())
-@given(rng=RANDOM, image_size=st.none() | st.integers(8, 230))
-def test_each_layer_of_the_trunk_reads_what_the_one_before_wrote(
-    space: SearchSpace, rng: random.Random, image_size: int | None
-) -> None:
-    trunk = [layer for layer in layers(space.sample(rng), image_size) if layer.part in TRUNK]
+@given(rng=RANDOM, image_size=st.integers(8, 230))
+def test_each_layer_of_the_trunk_reads_what_the_one_before_wrote(space: SearchSpace, rng: random.Random, image_size: int) -> None:
+    trunk = [layer for layer in convolutions(space.sample(rng), image_size) if layer.part in TRUNK]
     stem, *blocks = trunk
-    assert (stem.c_in, stem.side_in) == (3, image_size or space.image_size)
+    assert (stem.c_in, stem.side_in) == (3, image_size)
     assert blocks[0].c_in == stem.c_out and blocks[0].side_in == (-(-stem.side // 2) if space.stem_pool else stem.side)
     for before, layer in pairwise(blocks):
         assert (layer.c_in, layer.side_in) == (before.c_out, before.side)
@@ -72,10 +70,9 @@ def test_layer_names_and_shapes_are_those_of_the_published_network() -> None:
     if not path.exists():
         pytest.skip("the shapes of the published network are not at ../shared")
     shapes = json.loads(path.read_text(encoding="utf-8"))
-    convs = layers(TRACK1.largest)[:-1]
+    *convs, linear = layers(TRACK1.largest, 224, 1000)
     listed = {f"{layer.name}.weight": [layer.c_out, layer.c_in, layer.kernel, layer.kernel] for layer in convs}
     assert listed == {name: shape for name, shape in shapes.items() if len(shape) == 4}
-    linear = layers(TRACK1.largest)[-1]
     assert shapes[f"{linear.name}.weight"] == [linear.c_in, linear.c_out]
 
 
@@ -86,7 +83,7 @@ def test_sides_follow_the_arithmetic_of_convolutions(space: SearchSpace, rng: ra
         return (side + 2 * (kernel // 2) - kernel) // stride + 1
 
     arch = space.sample(rng)
-    sides = {layer.name: layer.side for layer in layers(arch, image_size)}
+    sides = {layer.name: layer.side for layer in layers(arch, image_size, 10)}
     side = output_side(image_size, space.stem_kernel, space.stem_stride)
     assert sides["blocks.0.conv"] == side
     side = output_side(side, 3, 2) if space.stem_pool else side

@@ -7,6 +7,7 @@ import pytest
 from paddle_pgonas import runtime
 from paddle_pgonas.config.loading import CONFIGS, load_config
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.priors.geometry import layers
 from paddle_pgonas.space.arch import TRACK1
 from paddle_pgonas.training import memory
 from paddle_pgonas.training.memory import check_memory
@@ -14,15 +15,16 @@ from paddle_pgonas.training.memory import check_memory
 
 def test_a_batch_that_cannot_fit_is_said_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config(CONFIGS / "track1" / "common.yaml")
+    train, listed = config.train, layers(TRACK1.largest, 224, 1000)
     monkeypatch.setattr(memory.paddle, "get_device", lambda: "gpu:0")
     monkeypatch.setattr(memory, "device_memory", lambda: 8 * 2**30)
     with pytest.raises(UserError, match=r"train\.batch_size: 256 images .* this GPU has 8\.0 GiB; set train\.accumulate=2"):
-        check_memory(config, TRACK1.largest)
-    check_memory(config.changed(train={"accumulate": 2}), TRACK1.largest)
-    check_memory(config.changed(train={"amp": "bf16"}), TRACK1.largest)
+        check_memory(listed, train)
+    check_memory(listed, config.changed(train={"accumulate": 2}).train)
+    check_memory(listed, config.changed(train={"amp": "bf16"}).train)
     monkeypatch.setattr(memory, "device_memory", lambda: 2**20)
     with pytest.raises(UserError, match=r"lower data\.image_size"):
-        check_memory(config, TRACK1.largest)
+        check_memory(listed, train)
 
 
 def test_a_gpu_without_kernels_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

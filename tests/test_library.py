@@ -22,7 +22,7 @@ import paddle_pgonas as pg
 heavy = {"paddle", "numpy", "scipy", "matplotlib", "yaml"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 assert set(pg.__all__) <= set(dir(pg))
-flops = pg.make_prior("flops", pg.MINI)
+flops = pg.make_prior("flops", pg.MINI, 32, 10)
 assert flops(pg.MINI.largest) > flops(pg.MINI.smallest)
 assert pg.load_config(pg.CONFIGS / "demo.yaml").space == "mini"
 assert "paddle" not in sys.modules

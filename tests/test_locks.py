@@ -14,7 +14,7 @@ from conftest import REPOSITORY, TINY, tiny_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.exporting.export import export
 from paddle_pgonas.io.locks import exclusive
-from paddle_pgonas.io.store import Store
+from paddle_pgonas.io.records import Store
 from paddle_pgonas.scores.files import Candidate
 from paddle_pgonas.searching.search import search
 from paddle_pgonas.training.standalone import identity, make_truth

@@ -13,13 +13,14 @@ import pytest
 from pydantic import BaseModel
 
 from paddle_pgonas.config.loading import Config
+from paddle_pgonas.data.images import open_images
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import read_json_lines
 from paddle_pgonas.methods import METHODS
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights, read_arrays
 from paddle_pgonas.scores.files import sample_candidates, write_scores
-from paddle_pgonas.scoring.scorer import score, scoring_set
+from paddle_pgonas.scoring.scorer import score
 from paddle_pgonas.training.standalone import train_standalone
 from paddle_pgonas.training.trainer import train
 
@@ -278,7 +279,7 @@ def supernet(base: Config, tmp_path_factory: pytest.TempPathFactory) -> Supernet
 def test_scoring_makes_use_of_an_option(option: Option, base: Config, files: dict[str, str], supernet: Supernet) -> None:
     archs = [base.search_space.smallest, base.search_space.largest]
     ours, theirs = (
-        score(supernet, archs, scoring_set(config), config)
+        score(supernet, archs, open_images(config).for_scoring(config.score), config.data, config.score)
         for config in (base, changed(base, files, {option.name: option.value}))
     )
     assert (ours != theirs).any()

@@ -192,5 +192,5 @@ def test_the_balanced_sandwich_trains_each_sampled_subnet_in_proportion_to_its_c
 
     alternating = itertools.cycle([cheap, costly])
     strategy = options.start(Parts(Two(MINI), 0, lambda name: {cheap: 1.0, costly: 3.0}.__getitem__, None))  # type: ignore[arg-type]
-    chosen = [strategy.random_subnets(Step(random.Random(index)))[0] for index in range(2000)]  # type: ignore[attr-defined]
+    chosen = [strategy.subnets(Step(random.Random(index)))[0] for index in range(2000)]  # type: ignore[attr-defined]
     assert chosen.count(costly) / len(chosen) == pytest.approx(0.75, abs=0.03)

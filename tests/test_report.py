@@ -15,19 +15,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import REPOSITORY, Tool
 from matplotlib.figure import Figure
 from safetensors.numpy import save
 from scipy.stats import rankdata
 
+from paddle_pgonas.config.loading import CONFIGS, load_config, save_config
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.priors.cost import macs
 from paddle_pgonas.report.comparison import Comparison, compare, verdict
 from paddle_pgonas.report.hover import MOST, Point, points
 from paddle_pgonas.report.page import write_page
 from paddle_pgonas.report.plots import by_depth, by_width, pictures, rank_errors, svg, write_plots
 from paddle_pgonas.report.provenance import read_provenance
-from paddle_pgonas.scores.files import Candidate, write_scores
+from paddle_pgonas.scores.files import Candidate, sample_candidates, write_scores
 from paddle_pgonas.space.arch import MINI
+from paddle_pgonas.space.named import find_space
 
+SPACE_FILE = str(REPOSITORY / "studies" / "demo" / "space.yaml")
+DEMO = find_space(SPACE_FILE)
 pytestmark = pytest.mark.usefixtures("few_resamples")
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 
@@ -157,8 +163,8 @@ def test_the_texts_lie_over_their_points() -> None:
 def test_many_points_have_no_texts() -> None:
     archs = [MINI.largest] * (MOST + 1)
     ranks = np.arange(1.0, MOST + 2)
-    assert points(archs, ranks, ranks, []) == []
-    assert len(points(archs[:MOST], ranks[:MOST], ranks[:MOST], [])) == MOST
+    assert points(archs, ranks, ranks, ranks, []) == []
+    assert len(points(archs[:MOST], ranks[:MOST], ranks[:MOST], ranks[:MOST], [])) == MOST
 
 
 def test_the_page_opens_with_the_verdict(page: str, comparison: Comparison) -> None:
@@ -233,6 +239,72 @@ def test_damaged_files_of_a_run_are_left_out_or_named(comparison: Comparison, tm
         warnings.simplefilter("error")
         write_page(tmp_path / "report.html", comparison, pictures(comparison, provenance.metrics)[-2:], provenance)
     assert provenance.commands[-1] == "it"
+
+
+def demo_files(folder: Path) -> list[str]:
+    """Two score files of the demo's space, whose runs have 10 classes and images of 8 pixels."""
+    candidates, rng = sample_candidates(DEMO, 12, seed=0), np.random.default_rng(0)
+    for name in ("truth.json", "s.json"):
+        write_scores(folder / name, candidates, rng.random(12).tolist())
+    return [str(folder / "truth.json"), str(folder / "s.json")]
+
+
+def test_costs_are_those_of_the_runs_images_and_classes(tmp_path: Path) -> None:
+    truth, scores = demo_files(tmp_path)
+    found = compare([scores], truth, space=DEMO, image_size=8, num_classes=10)
+    shown = {picture.stem: picture for picture in pictures(found)}
+    for arch, point in zip(found.rows[0].archs, shown["cost_1_s"].points, strict=True):
+        millions = macs(arch, 8, 10) / 1e6
+        assert point.x == millions
+        assert f"{millions:.3g} million multiply-accumulates" in point.text
+    assert f"{macs(found.rows[0].archs[0], 8, 10) / 1e6:.3g} million" in shown["rank_1_s"].points[0].text
+    assert "at 8 pixels with 10 classes" in shown["cost_1_s"].caption
+    assert shown["cost_1_s"].figure.axes[0].get_xlabel() == "million multiply-accumulates at 8 pixels with 10 classes"
+    write_page(tmp_path / "report.html", found)
+    assert "assumed" not in Elements((tmp_path / "report.html").read_text(encoding="utf-8")).words
+
+
+def test_where_nobody_tells_images_and_classes_the_page_says_what_is_assumed(tmp_path: Path) -> None:
+    truth, scores = demo_files(tmp_path)
+    assert compare([scores], truth, space=DEMO, image_size=12).setting == (12, 1000, "1,000 classes")
+    write_page(tmp_path / "report.html", compare([scores], truth, space=DEMO))
+    words = "assumed are images of 8 pixels, as is usual for space demo, and 1,000 classes"
+    assert words in Elements((tmp_path / "report.html").read_text(encoding="utf-8")).words
+
+
+@pytest.mark.parametrize(
+    ("options", "setting"),
+    [
+        (["--run", "run"], (8, 10)),
+        (["--run", "run", "--classes", "7"], (8, 7)),
+        (["-c", "run/config.yaml", "--image-size", "16"], (16, 10)),
+        (["--space", SPACE_FILE, "--image-size", "16", "--classes", "7"], (16, 7)),
+        (["--space", SPACE_FILE], (8, 1000)),
+    ],
+)
+def test_the_tool_takes_images_and_classes_from_options_a_configuration_or_the_run(
+    tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], setting: tuple[int, int]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    truth, scores = demo_files(tmp_path)
+    save_config(load_config(CONFIGS / "demo.yaml", [f"space={SPACE_FILE}"]), tmp_path / "run" / "config.yaml")
+    status, _, err = tool("compare", scores, "--truth", truth, "--output", "report.html", *options)
+    assert status == 0, err
+    page = Elements((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert f"at {setting[0]} pixels with {setting[1]:,} classes" in page.words
+    assert ("assumed" in page.words) == (setting == (8, 1000))
+
+
+def test_a_runs_configuration_that_cannot_be_used_is_named_and_its_images_are_not(
+    tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    truth, scores = demo_files(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("data: {image_size: 9, no_such_key: 1}\n")
+    status, _, err = tool("compare", scores, "--truth", truth, "--output", "report.html", "--run", "run", "--space", SPACE_FILE)
+    assert status == 0 and "not used: run/config.yaml" in err and "no_such_key" in err
+    assert "assumed" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_rank_errors_show_which_depth_a_file_over_rates(comparison: Comparison) -> None:

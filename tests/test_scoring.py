@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from conftest import REPOSITORY, TINY, fill_golden, some_archs, tiny_config
+from conftest import REPOSITORY, TINY, fill_golden, flops, some_archs, tiny_config
 from paddle import nn
 
 from paddle_pgonas.config.loading import CONFIGS, Config, load_config
 from paddle_pgonas.data.cache import DecodedImages
+from paddle_pgonas.data.images import open_images
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.elastic import calibrate
@@ -26,10 +27,10 @@ from paddle_pgonas.scores.correlation import kendall
 from paddle_pgonas.scores.files import read_candidates, read_scores, sample_candidates, write_scores
 from paddle_pgonas.scoring import scorer
 from paddle_pgonas.scoring.chunks import METRICS
-from paddle_pgonas.scoring.scorer import score
+from paddle_pgonas.scoring.plan import FEWER_IMAGES, print_sizes
 from paddle_pgonas.scoring.session import Session
 from paddle_pgonas.scoring.session import score as score_with
-from paddle_pgonas.scoring.submission import AGREEMENT, print_sizes, write_submission
+from paddle_pgonas.scoring.submission import write_submission
 from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
 from paddle_pgonas.scoring.walker import Walker
 from paddle_pgonas.space.arch import MINI, TRACK1, Arch, SearchSpace
@@ -133,12 +134,18 @@ def test_the_official_file_shares_half_its_work(first: int | None, saved: float)
     archs = [candidate.arch for candidate in read_candidates(OFFICIAL, TRACK1)[:first]]
     archs = [archs[position] for position in scoring_order(archs)]
     shared = walk_cost(build_tree(archs), archs[0], 224, 1000).macs
-    assert sum(map(cost.macs, archs)) / shared > saved
+    assert sum(map(flops, archs)) / shared > saved
 
 
 def config(**changes: object) -> Config:
     base = load_config(REPOSITORY / "configs" / "demo.yaml", ["score.batch_size=7"])
     return base.changed(score=changes)
+
+
+def score(
+    net: Supernet, archs: Sequence[Arch], images: DecodedImages, settings: Config, folder: Path | None = None
+) -> np.ndarray:
+    return scorer.score(net, archs, images, settings.data, settings.score, folder)
 
 
 def scoring_set(count: int = 20) -> DecodedImages:
@@ -254,6 +261,19 @@ def test_out_of_memory_halves_the_batch_and_goes_on(monkeypatch: pytest.MonkeyPa
         score(net, archs, data, config(bn="batch"))
 
 
+def test_out_of_memory_while_calibrating_changes_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, archs, data, settings = golden_net(), some_archs(MINI, 3), scoring_set(), config(bn="calibrated", batch_size=6)
+    wanted, walk = score(net, archs, data, settings), Walker._walk
+
+    def limited(self: Walker, root: object, images: Sequence[paddle.Tensor], visit: object) -> None:
+        if len(images[0]) > 3:
+            raise MemoryError("ResourceExhausted")
+        walk(self, root, images, visit)
+
+    monkeypatch.setattr(Walker, "_walk", limited)
+    np.testing.assert_allclose(score(net, archs, data, settings), wanted, rtol=1e-4)
+
+
 def test_candidates_that_change_while_they_are_scored_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, weights, output = tmp_path / "candidates.json", tmp_path / "weights.safetensors", tmp_path / "submission.json"
     write_scores(path, sample_candidates(TINY, 3, seed=0), [0.0] * 3)
@@ -309,7 +329,7 @@ def test_more_images_are_added_to_what_was_scored(tmp_path: Path, monkeypatch: p
     def scored(images: int, folder: Path | None) -> np.ndarray:
         overrides = [f"output_dir={tmp_path}", f"data.val_limit={images}", f"score.bn={bn}", "score.batch_size=30"]
         settings = load_config(CONFIGS / "demo.yaml", overrides)
-        return score(net, archs, scorer.scoring_set(settings), settings, folder)
+        return score(net, archs, open_images(settings).for_scoring(settings.score), settings, folder)
 
     scored(40, tmp_path)
     scored(20, tmp_path)
@@ -347,7 +367,7 @@ def test_a_walk_in_another_precision_gives_nearly_the_same_logits(activation: st
     for dtype in ("float32", "float64"):
         walker, out = Walker(net, "running", dtype), {}
         if dtype == "float64":  # Paddle wants BatchNorm's parameters in the type of the maps here, unlike on a GPU
-            walker._vector = lambda name, width: net.weights()[name].detach()[:width].astype("float64")  # type: ignore[method-assign]
+            walker.weights.vector = lambda name, width: net.weights()[name].detach()[:width].astype("float64")  # type: ignore[method-assign]
         walker.walk(build_tree(archs), x, lambda node, values, out=out: out.update({node.candidates[0]: values.numpy()}))
         logits[dtype] = np.stack([out[index] for index in sorted(out)])
     assert logits["float64"].dtype == np.float32
@@ -363,19 +383,21 @@ def test_low_precision_ranks_as_float32_does(tmp_path: Path, amp: str, bn: str) 
         overrides = [f"output_dir={tmp_path}", f"score.amp={precision}", f"score.bn={bn}", "device=gpu"]
         settings = load_config(CONFIGS / "demo.yaml", overrides)
         select_device("gpu")
-        losses.append(score(golden_net(), some_archs(MINI, 40), scorer.scoring_set(settings), settings)[:, 3])
+        losses.append(
+            score(golden_net(), some_archs(MINI, 40), open_images(settings).for_scoring(settings.score), settings)[:, 3]
+        )
     assert kendall(*losses) > 0.8  # untrained subnets differ little, so their ranks are a hard test
     np.testing.assert_allclose(*losses, rtol=0.1)
 
 
 def test_agreement_of_fewer_images_is_what_was_measured() -> None:
-    measured = json.loads((REPOSITORY / "benchmarks" / "scoring_choices" / "results.json").read_text())["images"]
-    for count, (top1, likelihood) in AGREEMENT.items():
-        assert (top1, likelihood) == tuple(round(measured[metric][str(count)], 3) for metric in ("top1", "likelihood"))
+    measured = json.loads((REPOSITORY / "studies" / "scoring_choices" / "results.json").read_text())["images"]
+    for count, agreement in FEWER_IMAGES["kendall"].items():
+        assert agreement == {metric: round(measured[metric][count], 3) for metric in ("top1", "likelihood")}
 
 
 def test_the_page_on_scoring_choices_holds_what_was_measured() -> None:
-    home = REPOSITORY / "benchmarks" / "scoring_choices"
+    home = REPOSITORY / "studies" / "scoring_choices"
     measured, page = json.loads((home / "results.json").read_text()), (home / "README.md").read_text()
     images, low = measured["images"], measured["bfloat16"]["tau"]
     rows = [f"| {int(count):,} | {images['top1'][count]:.3f} | {images['likelihood'][count]:.3f} |" for count in images["top1"]]

@@ -41,8 +41,6 @@ def test_a_bad_search_or_export_is_one_line(tool: Tool, tmp_path: Path) -> None:
         (["search", "-c", DEMO, "--prior", "zen", "--output", ""], "empty name"),
         ([*SUBMISSION, "--prior-weight", "2"], "--prior-weight needs --prior"),
         ([*SUBMISSION, "--prior", "zen", "--prior-weight", "nan"], "a number above 0, not nan"),
-        (["mini_track1", "run", "--root", "x", "--processes", "0"], "at least 1"),
-        (["mini_track1", "run", "--root", "x", "--seeds", "0"], "at least 1"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(
@@ -100,10 +98,15 @@ def test_a_bad_candidate_file_is_one_line_and_leaves_nothing(tool: Tool, tmp_pat
         (["data.source=folder"], "data.root"),
         (["data.source=folder", "data.root=nowhere"], "nowhere"),
         (["model.pretrained=nowhere.pdparams"], "nowhere.pdparams: no such weight file"),
-        (["method.teacher=nowhere"], "method.teacher is no key of the method pgonas"),
-        (["method={name: uniform, teacher: nowhere}"], "nowhere"),
+        (["method=null"], "method: none is configured; choose one with -o method=NAME (uniform,"),
+        (
+            ["method=null", "method=fair_sandwich", "method.teacher=nowhere"],
+            "method.teacher is no key of the method fair_sandwich",
+        ),
+        (["method=null", "method=uniform", "method.teacher=nowhere"], "nowhere: no such weight file"),
         (["method.pair_distance=26", "method.rank_lambda=constant"], "method.pair_distance"),
         (["method.pair_ratio=0.5"], "method.pair_ratio must be at least 1"),
+        (["train.pairs=3"], "train.pairs is now method.pairs"),
         (["novalue"], "key=value"),
     ],
 )

@@ -236,7 +236,10 @@ def test_a_prior_is_that_of_the_space_image_size_and_classes_asked_for(
 ) -> None:
     (tmp_path / "c.json").write_text(json.dumps({"a": {"acc": 0, "arch": TRACK1.smallest.code}}))
     files = ["--candidates", tmp_path / "c.json", "--output", tmp_path / "p.json"]
-    assert tool("score_prior", "--prior", "flops", *options, *files)[0] == 0
+    status, out, _ = tool("score_prior", "--prior", "flops", *options, *files)
+    assert status == 0
+    told = "-c" in options or "--classes" in options
+    assert out.splitlines()[0].startswith("assumed: images of ") != told and ("1,000 classes" in out) != told
     assert json.loads((tmp_path / "p.json").read_text())["a"]["acc"] == expected
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import some_archs
-from short_runs import CONFIGS, TINY, config, equal, weights
+from conftest import TINY, some_archs
+from short_runs import CONFIGS, config, equal, weights
 
 import paddle_pgonas
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import load_config
-from paddle_pgonas.errors import UserError
+from paddle_pgonas.errors import Diverged, UserError
 from paddle_pgonas.io.files import read_json_lines
 from paddle_pgonas.methods.pgonas import PgonasOptions
 from paddle_pgonas.nn.weights import OPTIMIZER
@@ -97,7 +97,7 @@ def test_the_library_watches_as_the_configuration_says(tmp_path: Path) -> None:
 
 
 def test_a_diverged_loss_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="diverged"):
+    with pytest.raises(Diverged, match="diverged"):
         train(config(tmp_path, max_steps=40, lr_per_256=1e6, warmup_epochs=0.0))
 
 
@@ -174,12 +174,12 @@ def test_mixed_precision_trains_and_resumes_its_loss_scale(tmp_path: Path, amp: 
 
 def test_a_network_that_only_guesses_stops_the_run_and_names_the_checkpoint_before(tmp_path: Path) -> None:
     stuck = config(tmp_path, max_steps=None, epochs=4, warmup_epochs=1.0, lr_per_256=0.0, batch_size=256)
-    with pytest.raises(UserError, match=r"collapsed.*Last good checkpoint: .*step-00000010\.safetensors"):
+    with pytest.raises(Diverged, match=r"collapsed.*Last good checkpoint: .*step-00000010\.safetensors"):
         train(stuck)
 
 
 def test_weights_that_are_no_numbers_never_reach_a_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"diverged.*Last good checkpoint: none"):
+    with pytest.raises(Diverged, match=r"diverged.*Last good checkpoint: none"):
         train(config(tmp_path, max_steps=5, log_every=1000, lr_per_256=1e30, warmup_epochs=0.0))
     assert not checkpoints(tmp_path / "checkpoints")
 

@@ -12,6 +12,8 @@ import pytest
 from conftest import fill_golden
 
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.io import records
+from paddle_pgonas.nn.building import build_untrained
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import convert_weights, load_weights, read_weights, save_weights
 from paddle_pgonas.space.arch import MINI, TRACK1
@@ -86,6 +88,17 @@ def test_weights_of_another_supernet_are_refused(
         load_weights(net(), tmp_path / "w.safetensors")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("activation", ["relu", "prelu", "mish"])
+def test_a_file_that_holds_no_weights_of_the_network_is_called_that(tmp_path: Path, activation: str) -> None:
+    """Such as a cache's table of digests, which is a safetensors file with a record too."""
+    records.write(tmp_path / "file-digests.safetensors", {"activation": 3}, {"stamps": np.zeros([2, 32], np.uint8)})
+    with pytest.raises(UserError, match=r"file-digests\.safetensors: holds no weights of this network, but .* stamps"):
+        load_weights(Supernet(MINI, 10, activation), tmp_path / "file-digests.safetensors")
+    settings = {"pretrained": str(tmp_path / "file-digests.safetensors"), "reorder": False}
+    with pytest.raises(UserError, match="holds no weights of this network"):
+        build_untrained(MINI, 10, activation, **settings)  # type: ignore[arg-type]
 
 
 class Hostile:

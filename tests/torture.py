@@ -39,7 +39,7 @@ from PIL import Image
 from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.exporting.export import export
-from paddle_pgonas.io.container import read
+from paddle_pgonas.io.records import read
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.scores.files import sample_candidates, write_scores

@@ -1,4 +1,4 @@
-"""Measure on this machine; every speed is a ratio of two implementations timed in the same run.
+"""Measure on this machine; every speed is a ratio of two implementations timed in the same run. Needs a checkout.
 
 prior   microseconds per prior, and how closed-form Zen-score ranks against Monte Carlo (5 minutes)
 train   a PGONAS step of ResNet48 at 64 pixels, batch 4 and 32: published, this project's, and the bare passes (5 minutes)
@@ -7,7 +7,13 @@ score   256 neighbouring Track 1 subnets at 64 pixels, subnet by subnet and alon
 search  NSGA-II and random search with the same budget: Zen-score on Track 1, a supernet on digits (6 minutes)
 """
 
+import sys
+from pathlib import Path
+
 from paddle_pgonas import cli
+from paddle_pgonas.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @cli.command
@@ -19,12 +25,15 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.root and arguments.what != "data":
         parser.error("--root goes with data")
+    if not (REPOSITORY / "studies" / "speed").is_dir():
+        raise UserError("the measurements are not installed; run tools/benchmark.py in a checkout of the project")
+    sys.path.insert(0, str(REPOSITORY))
 
     import json
     from functools import partial
 
-    from paddle_pgonas.benchmark import data, priors, scoring, search, training
     from paddle_pgonas.io.files import write_json
+    from studies.speed import data, priors, scoring, search, training
 
     ways = {
         "prior": priors.measure,

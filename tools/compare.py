@@ -3,6 +3,9 @@
 With --truth every file is compared with the truth (which may name a part of the architectures), else with the first file.
 Further files are also compared with the first of these on the same resamples, which shows whether a difference is significant.
 
+The costs in pictures depend on image size and classes: those of the options, of -c CONFIG, or of the run in the folder of --run.
+Where nobody tells them, the space's image size and 1,000 classes are assumed, and the page says so.
+
 With --validate one file is checked instead: whether it would be accepted as a submission, with all faults if not (exit status 2).
 """
 
@@ -18,10 +21,12 @@ def main() -> None:
     parser.add_argument("files", nargs="*", type=cli.InputFile, metavar="SUBMISSION")
     parser.add_argument("--truth", type=cli.InputFile, metavar="FILE", help="stand-alone accuracies")
     parser.add_argument("--top", type=int, metavar="K", help="the k of precision at k (default: 100, or a tenth of a small file)")
-    cli.add_space(parser)
+    cli.add_setting(parser)
     parser.add_argument("--output", type=cli.OutputFile, metavar="report.html", help="write a self-contained page with pictures")
     parser.add_argument("--plots", metavar="DIR", help="write the pictures as PNG and SVG files")
-    parser.add_argument("--run", metavar="DIR", help="a training run (output_dir) whose curves the page and the plots show")
+    parser.add_argument(
+        "--run", metavar="DIR", help="a training run (output_dir) whose curves, images and classes the page and the plots show"
+    )
     parser.add_argument(
         "--json", type=cli.OutputFile, metavar="FILE", help="write the figures for programs (or the verdict, with --validate)"
     )
@@ -31,7 +36,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.validate:
-        if arguments.files or arguments.truth or arguments.top or arguments.output or arguments.plots or arguments.run:
+        others = ("files", "truth", "top", "output", "plots", "run", "config", "override", "image_size", "classes")
+        if any(getattr(arguments, name) for name in others):
             parser.error("--validate takes --candidates, --space and --json only")
         return validate(arguments.validate, arguments.candidates, arguments.space, arguments.json)
     if not arguments.files:
@@ -41,20 +47,25 @@ def main() -> None:
     if arguments.run and not (arguments.output or arguments.plots):
         parser.error("--run goes with --output or --plots")
 
+    space, image_size, classes = cli.setting_of(parser, arguments)
+
     from paddle_pgonas.io.files import write_json
     from paddle_pgonas.report.comparison import compare, table
+    from paddle_pgonas.report.provenance import read_provenance, run_config
 
-    comparison = compare(arguments.files, arguments.truth, arguments.top, arguments.space)
+    run = Path(arguments.run) if arguments.run else None
+    if run and (trained := run_config(run)):
+        space = space or trained.search_space
+        image_size, classes = image_size or trained.data.image_size, classes or trained.model.num_classes
+    comparison = compare(arguments.files, arguments.truth, arguments.top, space, image_size, classes)
     print(table(comparison))
     if arguments.json:
         write_json(arguments.json, comparison.as_json())
     if arguments.output or arguments.plots:
         from paddle_pgonas.report.page import write_page
         from paddle_pgonas.report.plots import pictures, write_plots
-        from paddle_pgonas.report.provenance import read_provenance
         from paddle_pgonas.runtime import command_line
 
-        run = Path(arguments.run) if arguments.run else None
         provenance = read_provenance(run, arguments.files, command_line())
         shown = pictures(comparison, provenance.metrics)
         if arguments.plots:

@@ -9,7 +9,6 @@ import math
 
 from paddle_pgonas import cli
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.priors.by_name import make_prior
 from paddle_pgonas.scores.files import read_candidates, select
 
 
@@ -56,20 +55,20 @@ def main() -> None:
     if arguments.prior_weight is not None and not arguments.prior:
         raise UserError("--prior-weight needs --prior")
     if arguments.prior:
-        make_prior(arguments.prior, config.search_space)  # an unknown import path is reported now
+        config.prior(arguments.prior)  # an unknown import path is reported now
     # Read before Paddle is imported, so that errors appear immediately.
     candidates = read_candidates(arguments.candidates, config.search_space)
     candidates = select(arguments.candidates, candidates, arguments.first, arguments.only)
 
-    from paddle_pgonas.scoring import submission
-
     if arguments.dry_run:
-        submission.dry_run(config, [entry.arch for entry in candidates], arguments.json)
-    else:
-        prior = (arguments.prior, weight) if arguments.prior else None
-        submission.write_submission(
-            config, arguments.weights or [], arguments.candidates, arguments.output, arguments.metric, candidates, prior
-        )
+        from paddle_pgonas.scoring.plan import dry_run
+
+        return dry_run(config, [entry.arch for entry in candidates], arguments.json)
+    from paddle_pgonas.scoring.submission import write_submission
+
+    prior = (arguments.prior, weight) if arguments.prior else None
+    weights = arguments.weights or []
+    write_submission(config, weights, arguments.candidates, arguments.output, arguments.metric, candidates, prior)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class EpochBatches(paddle.io.Dataset):
         self, source: ImageSource, data: Data, cache: Path, batch_size: int, seed: int, rank: int = 0, world: int = 1
     ) -> None:
         super().__init__()
-        self.source, self.data, self.batch_size, self.seed = source, data, batch_size, seed
+        self.source, self.data, self.cache, self.batch_size, self.seed = source, data, cache, batch_size, seed
         self.rank, self.world = rank, world
         self.epoch, self.start = 0, 0
         # Small images are decoded once; a random resized crop needs the original each time.

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from paddle_pgonas.config.loading import Config, Data
-from paddle_pgonas.data.sources import ImageSource, UnreadableImage, open_source
+from paddle_pgonas.config.loading import Data
+from paddle_pgonas.data.sources import ImageSource, UnreadableImage
 from paddle_pgonas.data.transforms import center_crop
 from paddle_pgonas.data.unreadable import Unreadable
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import atomic_path
-from paddle_pgonas.io.store import Entry, Store
+from paddle_pgonas.io.records import Entry, Store
 from paddle_pgonas.progress import progress
 
 PIXELS, RECORD = "pixels.npy", "images"
@@ -40,31 +41,8 @@ class DecodedImages(NamedTuple):
     """Number of requested images."""
     calibration: np.ndarray | None = None
     """Training images for the calibration of BatchNorm statistics: uint8 [n, S, S, 3]; None if the mode needs none."""
-
-
-def cache_folder(config: Config) -> Path:
-    """The folder of a run's decoded images."""
-    return Path(config.data.cache_dir or Path(config.output_dir) / "cache")
-
-
-def validation_images(config: Config) -> DecodedImages:
-    """The configured validation images, decoded."""
-    source = open_source(config.data, "val", config.model.num_classes)
-    return decoded(source, config.data, cache_folder(config))
-
-
-def validation_fingerprint(config: Config) -> str:
-    """The fingerprint of the configured validation images, without decoding them."""
-    source = open_source(config.data, "val", config.model.num_classes)
-    return _store(source, config.data, cache_folder(config)).key
-
-
-def training_fingerprint(config: Config) -> str:
-    """A digest of the configured training images (after ``train_limit``) and their labels, independent of their path.
-
-    The first call reads every file once; later calls only check for changed files (:mod:`~paddle_pgonas.data.fingerprints`).
-    """
-    return open_source(config.data, "train", config.model.num_classes).fingerprint(cache_folder(config))
+    prefix_fingerprint: Callable[[int], str] | None = None
+    """The fingerprint of the first so many of the requested images; None if it is not known."""
 
 
 def decoded(source: ImageSource, data: Data, folder: str | Path) -> DecodedImages:
@@ -82,7 +60,11 @@ def decoded(source: ImageSource, data: Data, folder: str | Path) -> DecodedImage
     unreadable.add_all(np.setdiff1d(np.arange(len(source.labels)), kept))
     unreadable.check()
     images = np.load(store.folder / PIXELS, mmap_mode="r")[: len(kept)]  # unreadable files left room at the end
-    return DecodedImages(images, source.labels[kept], store.key, kept, len(source.labels))
+
+    def prefix_fingerprint(count: int) -> str:
+        return _store(source.subset(np.arange(count)), data, Path(folder)).key
+
+    return DecodedImages(images, source.labels[kept], store.key, kept, len(source.labels), None, prefix_fingerprint)
 
 
 def _store(source: ImageSource, data: Data, folder: Path) -> Store:

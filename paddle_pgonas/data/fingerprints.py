@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from paddle_pgonas.io import container
-from paddle_pgonas.io.container import DamagedFile
+from paddle_pgonas.io import records
 from paddle_pgonas.io.files import remove_left_parts
+from paddle_pgonas.io.records import DamagedFile
 from paddle_pgonas.progress import progress
 
 TABLE = "file-digests.safetensors"
@@ -90,7 +90,7 @@ def _content(path: bytes) -> bytes:
 def _read_table(path: Path) -> dict[bytes, bytes]:
     """Content digests by stamp; none if there is no table or it is damaged."""
     try:
-        arrays, _ = container.read(path)
+        arrays, _ = records.read(path)
     except DamagedFile:
         return {}
     return {bytes(stamp): bytes(content) for stamp, content in zip(arrays["stamps"], arrays["contents"], strict=True)}
@@ -100,4 +100,4 @@ def _write_table(path: Path, table: dict[bytes, bytes]) -> None:
     def rows(digests: Iterable[bytes]) -> np.ndarray:
         return np.frombuffer(b"".join(digests), np.uint8).reshape(len(table), -1)
 
-    container.write(path, {}, {"stamps": rows(table), "contents": rows(table.values())})
+    records.write(path, {}, {"stamps": rows(table), "contents": rows(table.values())})

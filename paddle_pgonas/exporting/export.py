@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import paddle
 
-from paddle_pgonas.config.loading import Config, save_config
+from paddle_pgonas.config.loading import Config, Data, Model, save_config
 from paddle_pgonas.data.cache import DecodedImages
+from paddle_pgonas.data.images import open_images
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.exporting.inference import (
@@ -35,11 +36,11 @@ from paddle_pgonas.nn.weights import load_weights, put_plain_weights, read_array
 from paddle_pgonas.priors import cost
 from paddle_pgonas.progress import progress
 from paddle_pgonas.runtime import select_device, versions
-from paddle_pgonas.scoring.scorer import calibration_batches, scoring_set
+from paddle_pgonas.scoring.scorer import calibration_batches
 from paddle_pgonas.scoring.tree import build_tree
 from paddle_pgonas.scoring.walker import Walker
 from paddle_pgonas.space.arch import Arch
-from paddle_pgonas.space.named import find_space
+from paddle_pgonas.space.named import SpaceKey, find_space
 
 EXPORTED = ("subnet.safetensors", "code.txt", "config.yaml", "record.json")
 """The files of an export, in addition to ``inference.*``."""
@@ -87,25 +88,32 @@ def export(
     net = Supernet(config.search_space, config.model.num_classes, config.model.activation)
     trained = load_weights(net, weights)
     net.eval()
-    data = _open_images(config, images)
-    calibration = [] if data.calibration is None else list(calibration_batches(data, config, len(data.calibration)))
+    if config.data.source == "folder" and config.data.root is None and config.score.bn == "running":
+        shown = _noise(config.data.image_size, images)
+    else:
+        shown = open_images(config.changed(data={"val_limit": images})).for_scoring(config.score)
+    calibration: list[list[paddle.Tensor]] = []
+    if shown.calibration is not None:
+        whole = len(shown.calibration)
+        calibration = list(calibration_batches(shown.calibration, config.data, config.score.calibration_batch, whole))
+    description = _describe(arch, config.space, config.data, config.model) | {"bn": config.score.bn}
     subnet = extract(net, arch)
     if calibration:
         calibrate(subnet, [batch for [batch] in calibration])
     with exclusive(folder, "export"), _folder_inside(folder) as part:
         save_inference_model(subnet, part, config.data.image_size)
         scorer = _scorer(net, arch, config.score.bn, calibration)
-        save_weights(part / "subnet.safetensors", subnet, _describe(config, arch))  # raises if Paddle ignored a full disk
+        save_weights(part / "subnet.safetensors", subnet, description)  # raises if Paddle ignored a full disk
         ways = {"scorer": scorer, "dygraph": _dygraph(subnet), "paddle.inference": open_inference_model(part, device)}
         if onnx:
             (part / "inference.onnx").write_bytes(convert_to_onnx(part))
             ways["onnxruntime"] = open_onnx_model(part / "inference.onnx")
-        record = _describe(config, arch) | {
-            "calibration_images": None if data.calibration is None else len(data.calibration),
+        record = description | {
+            "calibration_images": None if shown.calibration is None else len(shown.calibration),
             "weights": str(weights),
             "trained_steps": trained.get("step"),
             "model": model_file(part).name,
-            **_compare(ways, data, config),
+            **_compare(ways, shown, config.data, config.score.batch_size),
             "device": device,
             "versions": versions(),
         }
@@ -164,28 +172,24 @@ def _move(part: Path, folder: Path) -> None:
         path.replace(folder / path.name)
 
 
-def _describe(config: Config, arch: Arch) -> dict[str, Any]:
-    """Description of the network and its input."""
-    side, classes = config.data.image_size, config.model.num_classes
+def _describe(arch: Arch, space: SpaceKey, data: Data, model: Model) -> dict[str, Any]:
+    """Description of the network and its input; ``space`` as the configuration names it."""
+    side, classes = data.image_size, model.num_classes
     return {
         "arch": arch.code,
-        "space": config.space,
-        "activation": config.model.activation,
+        "space": space,
+        "activation": model.activation,
         "num_classes": classes,
         "macs": cost.macs(arch, side, classes),
         "params": cost.params(arch, classes),
-        "bn": config.score.bn,
-        "input": {"shape": [None, 3, side, side], "resize": config.data.resize, "mean": config.data.mean, "std": config.data.std},
+        "input": {"shape": [None, 3, side, side], "resize": data.resize, "mean": data.mean, "std": data.std},
     }
 
 
-def _open_images(config: Config, count: int) -> DecodedImages:
-    """Validation images taken evenly (or noise if there are none), and calibration images if the BatchNorm mode needs them."""
-    if config.data.source == "folder" and config.data.root is None and config.score.bn == "running":
-        side = config.data.image_size
-        noise = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
-        return DecodedImages(noise, np.zeros(0, np.int64), "noise", np.arange(count), count)
-    return scoring_set(config.changed(data={"val_limit": count}))
+def _noise(side: int, count: int) -> DecodedImages:
+    """Random pixels without labels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+    return DecodedImages(pixels, np.zeros(0, np.int64), "noise", np.arange(count), count)
 
 
 def _scorer(net: Supernet, arch: Arch, bn: str, calibration: list[list[paddle.Tensor]]) -> Network:
@@ -210,17 +214,16 @@ def _dygraph(subnet: ResNet) -> Network:
     return run
 
 
-def _compare(ways: dict[str, Network], data: DecodedImages, config: Config) -> dict[str, Any]:
+def _compare(ways: dict[str, Network], images: DecodedImages, data: Data, size: int) -> dict[str, Any]:
     """Logits of all ways on all images: how each agrees with the scorer, ``paddle.inference`` with dygraph too, and top-1.
 
     Raises:
         UserError: logits that differ by more than rounding.
     """
-    size = config.score.batch_size
     logits: dict[str, list[np.ndarray]] = {name: [] for name in ways}
-    for start in progress(range(0, len(data.images), size), "checking", "batches"):
-        pixels = np.ascontiguousarray(data.images[start : start + size])
-        x = to_network(paddle.to_tensor(pixels), config.data).numpy()
+    for start in progress(range(0, len(images.images), size), "checking", "batches"):
+        pixels = np.ascontiguousarray(images.images[start : start + size])
+        x = to_network(paddle.to_tensor(pixels), data).numpy()
         for name, way in ways.items():
             logits[name].append(way(x))
     whole = {name: np.concatenate(parts) for name, parts in logits.items()}
@@ -232,10 +235,10 @@ def _compare(ways: dict[str, Network], data: DecodedImages, config: Config) -> d
                 f"the logits of {name} differ by {agreed.difference:.1e} of the largest (at most {TOLERANCE:.0e} is rounding); "
                 "nothing was exported; try -o device=cpu"
             )
-    labels = data.labels
+    labels = images.labels
     top1 = {name: float((values.argmax(1) == labels).mean()) for name, values in whole.items()} if len(labels) else None
     return {
-        "images": len(data.images),
+        "images": len(images.images),
         "images_are": "validation" if len(labels) else "noise",
         "parity": {name: agreed._asdict() for name, agreed in differences.items()},
         "top1": top1,

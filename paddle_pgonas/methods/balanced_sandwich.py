@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from paddle_pgonas.methods.base import Parts, Step
-from paddle_pgonas.methods.sandwich import Sandwich, SandwichBase
+from paddle_pgonas.methods.base import Parts, RandomSubnets, Step
+from paddle_pgonas.methods.sandwich import SandwichBase
 from paddle_pgonas.schema import Integer, key
 from paddle_pgonas.space.arch import Arch
 
@@ -21,12 +21,12 @@ class BalancedSandwichOptions(SandwichBase):
     choices: Integer = key(3, at_least=2)
     """Sampled subnets of which one is trained."""
 
-    def start(self, parts: Parts) -> Sandwich:
-        """The sandwich with these options."""
+    def subnets(self, parts: Parts) -> RandomSubnets:
+        """One of ``choices`` samples for each."""
         macs = parts.prior("flops")
 
-        def balanced_subnets(step: Step) -> list[Arch]:
+        def balanced(step: Step) -> list[Arch]:
             sampled = [[parts.subspace.sample(step.rng) for _ in range(self.choices)] for _ in range(self.random_subnets)]
             return [step.rng.choices(archs, list(map(macs, archs)))[0] for archs in sampled]
 
-        return Sandwich(self, parts.subspace, balanced_subnets)
+        return balanced

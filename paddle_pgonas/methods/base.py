@@ -12,7 +12,8 @@ from pydantic import ConfigDict
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.import_paths import import_callable
 from paddle_pgonas.priors.by_name import Prior
-from paddle_pgonas.schema import Number, Section, Text, key, validate
+from paddle_pgonas.schema import Integer, Number, Section, Text, key, validate
+from paddle_pgonas.space.arch import Arch
 from paddle_pgonas.space.subspace import Subspace
 
 if TYPE_CHECKING:
@@ -124,19 +125,12 @@ class Method(Section):
 
 
 class Imported(Method):
-    """A user's own method, ``my_module:MyOptions``, a subclass of :class:`Method`. Its keys are checked when it starts.
-
-    So reading a configuration runs no code.
-    """
+    """A user's own method, ``my_module:MyOptions``. Its keys are checked when it starts: reading a configuration runs no code."""
 
     model_config = ConfigDict(extra="allow")
 
     def start(self, parts: Parts) -> Strategy:
-        """Import the class, check the keys and start it.
-
-        Raises:
-            UserError: the import path gives no subclass of :class:`Method`, a key is wrong, or a step returns no Metrics.
-        """
+        """Import the class, check the keys and start it; UserError if it is no :class:`Method`, or a step returns no Metrics."""
         options = import_callable(self.name, "method.name")
         if not (isinstance(options, type) and issubclass(options, Method)):
             raise UserError(f"method.name {self.name}: must be a subclass of paddle_pgonas.methods.base.Method")
@@ -154,8 +148,15 @@ class Imported(Method):
         return checked
 
 
+RandomSubnets = Callable[[Step], Sequence[Arch]]
+"""The random subnets of a step. They depend on the step only, not on earlier calls."""
+
+
 class Distilling(Method):
-    """Options of the methods that learn from a teacher's logits."""
+    """Options of the methods that train random subnets, which learn from a teacher's logits."""
+
+    random_subnets: Integer = key(2, at_least=0)
+    """Random subnets per step; a sandwich trains the largest and the smallest in addition."""
 
     distillation: Literal["soft_ce", "kl", "alpha"] = "soft_ce"
     """Soft cross-entropy (as published), KL divergence at ``temperature``, or AlphaNet's adaptive alpha-divergence."""
@@ -166,6 +167,10 @@ class Distilling(Method):
         """See :class:`~paddle_pgonas.schema.Section`."""
         yield from super().problems()
         yield from self.no_use("temperature", self.distillation == "kl", "method.distillation=kl")
+
+    def subnets(self, parts: Parts) -> RandomSubnets:
+        """How the method samples."""
+        raise TypeError(f"{type(self).__name__} defines no subnets(parts)")
 
     def distil(self) -> Callable[[paddle.Tensor, paddle.Tensor], paddle.Tensor]:
         """The loss of a student's logits [N, C] against the teacher's detached logits [N, C]."""

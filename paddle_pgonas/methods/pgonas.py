@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from paddle_pgonas import processes
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.methods.base import Metrics, Parts, Step
-from paddle_pgonas.methods.published import pgonas_sampler
-from paddle_pgonas.methods.sampling import Sampler, Sampling, take
-from paddle_pgonas.methods.sandwich import Sandwich, SandwichBase
+from paddle_pgonas.methods.sampling import Sampler, take
+from paddle_pgonas.methods.sandwich import Sandwich, SandwichOptions
 from paddle_pgonas.priors.by_name import TRAINING_PRIORS, Prior
 from paddle_pgonas.schema import Integer, Number, Text, key, one_of
 from paddle_pgonas.space.arch import Arch
@@ -55,10 +54,10 @@ RANK_LAMBDAS: dict[str, Callable[[int], float]] = {
 """The paper's schedules of lambda over the epochs."""
 
 
-class PgonasOptions(SandwichBase, Sampling):
+class PgonasOptions(SandwichOptions):
     """The sandwich's options, and those of the pairs."""
 
-    name: Literal["pgonas"] = "pgonas"
+    name: Literal["pgonas"] = "pgonas"  # type: ignore[assignment]
     prior: Annotated[Text, one_of(TRAINING_PRIORS, "my_module:my_prior")] = "flops"
     """Predicts which of two subnets should have the lower loss: ``flops``, ``params``, ``zen``, or your own,
     ``my_module:my_prior`` (docs/extending.md)."""
@@ -84,7 +83,7 @@ class PgonasOptions(SandwichBase, Sampling):
 
     def start(self, parts: Parts) -> Pgonas:
         """PGONAS with these options."""
-        sampler = self.make_sampler(parts, self.random_subnets + 2 * self.pairs, pgonas_sampler(parts.subspace.space))
+        sampler = self.make_sampler(parts, self.random_subnets + 2 * self.pairs)
         return Pgonas(self, parts.subspace, sampler, parts.prior(self.prior))
 
     def weight(self, step: Step) -> float:
@@ -115,11 +114,7 @@ class Pgonas:
         return metrics
 
     def sample_pair(self, subnets: Iterator[Arch]) -> tuple[Arch, Arch]:
-        """The next two subnets that are far enough apart in their codes and in their priors.
-
-        Raises:
-            UserError: random subnets rarely are.
-        """
+        """The next two subnets that are far enough apart in codes and priors; UserError if random subnets rarely are."""
         options = self.options
         for _ in range(MOST_PAIRS):
             first = next(subnets)
@@ -135,11 +130,7 @@ class Pgonas:
     def rank(
         self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step, metrics: Metrics, first: Arch, second: Arch
     ) -> None:
-        """The rank loss of one pair.
-
-        As published only the second loss has a gradient: it decreases if the second's prior is the better one, and increases
-        otherwise.
-        """
+        """The rank loss of one pair. As published, the second's loss decreases if its prior is the better one, else increases."""
         import paddle
 
         priors, options = (self.prior(first), self.prior(second)), self.options

@@ -6,10 +6,10 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.methods.base import Method, Parts, Step
+from paddle_pgonas.methods.base import Distilling, Parts, RandomSubnets, Step
 from paddle_pgonas.schema import Text
 from paddle_pgonas.scores.files import read_candidates
 from paddle_pgonas.space.arch import Arch
@@ -19,8 +19,11 @@ Sampler = Callable[[Step], Iterator[Arch]]
 """The random subnets of a step, as many as are asked for. They depend on the step only, not on earlier calls."""
 
 
-class Sampling(Method):
+class Sampling(Distilling):
     """Options of the methods that take their random subnets from a sampler."""
+
+    published: ClassVar[Any]
+    """Makes, for a search space, the sampler of the method's published code."""
 
     sampler: Literal["random", "candidates", "published"] = "random"
     """``random``: each free choice uniformly, from the seed and the step. ``candidates``: the candidate file, shuffled in every
@@ -35,18 +38,19 @@ class Sampling(Method):
         if self.sampler == "candidates" and self.candidates is None:
             yield "candidates", "is missing: method.sampler=candidates needs the path of a candidate file"
 
-    def make_sampler(self, parts: Parts, subnets: int, published: Sampler) -> Sampler:
-        """The configured sampler.
+    def subnets(self, parts: Parts) -> RandomSubnets:
+        """The next ``random_subnets`` of the sampler."""
+        sampler = self.make_sampler(parts, self.random_subnets)
+        return lambda step: take(sampler(step), self.random_subnets)
+
+    def make_sampler(self, parts: Parts, subnets: int) -> Sampler:
+        """The configured sampler; UserError if the candidate file cannot be read, or holds no subnet of the subspace.
 
         Args:
             subnets: number of subnets that a step takes; the next step goes on behind them in the candidate file.
-            published: the sampler of the method's published code.
-
-        Raises:
-            UserError: the candidate file cannot be read, or holds no subnet of the subspace.
         """
         if self.sampler == "published":
-            return published
+            return self.published(parts.subspace.space)
         if self.sampler == "random":
             return lambda step: random_subnets(parts.subspace, step.rng)
         assert self.candidates is not None  # the options were checked
@@ -66,11 +70,7 @@ def take(subnets: Iterator[Arch], count: int) -> list[Arch]:
 
 
 def candidates_within(subspace: Subspace, path: str) -> tuple[Arch, ...]:
-    """The architectures of a candidate file that lie within the subspace, in the file's order.
-
-    Raises:
-        UserError: the file cannot be read, or holds none.
-    """
+    """The architectures of a candidate file that lie within the subspace, in the file's order; UserError if there are none."""
     archs = dict.fromkeys(candidate.arch for candidate in read_candidates(path, subspace.space))
     within = tuple(arch for arch in archs if subspace.contains(arch))
     if not within:

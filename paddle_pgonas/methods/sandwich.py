@@ -10,13 +10,12 @@ A step, gradients summed:
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from paddle_pgonas.methods.base import Distilling, Metrics, Parts, Step
+from paddle_pgonas.methods.base import Distilling, Metrics, Parts, RandomSubnets, Step, Strategy
 from paddle_pgonas.methods.published import pgonas_sampler
-from paddle_pgonas.methods.sampling import Sampling, take
+from paddle_pgonas.methods.sampling import Sampling
 from paddle_pgonas.schema import Integer, key
 from paddle_pgonas.space.arch import Arch
 from paddle_pgonas.space.subspace import Subspace
@@ -30,22 +29,20 @@ if TYPE_CHECKING:
 class SandwichBase(Distilling):
     """Options of every sandwich."""
 
-    random_subnets: Integer = key(2, at_least=0)
-    """Random subnets per step, in addition to the largest and the smallest."""
     label_epochs: Integer = key(0, at_least=0)
     """Number of first epochs in which the smaller subnets learn from the labels. Distillation from an untrained teacher slows
     training; a pretrained network needs none (as published)."""
+
+    def start(self, parts: Parts) -> Strategy:
+        """The sandwich with these options."""
+        return Sandwich(self, parts.subspace, self.subnets(parts))
 
 
 class SandwichOptions(SandwichBase, Sampling):
     """Random subnets from a sampler."""
 
     name: Literal["sandwich"] = "sandwich"
-
-    def start(self, parts: Parts) -> Sandwich:
-        """The sandwich with these options."""
-        sampler = self.make_sampler(parts, self.random_subnets, pgonas_sampler(parts.subspace.space))
-        return Sandwich(self, parts.subspace, lambda step: take(sampler(step), self.random_subnets))
+    published = staticmethod(pgonas_sampler)
 
 
 class FairSandwichOptions(SandwichBase):
@@ -53,9 +50,9 @@ class FairSandwichOptions(SandwichBase):
 
     name: Literal["fair_sandwich"] = "fair_sandwich"
 
-    def start(self, parts: Parts) -> Sandwich:
-        """The sandwich with these options."""
-        return Sandwich(self, parts.subspace, lambda step: fair_subnets(parts.subspace, step.rng, self.random_subnets))
+    def subnets(self, parts: Parts) -> RandomSubnets:
+        """Fair samples."""
+        return lambda step: fair_subnets(parts.subspace, step.rng, self.random_subnets)
 
 
 @dataclass
@@ -64,7 +61,7 @@ class Sandwich:
 
     options: SandwichBase
     subspace: Subspace
-    random_subnets: Callable[[Step], Sequence[Arch]]
+    subnets: RandomSubnets
 
     def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> Metrics:
         """See :class:`~paddle_pgonas.methods.base.Strategy`."""
@@ -80,7 +77,7 @@ class Sandwich:
 
         with_labels = step.epoch < self.options.label_epochs
         target, loss_of = (y, cross_entropy) if with_labels else (logits.detach(), self.options.distil())
-        smaller = [("smallest", self.subspace.smallest), *(("random", arch) for arch in self.random_subnets(step))]
+        smaller = [("smallest", self.subspace.smallest), *(("random", arch) for arch in self.subnets(step))]
         for kind, arch in smaller:
             net.set_active_subnet(arch)
             loss = loss_of(net(x), target)
@@ -90,10 +87,7 @@ class Sandwich:
 
 
 def fair_subnets(subspace: Subspace, rng: random.Random, count: int) -> list[Arch]:
-    """Architectures whose depths and widths are sampled without replacement.
-
-    With more architectures than values, a new round of values begins.
-    """
+    """Depths and widths sampled without replacement; with more architectures than values a new round of values begins."""
 
     def values(low: int, high: int) -> list[int]:
         chosen: list[int] = []

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.methods.base import Distilling, Metrics, Parts, Step
+from paddle_pgonas.methods.base import Distilling, Metrics, Parts, RandomSubnets, Step
 from paddle_pgonas.methods.published import baseline_sampler
 from paddle_pgonas.methods.sampling import Sampling, random_subnets, take
 from paddle_pgonas.priors.by_name import Prior
@@ -42,26 +42,16 @@ class SinglePathOptions(Distilling):
         yield from super().problems()
         yield from self.no_use("distillation", self.teacher is not None, "method.teacher")
 
-    def with_subnets(self, parts: Parts, subnets: Callable[[Step], Sequence[Arch]]) -> SinglePath:
-        """The method that trains these subnets in a step."""
-        return SinglePath(self, subnets, None if self.teacher is None else parts.network(self.teacher))
-
-    def within(self, parts: Parts, part: Callable[[Subspace, float], Subspace]) -> SinglePath:
-        """The method that samples uniformly from the part of the subspace that is open at a share of the training."""
-        return self.with_subnets(
-            parts, lambda step: take(random_subnets(part(parts.subspace, step.progress), step.rng), self.random_subnets)
-        )
+    def start(self, parts: Parts) -> SinglePath:
+        """The method with these options."""
+        return SinglePath(self, self.subnets(parts), None if self.teacher is None else parts.network(self.teacher))
 
 
 class UniformOptions(SinglePathOptions, Sampling):
     """Uniform samples, or those of another sampler."""
 
     name: Literal["uniform"] = "uniform"
-
-    def start(self, parts: Parts) -> SinglePath:
-        """The method with these options."""
-        sampler = self.make_sampler(parts, self.random_subnets, baseline_sampler(parts.subspace.space))
-        return self.with_subnets(parts, lambda step: take(sampler(step), self.random_subnets))
+    published = staticmethod(baseline_sampler)
 
 
 class ProgressiveOptions(SinglePathOptions):
@@ -69,9 +59,9 @@ class ProgressiveOptions(SinglePathOptions):
 
     name: Literal["progressive"] = "progressive"
 
-    def start(self, parts: Parts) -> SinglePath:
-        """The method with these options."""
-        return self.within(parts, once_for_all_phase)
+    def subnets(self, parts: Parts) -> RandomSubnets:
+        """Uniform samples of the growing part."""
+        return _within(parts, once_for_all_phase, self.random_subnets)
 
 
 class PhasesOptions(SinglePathOptions):
@@ -79,9 +69,13 @@ class PhasesOptions(SinglePathOptions):
 
     name: Literal["phases"] = "phases"
 
-    def start(self, parts: Parts) -> SinglePath:
-        """The method with these options."""
-        return self.within(parts, second_place_phase)
+    def subnets(self, parts: Parts) -> RandomSubnets:
+        """Uniform samples of the growing part."""
+        return _within(parts, second_place_phase, self.random_subnets)
+
+
+def _within(parts: Parts, part: Callable[[Subspace, float], Subspace], count: int) -> RandomSubnets:
+    return lambda step: take(random_subnets(part(parts.subspace, step.progress), step.rng), count)
 
 
 class LargestOptions(SinglePathOptions):
@@ -91,15 +85,15 @@ class LargestOptions(SinglePathOptions):
     largest_of: Integer = key(400, at_least=1)
     """Samples per step, of which the ``random_subnets`` largest are trained."""
 
-    def start(self, parts: Parts) -> SinglePath:
-        """The method with these options."""
+    def subnets(self, parts: Parts) -> RandomSubnets:
+        """The largest by the run's multiply-accumulates."""
         macs = parts.prior("flops")
 
         def subnets(step: Step) -> list[Arch]:
             archs = largest_subnets(parts.subspace, step.rng, self.random_subnets, self.largest_of, macs)
             return archs if step.index % 3 else [*archs, parts.subspace.sample(step.rng)]
 
-        return self.with_subnets(parts, subnets)
+        return subnets
 
 
 @dataclass
@@ -107,7 +101,7 @@ class SinglePath:
     """Each subnet learns from the labels and, if there is a teacher, from its logits, which are computed once per batch."""
 
     options: SinglePathOptions
-    subnets: Callable[[Step], Sequence[Arch]]
+    subnets: RandomSubnets
     teacher: Callable[[paddle.Tensor], paddle.Tensor] | None
 
     def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> Metrics:
@@ -134,11 +128,7 @@ DEPTH_PHASES, WIDTH_PHASES = 3, 6
 
 
 def once_for_all_phase(subspace: Subspace, progress: float) -> Subspace:
-    """Progressive shrinking: three phases with more and more shallow subnets, then six with narrow ones.
-
-    Args:
-        progress: finished share of the training, 0 to 1; each phase lasts a ninth.
-    """
+    """Progressive shrinking: three phases with more and more shallow subnets, then six with narrow ones, a ninth each."""
     phase = min(int(progress * (DEPTH_PHASES + WIDTH_PHASES)), DEPTH_PHASES + WIDTH_PHASES - 1)
     opened = min(phase + 1, DEPTH_PHASES) / DEPTH_PHASES
     shallowest = [most - math.ceil(opened * (most - least)) for least, most in subspace.depths]
@@ -159,9 +149,6 @@ def second_place_phase(subspace: Subspace, progress: float) -> Subspace:
 
     For Track 1 these are its published values: least depths 4 4 6 2, then 3 3 4 2, then 2 2 2 2; codes 1, then up to 3, then
     3 3 5 5, then 3 3 5 7.
-
-    Args:
-        progress: finished share of the training, 0 to 1.
     """
     epoch = progress * SECOND_PLACE_EPOCHS
     kept = [share for begin, share in DEPTH_OPENS if begin <= epoch][-1]
@@ -171,11 +158,7 @@ def second_place_phase(subspace: Subspace, progress: float) -> Subspace:
 
 
 def largest_subnets(subspace: Subspace, rng: random.Random, count: int, samples: int, macs: Prior) -> list[Arch]:
-    """The ``count`` largest of ``samples`` random subnets, no two with equal multiply-accumulates.
-
-    Raises:
-        UserError: the samples have fewer different costs.
-    """
+    """The ``count`` largest of ``samples`` random subnets, no two of equal cost; UserError if there are fewer different costs."""
     by_cost = {macs(arch): arch for arch in (subspace.sample(rng) for _ in range(samples))}
     if len(by_cost) < count:
         raise UserError(f"method.random_subnets: {samples} samples (method.largest_of) hold only {len(by_cost)} different costs")

@@ -8,7 +8,7 @@ from paddle import nn
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.resnet import ACTIVATIONS, ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract, reorder_channels
-from paddle_pgonas.nn.weights import activation_of, load_weights, put_weights, read_weights
+from paddle_pgonas.nn.weights import activation_of, load_weights, put_weights, read_weights, require_weights
 from paddle_pgonas.space.arch import Arch, SearchSpace
 
 
@@ -43,13 +43,14 @@ def build_untrained(space: SearchSpace, num_classes: int, activation: str, *, pr
     if pretrained is None:
         raise UserError("model.pretrained: scoring without training needs weights; pass -o model.pretrained=FILE")
     arrays, record = read_weights(pretrained)
+    net = Supernet(space, num_classes, activation)
+    require_weights(net, pretrained, arrays)
     theirs = activation_of(arrays, record) or "relu"
     if theirs != activation:
         raise UserError(
             f"{pretrained}: a network with {theirs!r}, but model.activation is {activation!r}; "
             f"without training it is scored as it is: pass -o model.activation={theirs}"
         )
-    net = Supernet(space, num_classes, activation)
     put_weights(net, pretrained, arrays, record)
     if reorder:
         reorder_channels(net)

@@ -15,6 +15,7 @@ from paddleslim.nas.ofa.layers import SuperConv2D
 
 from paddle_pgonas.nn.elastic import ElasticBatchNorm2D, ElasticConv2D
 from paddle_pgonas.nn.resnet import ResNet
+from paddle_pgonas.priors.geometry import convolutions
 from paddle_pgonas.space.arch import Arch, SearchSpace
 
 logging.getLogger("paddleslim").setLevel(logging.WARNING)
@@ -56,17 +57,8 @@ def plain_name(name: str) -> str:
 def _layer_config(arch: Arch) -> dict[str, object]:
     """An architecture as a configuration of PaddleSlim's OFA: output channels per converted layer, and the blocks to run."""
     head = arch.space.first_blocks[-1]
-    config: dict[str, object] = {"blocks.0.conv": {"channel": arch.stem_width}, f"blocks.{head}.fc": {}}
-    depth = ["0"]
-    for block in arch.blocks:
-        name = f"blocks.{block.index}"
-        config[f"{name}.conv1"] = {"channel": block.c_mid}
-        config[f"{name}.conv2"] = {"channel": block.c_out}
-        if block.stride > 1:
-            config[f"{name}.downsample.0"] = {"channel": block.c_out}
-        depth.append(str(block.index))
-    config["depth"] = [*depth, str(head)]
-    return config
+    channels = {layer.name: {"channel": layer.c_out} for layer in convolutions(arch, arch.space.image_size)}
+    return {**channels, f"blocks.{head}.fc": {}, "depth": ["0", *(str(block.index) for block in arch.blocks), str(head)]}
 
 
 def _replace_layers(layer: nn.Layer, bn: str) -> None:

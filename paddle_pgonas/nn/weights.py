@@ -10,9 +10,9 @@ import paddle
 from paddle import nn
 
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io import container
-from paddle_pgonas.io.container import Arrays, DamagedFile, Record
+from paddle_pgonas.io import records
 from paddle_pgonas.io.files import atomic_path
+from paddle_pgonas.io.records import Arrays, DamagedFile, Record
 from paddle_pgonas.nn.pdparams import read_pdparams
 from paddle_pgonas.nn.supernet import Supernet
 
@@ -57,7 +57,7 @@ def read_arrays(path: str | Path) -> tuple[Arrays, Record]:
     if not path.is_file():
         raise UserError(f"{path}: no such weight file")
     if path.suffix == ".safetensors":
-        return container.read(path, checked=False)
+        return records.read(path, checked=False)
     arrays = {name: value for name, value in read_pdparams(path).items() if isinstance(value, np.ndarray)}
     if not arrays:
         raise UserError(f"{path}: holds no arrays by name, or only inside further dictionaries; save the state dict alone")
@@ -83,7 +83,7 @@ def load_weights(supernet: Supernet, path: str | Path, *, pretrained: bool = Fal
             keep their initial value (the published runs started from a ReLU network).
 
     Raises:
-        UserError: weights of another space, activation or number of classes.
+        UserError: no weights of this network at all, or those of another space, activation or number of classes.
     """
     arrays, record = read_weights(path)
     put_weights(supernet, path, arrays, record, pretrained=pretrained)
@@ -93,6 +93,7 @@ def load_weights(supernet: Supernet, path: str | Path, *, pretrained: bool = Fal
 def put_weights(supernet: Supernet, path: str | Path, arrays: Arrays, record: Record, *, pretrained: bool = False) -> None:
     """Load weights that were read from ``path`` into the supernet, all or none. Arguments and errors as :func:`load_weights`."""
     targets = supernet.weights()
+    require_weights(supernet, path, arrays)
     slopes = {name for name in targets if name.endswith(SLOPE)}
     if pretrained:
         arrays = {name: array for name, array in arrays.items() if name in targets or not name.endswith(SLOPE)}
@@ -102,6 +103,17 @@ def put_weights(supernet: Supernet, path: str | Path, arrays: Arrays, record: Re
         optional = set()
     for name, array in _checked(path, supernet, arrays, optional).items():
         targets[name].set_value(array)
+
+
+def require_weights(supernet: Supernet, path: str | Path, arrays: Arrays) -> None:
+    """Refuse a file of anything else than weights, before their details are compared, each of which would differ.
+
+    Raises:
+        UserError: no array has the name of one of the supernet's.
+    """
+    if not supernet.weights().keys() & arrays.keys():
+        held = f"arrays such as {min(arrays)}" if arrays else "no arrays"
+        raise UserError(f"{path}: holds no weights of this network, but {held}; give a supernet's weights")
 
 
 def activation_of(arrays: Arrays, record: Record) -> str | None:
@@ -174,7 +186,7 @@ def convert_weights(source: str | Path, target: str | Path) -> int:
     if suffix not in (".safetensors", ".pdparams"):
         raise UserError(f"{target}: a weight file ends with .safetensors or .pdparams")
     if suffix == ".safetensors":
-        container.write(target, record, arrays)
+        records.write(target, record, arrays)
     else:
         with atomic_path(target) as part:
             paddle.save({name: paddle.to_tensor(array) for name, array in arrays.items()}, str(part))
@@ -184,4 +196,4 @@ def convert_weights(source: str | Path, target: str | Path) -> int:
 def save_weights(path: str | Path, layer: nn.Layer, record: Record, extra: Arrays | None = None) -> None:
     """Write a layer's tensors (and ``extra`` arrays) as one safetensors file with a record and a checksum inside, atomically."""
     tensors = layer.weights() if isinstance(layer, Supernet) else layer.state_dict()
-    container.write(path, record, {name: tensor.numpy() for name, tensor in tensors.items()} | (extra or {}))
+    records.write(path, record, {name: tensor.numpy() for name, tensor in tensors.items()} | (extra or {}))

@@ -59,21 +59,29 @@ def _imported(path: str) -> Formula:
     return formula
 
 
-def make_prior(name: str, space: SearchSpace, image_size: int | None = None, num_classes: int = 1000) -> Prior:
-    """The prior of this name. Create it once per run, because it caches its values.
+def make_prior(name: str, space: SearchSpace, image_size: int, num_classes: int) -> Prior:
+    """The prior of this name for the architectures of a space. Create it once per run, because it caches its values.
 
     Args:
         name: a key of :data:`PRIORS`, or the import path of a function such as these (``my_module:my_prior``).
-        image_size: side of the images; the space's by default.
+        image_size: side of the images.
         num_classes: outputs of the head's linear layer.
 
     Raises:
-        UserError: there is no such prior, or an imported one returns something other than a finite number.
+        UserError: there is no such prior, an imported one returns something other than a finite number, or the prior is given
+            an architecture of another space.
     """
     if name not in PRIORS and ":" not in name:
         raise UserError(f"there is no prior {name!r}; give one of {', '.join(PRIORS)}, or an import path (my_module:my_prior)")
-    formula, side = PRIORS.get(name) or _imported(name), image_size or space.image_size
-    return lru_cache(maxsize=65536)(lambda arch: formula(arch, side, num_classes))
+    formula = PRIORS.get(name) or _imported(name)
+
+    @lru_cache(maxsize=65536)
+    def prior(arch: Arch) -> float:
+        if arch.space != space:
+            raise UserError(f"prior {name}: is of space {space.name}, but {arch} is of space {arch.space.name}")
+        return formula(arch, image_size, num_classes)
+
+    return prior
 
 
 def with_prior(scores: np.ndarray, name: str, values: np.ndarray, weight: float) -> np.ndarray:

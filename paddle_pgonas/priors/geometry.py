@@ -81,13 +81,16 @@ def head_layer(space: SearchSpace, width: int, num_classes: int) -> Layer:
     return Layer(space.first_blocks[-1], "fc", width, num_classes, 1, 1, 1, 1)
 
 
-def layers(arch: Arch, image_size: int | None = None, num_classes: int = 1000) -> list[Layer]:
-    """All convolutions and the linear layer in the order of computation. ``image_size`` defaults to the space's."""
-    space, image_size = arch.space, image_size or arch.space.image_size
-    listed, side = [stem_layer(space, arch.stem_width, image_size)], body_side(space, image_size)
+def convolutions(arch: Arch, image_size: int) -> list[Layer]:
+    """All convolutions in the order of computation, for images of this side."""
+    listed, side = [stem_layer(arch.space, arch.stem_width, image_size)], body_side(arch.space, image_size)
     for block in arch.blocks:
         inside = block_layers(block, side)
         side = inside[0].side
         listed += inside
-    listed.append(head_layer(space, arch.out_width, num_classes))
     return listed
+
+
+def layers(arch: Arch, image_size: int, num_classes: int) -> list[Layer]:
+    """All convolutions and the linear layer in the order of computation."""
+    return [*convolutions(arch, image_size), head_layer(arch.space, arch.out_width, num_classes)]

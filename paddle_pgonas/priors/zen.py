@@ -19,7 +19,7 @@ from __future__ import annotations
 from functools import cache
 from math import acos, log, pi, sqrt
 
-from paddle_pgonas.priors.geometry import TRUNK, layers
+from paddle_pgonas.priors.geometry import TRUNK, convolutions
 from paddle_pgonas.space.arch import Arch
 
 RELU_VARIANCE = 0.5 - 0.5 / pi
@@ -45,13 +45,13 @@ def log_distance(convolutions: int) -> float:
     return 0.5 * log(2 * gap)
 
 
-def zen_score(arch: Arch, image_size: int | None = None) -> float:
-    """Closed-form Zen-score of an architecture; ``image_size`` defaults to the space's."""
-    convolutions = [layer for layer in layers(arch, image_size) if layer.part in TRUNK]
+def zen_score(arch: Arch, image_size: int) -> float:
+    """Closed-form Zen-score of an architecture for images of this side."""
+    trunk = [layer for layer in convolutions(arch, image_size) if layer.part in TRUNK]
     log_variance = 0.0
-    for layer in convolutions:
+    for layer in trunk:
         variance_in = RELU_VARIANCE if layer.index else 1.0  # the stem reads the image, the others the output of a ReLU
         taps = log_valid_share(layer.kernel, layer.stride, layer.side_in, layer.side)
         log_variance += log(layer.kernel**2 * layer.c_in * variance_in) + taps
-    last = convolutions[-1]
-    return 0.5 * log_variance + log(last.c_out * last.side**2) + log_distance(len(convolutions))
+    last = trunk[-1]
+    return 0.5 * log_variance + log(last.c_out * last.side**2) + log_distance(len(trunk))

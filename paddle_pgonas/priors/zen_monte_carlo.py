@@ -7,7 +7,7 @@ from math import log
 import paddle
 import paddle.nn.functional as F
 
-from paddle_pgonas.priors.geometry import TRUNK, layers
+from paddle_pgonas.priors.geometry import TRUNK, convolutions
 from paddle_pgonas.space.arch import Arch
 
 
@@ -31,7 +31,7 @@ def _draw(arch: Arch, side: int, batch: int, gamma: float) -> float:
     streams = [x, x + gamma * paddle.randn(x.shape)]
     log_deviation = 0.0
 
-    for layer in layers(arch, side):
+    for layer in convolutions(arch, side):
         if layer.part not in TRUNK:
             continue
         if streams[0].shape[-1] != layer.side_in:  # the stem's pool

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.priors.cost import Setting, macs, setting
 from paddle_pgonas.progress import progress
 from paddle_pgonas.scores.correlation import (
     LEVEL,
@@ -67,6 +68,12 @@ class Comparison:
     """Noise ceiling: Kendall tau of error-free scores with the reference; None if it has no ``std_error``."""
     notes: list[str]
     """Notes about the files: entries without a counterpart, names that stand for different codes."""
+    setting: Setting
+    """The images and classes of the costs that pictures show."""
+
+    def macs(self, archs: Sequence[Arch]) -> np.ndarray:
+        """Multiply-accumulates of each architecture, in millions."""
+        return np.array([macs(arch, self.setting.image_size, self.setting.num_classes) for arch in archs]) / 1e6
 
     def as_json(self) -> dict[str, Any]:
         """The figures for programs; the keys are stable.
@@ -96,13 +103,20 @@ class Comparison:
 
 
 def compare(
-    paths: Sequence[str | Path], truth: str | Path | None = None, k: int | None = None, space: SearchSpace | None = None
+    paths: Sequence[str | Path],
+    truth: str | Path | None = None,
+    k: int | None = None,
+    space: SearchSpace | None = None,
+    image_size: int | None = None,
+    num_classes: int | None = None,
 ) -> Comparison:
     """Read the files and compare each with the reference, matched by architecture (names do not matter).
 
     Args:
         k: the k of precision at k; by default :func:`default_k` of the smallest number compared.
         space: of the architectures; by default the first built-in one with codes as long as the reference's.
+        image_size: side of the images, for the costs in pictures; without it the space's is assumed, and the page says so.
+        num_classes: likewise; without it 1,000.
 
     Raises:
         UserError: a file that cannot be read, fewer than two files in all, fewer than two common architectures, or a k
@@ -128,7 +142,8 @@ def compare(
     k = default_k(fewest) if k is None else k
     if not 1 <= k <= fewest:
         raise UserError(f"--top must be 1 to {fewest}, the number of architectures compared, not {k}")
-    return Comparison(space, Path(reference).name, k, _rows(wanted, files, k), _ceiling(list(wanted.values())), notes)
+    rows, ceiling = _rows(wanted, files, k), _ceiling(list(wanted.values()))
+    return Comparison(space, Path(reference).name, k, rows, ceiling, notes, setting(space, image_size, num_classes))
 
 
 Scores = dict[str, Candidate]

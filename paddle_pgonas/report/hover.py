@@ -9,7 +9,6 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from paddle_pgonas.priors import cost
 from paddle_pgonas.space.arch import Arch
 
 MOST = 2000
@@ -26,17 +25,20 @@ class Point(NamedTuple):
     text: str
 
 
-def points(archs: Sequence[Arch], x: np.ndarray, y: np.ndarray, ranks: Sequence[tuple[str, np.ndarray]]) -> list[Point]:
+def points(
+    archs: Sequence[Arch], macs: np.ndarray, x: np.ndarray, y: np.ndarray, ranks: Sequence[tuple[str, np.ndarray]]
+) -> list[Point]:
     """A point per subnet with its code, depths, cost and ranks; none beyond ``MOST`` subnets.
 
     Args:
+        macs: each subnet's multiply-accumulates, in millions.
         ranks: a file's name and the subnets' ranks in it, of which 1 is that of the lowest value, as in the pictures.
     """
     if len(archs) > MOST:
         return []
     texts = []
     for number, arch in enumerate(archs):
-        lines = [arch.code, f"depths {' '.join(map(str, arch.depths))}, {cost.macs(arch) / 1e6:.3g} million multiply-accumulates"]
+        lines = [arch.code, f"depths {' '.join(map(str, arch.depths))}, {macs[number]:.3g} million multiply-accumulates"]
         lines += [f"rank {rank[number]:g} of {len(rank)} in {name}" for name, rank in ranks]
         texts.append("\n".join(lines))
     return [Point(*point) for point in zip(x.tolist(), y.tolist(), texts, strict=True)]

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from paddle_pgonas.io.files import write_text
 from paddle_pgonas.progress import progress
 from paddle_pgonas.report.comparison import Comparison, cells, explanation, heads, verdict
-from paddle_pgonas.report.plots import ERRORS, Picture, svg
+from paddle_pgonas.report.plots import COST, ERRORS, Picture, svg
 from paddle_pgonas.report.plots import pictures as draw_pictures
 from paddle_pgonas.report.provenance import Provenance
 from paddle_pgonas.scores.correlation import Estimate
@@ -54,6 +54,7 @@ def write_page(
         explanation=" ".join(explanation(comparison)),
         tables=_tables(comparison),
         sections=((section, map(_figure, of_section)) for section, of_section in shown),
+        COST=COST,
         ERRORS=ERRORS,
         provenance=provenance,
     )

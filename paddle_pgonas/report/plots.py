@@ -17,7 +17,6 @@ from matplotlib.ticker import MaxNLocator
 from scipy.stats import rankdata
 
 from paddle_pgonas.io.files import atomic_path
-from paddle_pgonas.priors import cost
 from paddle_pgonas.progress import progress
 from paddle_pgonas.report import hover
 from paddle_pgonas.report.comparison import Comparison, Row
@@ -116,7 +115,7 @@ def _of_ranks(comparison: Comparison) -> Iterable[Picture]:
         agrees = f"Kendall tau {tau:.3f}" if math.isfinite(tau) else "no Kendall tau, as one is constant"
         caption = f"{row.name}: rank against rank in {comparison.reference}, {agrees}; on the line they are equal"
         x, y = rankdata(row.reference), rankdata(row.scores)
-        points = hover.points(row.archs, x, y, [(comparison.reference, x), (row.name, y)])
+        points = hover.points(row.archs, comparison.macs(row.archs), x, y, [(comparison.reference, x), (row.name, y)])
         yield Picture(_stem("rank", number, row.name), RANKS, caption, rank_scatter(row, comparison.reference), points)
 
 
@@ -124,11 +123,12 @@ def _of_cost(comparison: Comparison) -> Iterable[Picture]:
     first = comparison.rows[0]
     shown = [(comparison.reference, first.archs, first.reference)]
     shown += [(row.name, row.archs, row.scores) for row in comparison.rows]
+    setting = f"{comparison.setting.image_size} pixels with {comparison.setting.num_classes:,} classes"
     for number, (name, archs, values) in enumerate(shown):
-        caption = f"{name}: values against multiply-accumulates, and their mean in groups of equal number"
-        macs = np.array([cost.macs(arch) for arch in archs]) / 1e6
-        points = hover.points(archs, macs, values, [(name, rankdata(values))])
-        yield Picture(_stem("cost", number, name), COST, caption, cost_scatter(archs, macs, values, name), points)
+        caption = f"{name}: values against multiply-accumulates at {setting}, and their mean in groups of equal number"
+        macs = comparison.macs(archs)
+        points = hover.points(archs, macs, macs, values, [(name, rankdata(values))])
+        yield Picture(_stem("cost", number, name), COST, caption, cost_scatter(macs, values, name, setting), points)
 
 
 def _of_errors(comparison: Comparison) -> Iterable[Picture]:
@@ -163,14 +163,18 @@ def rank_scatter(row: Row, reference: str) -> Figure:
     return figure
 
 
-def cost_scatter(archs: Sequence[Arch], macs: np.ndarray, values: np.ndarray, name: str) -> Figure:
-    """A file's values against multiply-accumulates in millions, and their mean in up to ten groups of equal number."""
+def cost_scatter(macs: np.ndarray, values: np.ndarray, name: str, setting: str) -> Figure:
+    """A file's values against multiply-accumulates in millions, and their mean in up to ten groups of equal number.
+
+    Args:
+        setting: the images and classes that the costs are of, in words.
+    """
     figure, axes = _axes()
     _points(axes, macs, values, INK)
     groups = np.array_split(np.argsort(macs, kind="stable"), min(10, max(1, len(macs) // 5)))
     means = [(macs[group].mean(), values[group].mean()) for group in groups]
     axes.plot(*zip(*means, strict=True), color=ACCENT, marker="o", markersize=4, linewidth=1.4, label="mean of a group")
-    axes.set_xlabel(f"million multiply-accumulates at {archs[0].space.image_size} pixels")
+    axes.set_xlabel(f"million multiply-accumulates at {setting}")
     axes.set_ylabel(f"value in {_short(name)}", parse_math=False)
     _legend_above(figure, axes)
     return figure

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import read_json, read_json_lines, read_text
 
@@ -28,6 +30,15 @@ class Provenance:
     """Versions and settings of the training, and of each file that was scored with a supernet."""
     commands: list[str]
     """Command lines that repeat the training, the scoring and the report."""
+
+
+def run_config(run: Path) -> Config | None:
+    """The configuration in a training run's folder; one that cannot be used is named on stderr and left out."""
+    try:
+        return load_config(run / "config.yaml") if (run / "config.yaml").is_file() else None
+    except UserError as error:
+        print(f"not used: {error}", file=sys.stderr)
+        return None
 
 
 def read_provenance(run: Path | None, files: Sequence[str], command: str) -> Provenance:

@@ -235,7 +235,8 @@ def sample_candidates(space: SearchSpace, count: int, seed: int, spread: bool = 
     """Distinct random architectures of a space, named ``arch1``, ``arch2`` and so on; equal seeds give equal lists.
 
     Args:
-        spread: evenly over the logarithm of cost (``sample_spread`` of ``priors/cost.py``) instead of uniformly at random.
+        spread: evenly over the logarithm of cost (``sample_spread`` of ``priors/cost.py``) instead of uniformly at random; the
+            cost is that at the space's image size with 1,000 classes, so that the list depends on nothing else.
 
     Raises:
         UserError: more than half of the space is asked for, or less than one.
@@ -245,7 +246,7 @@ def sample_candidates(space: SearchSpace, count: int, seed: int, spread: bool = 
     archs: dict[Arch, None] = {}
     rng = random.Random(seed)
     if spread:
-        archs = dict.fromkeys(sample_spread(space, count, rng))
+        archs = dict.fromkeys(sample_spread(space, count, rng, space.image_size, 1000))
     while len(archs) < count:
         archs[space.sample(rng)] = None
     return [Candidate(f"arch{number}", arch, arch.code, None) for number, arch in enumerate(archs, start=1)]

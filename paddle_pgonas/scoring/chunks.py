@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from paddle_pgonas.config.loading import Config
-from paddle_pgonas.data.cache import DecodedImages, validation_fingerprint
-from paddle_pgonas.io.store import Store
+from paddle_pgonas.data.cache import DecodedImages
+from paddle_pgonas.io.records import Store
 from paddle_pgonas.space.arch import Arch
 
 METRICS = ("top1", "top5", "probability", "loss")
@@ -32,10 +31,8 @@ class ChunkStore:
         identity: everything that the sums depend on in addition to the candidates.
     """
 
-    def __init__(
-        self, folder: Path, archs: Sequence[Arch], data: DecodedImages, config: Config, identity: Mapping[str, Any]
-    ) -> None:
-        self.data, self.config = data, config
+    def __init__(self, folder: Path, archs: Sequence[Arch], data: DecodedImages, identity: Mapping[str, Any]) -> None:
+        self.data, self.extensible = data, identity["bn"] != "batch"
         others = {name: value for name, value in identity.items() if name != "images"}
         self.store = Store(folder, {"kept": "scores", "candidates": [arch.code for arch in archs], **others})
         self._prefix = cache(self._prefix_fingerprint)
@@ -50,7 +47,7 @@ class ChunkStore:
     def get(self, number: int, size: int) -> tuple[int, np.ndarray]:
         """The number of images in the stored sums of a chunk of ``size`` candidates, and the sums: float64 [size, 4]."""
         for count in sorted((count for chunk, count in self._entries() if chunk == number), reverse=True):
-            if count == self.data.asked or (count < self.data.asked and self.config.score.bn != "batch"):
+            if count == self.data.asked or (count < self.data.asked and self.extensible):
                 entry = self.store.get(_name(number, count))
                 if entry is not None and entry.record["images"] == self._prefix(count):
                     return int(np.searchsorted(self.data.kept, count)), entry.arrays["sums"]
@@ -64,11 +61,11 @@ class ChunkStore:
         """Number of the chunk and of the images of every entry."""
         return [(int(match[1]), int(match[2])) for name in self.store.names() if (match := _NAME.fullmatch(name))]
 
-    def _prefix_fingerprint(self, count: int) -> str:
+    def _prefix_fingerprint(self, count: int) -> str | None:
         """The fingerprint of the first ``count`` images."""
         if count == self.data.asked:
             return self.data.fingerprint
-        return validation_fingerprint(self.config.changed(data={"val_limit": count}))
+        return self.data.prefix_fingerprint and self.data.prefix_fingerprint(count)
 
 
 _NAME = re.compile(r"chunk-(\d+)-of-(\d+)-images")

@@ -12,13 +12,11 @@ import numpy as np
 import paddle
 
 from paddle_pgonas import processes
-from paddle_pgonas.config.loading import Config
-from paddle_pgonas.data.batches import calibration_images
-from paddle_pgonas.data.cache import DecodedImages, validation_images
-from paddle_pgonas.data.sources import open_source
+from paddle_pgonas.config.loading import Data, Score
+from paddle_pgonas.data.cache import DecodedImages
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io.container import checksum
+from paddle_pgonas.io.records import checksum
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.progress import Progress
 from paddle_pgonas.runtime import compute_dtype, device_memory, out_of_memory
@@ -33,30 +31,24 @@ CHUNK = 256
 """Most candidates per chunk: a kill loses at most one chunk, and chunking costs 0.4 % of the sharing for the 45,000."""
 
 
-def scoring_set(config: Config) -> DecodedImages:
-    """The configured validation images, with the calibration images if the BatchNorm mode needs them."""
-    images = validation_images(config)
-    if config.score.bn != "calibrated":
-        return images
-    source = open_source(config.data, "train", config.model.num_classes)
-    return images._replace(calibration=calibration_images(source, config.data, config.score.calibration_images))
+def calibration_batches(images: np.ndarray, data: Data, batch: int | None, micro_batch: int) -> Iterator[list[paddle.Tensor]]:
+    """Images uint8 [n, S, S, 3], normalised, in batches of this size (None: one of all), each in micro-batches of that size."""
+    size = batch or len(images)
+    for start in range(0, len(images), size):
+        part = images[start : start + size]
+        micro_batches = (part[first : first + micro_batch] for first in range(0, len(part), micro_batch))
+        yield [to_network(paddle.to_tensor(pixels), data) for pixels in micro_batches]
 
 
-def calibration_batches(data: DecodedImages, config: Config, micro_batch: int) -> Iterator[list[paddle.Tensor]]:
-    """The calibration images, normalised, in batches of ``score.calibration_batch``, each in micro-batches of this size."""
-    assert data.calibration is not None
-    count = len(data.calibration)
-    size = config.score.calibration_batch or count
-    for start in range(0, count, size):
-        batch = data.calibration[start : start + size]
-        parts = (batch[first : first + micro_batch] for first in range(0, len(batch), micro_batch))
-        yield [to_network(paddle.to_tensor(part), config.data) for part in parts]
-
-
-def score(net: Supernet, archs: Sequence[Arch], data: DecodedImages, config: Config, folder: Path | None = None) -> np.ndarray:
+def score(
+    net: Supernet, archs: Sequence[Arch], images: DecodedImages, data: Data, settings: Score, folder: Path | None = None
+) -> np.ndarray:
     """Measure :data:`METRICS` of every architecture with the supernet's weights: float64 [len(archs), 4], in their order.
 
     Args:
+        images: those of :meth:`~paddle_pgonas.data.images.JobImages.for_scoring`.
+        data: how they are normalised.
+        settings: batches, BatchNorm statistics and precision.
         folder: the folder of finished chunks, so that an interrupted run continues and several processes share the work; None
             stores nothing.
 
@@ -65,23 +57,23 @@ def score(net: Supernet, archs: Sequence[Arch], data: DecodedImages, config: Con
     """
     order = scoring_order(archs)
     chunks = chunked(order)
-    store = None if folder is None else ChunkStore(folder, archs, data, config, identity(net, data, config))
+    store = None if folder is None else ChunkStore(folder, archs, images, identity(net, images, data, settings))
     if store is not None:
         print(store.summary(len(chunks)))
-    scorer = _Scorer(net, data, config)
+    scorer = _Scorer(net, images, data, settings)
     sums = np.full((len(archs), len(METRICS)), np.nan)
-    images = len(data.labels)
-    with Progress(len(archs) * images, "scoring", "evaluations") as bar:
+    count = len(images.labels)
+    with Progress(len(archs) * count, "scoring", "evaluations") as bar:
         for number in _my_order(len(chunks)):
             chunk = [archs[position] for position in chunks[number]]
             first, start = (0, np.zeros((len(chunk), len(METRICS)))) if store is None else store.get(number, len(chunk))
-            if first < images:
+            if first < count:
                 start = start + scorer.chunk(chunk, bar, first)
                 if store is not None:
                     store.put(number, start)
             sums[chunks[number]] = start
-            bar.skip_to(int(np.isfinite(sums[:, 0]).sum()) * images)  # stored sums count too, and repeated work counts once
-    return sums / images
+            bar.skip_to(int(np.isfinite(sums[:, 0]).sum()) * count)  # stored sums count too, and repeated work counts once
+    return sums / count
 
 
 def chunked(order: Sequence[T]) -> list[Sequence[T]]:
@@ -101,19 +93,19 @@ def _my_order(chunks: int) -> list[int]:
     return own
 
 
-def identity(net: Supernet, data: DecodedImages, config: Config) -> dict[str, object]:
+def identity(net: Supernet, images: DecodedImages, data: Data, settings: Score) -> dict[str, object]:
     """Everything that the scores depend on in addition to the candidates."""
-    mode = config.score.bn
+    mode = settings.bn
     return {
         "weights": checksum({}, {name: tensor.numpy() for name, tensor in net.weights().items()}),
         "activation": net.activation,
-        "images": data.fingerprint,
-        "normalisation": [config.data.mean, config.data.std],
+        "images": images.fingerprint,
+        "normalisation": [data.mean, data.std],
         "bn": mode,
-        "calibration": None if data.calibration is None else checksum({}, {"images": data.calibration}),
-        "calibration_batch": config.score.calibration_batch if mode == "calibrated" else None,
-        "batch_size": config.score.batch_size if mode == "batch" else None,
-        "amp": config.score.amp,
+        "calibration": None if images.calibration is None else checksum({}, {"images": images.calibration}),
+        "calibration_batch": settings.calibration_batch if mode == "calibrated" else None,
+        "batch_size": settings.batch_size if mode == "batch" else None,
+        "amp": settings.amp,
         "chunk": CHUNK,  # the start of a walk influences the rounding of sums
         "metrics": METRICS,
     }
@@ -122,14 +114,14 @@ def identity(net: Supernet, data: DecodedImages, config: Config) -> dict[str, ob
 class _Scorer:
     """Scores chunks on the images. Memory depends on the batch and the depth of the network only."""
 
-    def __init__(self, net: Supernet, data: DecodedImages, config: Config) -> None:
+    def __init__(self, net: Supernet, images: DecodedImages, data: Data, settings: Score) -> None:
         net.eval()
-        self.walker = Walker(net, config.score.bn, compute_dtype(config.score.amp, "score.amp"))
-        self.data, self.config = data, config
-        self.batch_size = config.score.batch_size
+        self.walker = Walker(net, settings.bn, compute_dtype(settings.amp, "score.amp"))
+        self.images, self.data, self.settings = images, data, settings
+        self.batch_size = settings.batch_size
         self.on_device: paddle.Tensor | None = None
-        if paddle.get_device() != "cpu" and data.images.nbytes < device_memory() / 4:
-            self.on_device = paddle.to_tensor(np.ascontiguousarray(data.images))
+        if paddle.get_device() != "cpu" and images.images.nbytes < device_memory() / 4:
+            self.on_device = paddle.to_tensor(np.ascontiguousarray(images.images))
 
     def chunk(self, archs: Sequence[Arch], bar: Progress, first: int) -> np.ndarray:
         """Sums of the metrics over the images from the ``first`` on: float64 [len(archs), 4].
@@ -144,29 +136,30 @@ class _Scorer:
                     raise
                 if self.batch_size == 1:
                     raise UserError("out of memory with one image at a time; lower score.calibration_batch") from None
-                if self.config.score.bn == "batch":
+                if self.settings.bn == "batch":
                     raise UserError(
                         "out of memory; with score.bn=batch the batch is part of the result: lower score.batch_size"
                     ) from None
                 self.batch_size //= 2
                 print(f"out of memory: score.batch_size is now {self.batch_size}", file=sys.stderr)
 
-    def _images(self, start: int, stop: int) -> paddle.Tensor:
+    def _batch(self, start: int, stop: int) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """Normalised images [N, 3, S, S] and labels [N]."""
         if self.on_device is not None:
-            return self.on_device[start:stop]
-        return paddle.to_tensor(np.ascontiguousarray(self.data.images[start:stop]))
+            pixels = self.on_device[start:stop]
+        else:
+            pixels = paddle.to_tensor(np.ascontiguousarray(self.images.images[start:stop]))
+        return to_network(pixels, self.data), paddle.to_tensor(self.images.labels[start:stop])
 
     def _walk_images(self, archs: Sequence[Arch], bar: Progress, first: int) -> np.ndarray:
         root = build_tree(archs)
-        settings = self.config.data
-        if self.config.score.bn == "calibrated":
+        if self.images.calibration is not None and self.settings.bn == "calibrated":
             # On out-of-memory the micro-batches are halved too.
-            self.walker.calibrate(root, calibration_batches(self.data, self.config, self.batch_size))
+            batch = self.settings.calibration_batch
+            self.walker.calibrate(root, calibration_batches(self.images.calibration, self.data, batch, self.batch_size))
         sums = np.zeros((len(archs), len(METRICS)))
-        for start in range(first, len(self.data.labels), self.batch_size):
-            stop = start + self.batch_size
-            x = to_network(self._images(start, stop), settings)
-            y = paddle.to_tensor(self.data.labels[start:stop])
+        for start in range(first, len(self.images.labels), self.batch_size):
+            x, y = self._batch(start, start + self.batch_size)
             measured: dict[int, paddle.Tensor] = {}
             self.walker.walk(root, x, partial(_visit, y, measured, bar))
             sums[list(measured)] += paddle.stack(list(measured.values())).numpy()  # one synchronization with the device per batch

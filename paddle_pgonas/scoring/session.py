@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from paddle_pgonas.config.loading import Config
+from paddle_pgonas.data.cache import DecodedImages
+from paddle_pgonas.data.images import open_images
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io.container import Record
+from paddle_pgonas.io.records import Record
 from paddle_pgonas.nn.building import build_untrained
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights, read_arrays
@@ -28,28 +30,25 @@ class Session:
 
     Args:
         weights: the file; None takes the initial supernet of a training: ``model.pretrained``, reordered if configured.
+        images: those of the configuration, if they are open already.
 
     Raises:
         UserError: weights or images that do not fit the configuration, or neither a file nor ``model.pretrained``.
     """
 
-    def __init__(self, config: Config, weights: str | Path | None) -> None:
+    def __init__(self, config: Config, weights: str | Path | None, images: DecodedImages | None = None) -> None:
         self.device = select_device(config.device)
-        self.config = config
+        self.sections, space, model = (config.data, config.score), config.search_space, config.model
         self.trained: Record = {"step": 0}
         """The record of the weights."""
         if weights is None:
             self.net = build_untrained(
-                config.search_space,
-                config.model.num_classes,
-                config.model.activation,
-                pretrained=config.model.pretrained,
-                reorder=config.model.reorder,
+                space, model.num_classes, model.activation, pretrained=model.pretrained, reorder=model.reorder
             )
         else:
-            self.net = Supernet(config.search_space, config.model.num_classes, config.model.activation)
+            self.net = Supernet(space, model.num_classes, model.activation)
             self.trained = load_weights(self.net, weights)
-        self.data = scorer.scoring_set(config)
+        self.images = open_images(config).for_scoring(config.score) if images is None else images
 
     def measure(self, archs: Sequence[Arch], folder: Path | None = None) -> np.ndarray:
         """``METRICS`` (top-1, top-5, probability, loss) of each architecture: float64 [len(archs), 4].
@@ -57,11 +56,11 @@ class Session:
         Args:
             folder: as in :func:`paddle_pgonas.scoring.scorer.score`.
         """
-        return scorer.score(self.net, archs, self.data, self.config, folder)
+        return scorer.score(self.net, archs, self.images, *self.sections, folder)
 
     def identity(self) -> dict[str, object]:
         """Everything that the measured values depend on in addition to the architecture."""
-        return scorer.identity(self.net, self.data, self.config)
+        return scorer.identity(self.net, self.images, *self.sections)
 
 
 def metric_values(measured: np.ndarray, metric: str) -> np.ndarray:
@@ -91,12 +90,11 @@ def measure_with(
     Raises:
         UserError: as :class:`Session`; or an architecture that no file was trained for; raised before anything is scored.
     """
-    if len(weights) < 2:
-        session = Session(config, weights[0] if weights else None)
-        return session.measure(archs, folder), [session]
-    measured, sessions = np.empty((len(archs), len(METRICS))), []
-    for path, share in zip(weights, _shares(weights, archs), strict=True):
-        session = Session(config, path)
+    shares = _shares(weights, archs) if len(weights) > 1 else [list(range(len(archs)))]
+    files: list[str | Path | None] = list(weights) or [None]
+    measured, sessions = np.empty((len(archs), len(METRICS))), list[Session]()
+    for path, share in zip(files, shares, strict=True):
+        session = Session(config, path, sessions[0].images if sessions else None)
         measured[share] = session.measure([archs[position] for position in share], folder)
         sessions.append(session)
     return measured, sessions

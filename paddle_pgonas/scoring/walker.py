@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
@@ -29,20 +30,17 @@ class Walker:
         bn: ``running`` uses leading slices of the supernet's statistics, ``batch`` those of each batch of images,
             ``calibrated`` each prefix's own, which :meth:`calibrate` has stored in the tree.
         dtype: of feature maps and of convolutions' weights; statistics and logits are float32 in any case.
-
-    Slices of weights are cached, up to SLICE_BYTES.
     """
 
     def __init__(self, net: Supernet, bn: str, dtype: str = "float32") -> None:
-        self.weights = net.weights()
+        self.weights = Slices(net.weights(), dtype)
         self.blocks = net.model.blocks
-        self.head = net.space.first_blocks[-1]
+        self.head = f"blocks.{net.space.first_blocks[-1]}.fc"
         self.stem = (net.space.stem_stride, net.space.stem_pool)
-        self.bn, self.dtype = bn, dtype
+        self.dtype = dtype
+        self.mode: BatchNorm = MODES[bn](self.weights)
         self.macs = 0
         """Multiply-accumulates of all convolutions and linear layers so far."""
-        self._calibrating, self._batches_seen = False, 0
-        self._slices = _SliceCache()
 
     def calibrate(self, root: Node, batches: Iterable[Sequence[paddle.Tensor]]) -> None:
         """Store in every node the statistics of its BatchNorm layers on these images.
@@ -53,63 +51,75 @@ class Walker:
         Args:
             batches: each one a sequence of micro-batches of normalised images [n, 3, S, S].
         """
-        self._calibrating = True
-        for number, micro_batches in enumerate(batches, start=1):
-            self._batches_seen = number
-            self._walk(root, list(micro_batches), None)
-        self._calibrating = False
+        scoring = self.mode
+        try:
+            for number, micro_batches in enumerate(batches, start=1):
+                self.mode = _Calibrating(self.weights, number)
+                self._walk(root, list(micro_batches), None)
+        finally:  # out of memory, which the caller meets with smaller micro-batches
+            self.mode = scoring
 
     def walk(self, root: Node, x: paddle.Tensor, visit: Visit | None) -> None:
         """Call ``visit(node, logits [N, classes])`` at every node where candidates end, for images x [N, 3, S, S]."""
         self._walk(root, [x], visit)
 
-    def _walk(self, root: Node, maps: Maps, visit: Visit | None) -> None:
-        width, (stride, pool) = stem_width(root), self.stem
+    def _walk(self, root: Node, images: Maps, visit: Visit | None) -> None:
+        stride, pool = self.stem
         with paddle.no_grad():
-            maps = [x.astype(self.dtype) for x in maps]
-            maps = self._conv("blocks.0.conv", maps, 0, width, stride)
+            maps = self._conv("blocks.0.conv", [x.astype(self.dtype) for x in images], 0, stem_width(root), stride)
             maps = [F.relu_(x) for x in self._batch_norm("blocks.0.bn", maps, root, 3)]
             if pool:
                 maps = [F.max_pool2d(x, 3, 2, 1) for x in maps]
             self._descend(root, maps, visit)
 
     def _descend(self, node: Node, maps: Maps, visit: Visit | None) -> None:
+        """Visit a node, whose output ``maps`` are, and everything below it."""
         if node.candidates and visit is not None:
             visit(node, self._logits(maps[0]))
         for group in sibling_groups(node):
             self._siblings(node, group, maps, visit)
 
     def _logits(self, x: paddle.Tensor) -> paddle.Tensor:
-        width = x.shape[1]
-        weight = self._slice(f"blocks.{self.head}.fc.weight", 0, width, None)
-        self.macs += x.shape[0] * width * weight.shape[1]
-        return F.linear(x.astype("float32").mean([2, 3]), weight, self.weights[f"blocks.{self.head}.fc.bias"])
+        weight = self.weights.linear(f"{self.head}.weight", x.shape[1])
+        self.macs += x.shape[0] * weight.size
+        return F.linear(x.astype("float32").mean([2, 3]), weight, self.weights.whole[f"{self.head}.bias"])
 
     def _siblings(self, parent: Node, group: Node, maps: Maps, visit: Visit | None) -> None:
-        """All children that are the same block of the network in different widths."""
+        """Compute all children that are the same block of the network in different widths, and descend into each.
+
+        A block is ``act(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))``, and a narrower layer is a leading slice of a wider
+        one. So conv1 and the shortcut are computed once, for the widest child, and conv2 grows: the children come by rising
+        inner width, and to the sum over the inner channels of the narrower ones only the further channels are added.
+
+        Args:
+            maps: the parent's output; the block reads its leading ``c_in`` channels.
+        """
         index, c_in, _, _, stride = next(iter(group.children))
-        name = f"blocks.{index}"
-        maps = _channels(maps, 0, c_in)
-        mids = group.by_mid_width()
-        c_out = max(block.c_out for block in group.children)
-        inner = self._conv(f"{name}.conv1", maps, 0, mids[-1][0], stride)
+        name, by_mid_width = f"blocks.{index}", group.by_mid_width()
+        c_mid, c_out = by_mid_width[-1][0], max(block.c_out for block in group.children)
+        maps = _channels(maps, 0, c_in)  # [n, c_in, H, W]; below h, w = H / stride, W / stride
+        inner = self._conv(f"{name}.conv1", maps, 0, c_mid, stride)  # [n, c_mid, h, w]
         inner = [F.relu_(x) for x in self._batch_norm(f"{name}.bn1", inner, parent, c_in)]
-        shortcut = maps
+        shortcut = maps  # [n, c_in, H, W], which with stride 1 is [n, c_out, h, w]
         if stride > 1:
             shortcut = self._conv(f"{name}.downsample.0", maps, 0, c_out, stride)
             shortcut = self._batch_norm(f"{name}.downsample.1", shortcut, parent, c_in)
-        total: Maps = []
+        summed: Maps = []  # [n, c_out, h, w]: conv2 over the inner channels 0:done, in all output channels
         done = 0
-        for mid, children in mids:
-            added = self._conv(f"{name}.conv2", _channels(inner, done, mid), done, c_out, 1)
-            total = [x.add_(more) for x, more in zip(total, added, strict=True)] if total else added
+        for mid, children in by_mid_width:
+            more = self._conv(f"{name}.conv2", _channels(inner, done, mid), done, c_out, 1)
+            # In place, as a map is large. The narrower children are finished with it: bn2 copied what they needed.
+            summed = [x.add_(added) for x, added in zip(summed, more, strict=True)] if summed else more
             done = mid
             for child in children:
                 assert child.block is not None
                 width = child.block.c_out
-                outs = self._batch_norm(f"{name}.bn2", _channels(total, 0, width), child, mid)
-                sums = zip(outs, _channels(shortcut, 0, width), strict=True)
-                self._descend(child, [self._activate(index, out.add_(x)) for out, x in sums], visit)
+                outs = self._batch_norm(f"{name}.bn2", _channels(summed, 0, width), child, mid)
+                pairs = zip(outs, _channels(shortcut, 0, width), strict=True)
+                self._descend(child, [self._activate(index, out.add_(x)) for out, x in pairs], visit)
+
+    def _batch_norm(self, name: str, maps: Maps, node: Node, c_in: int) -> Maps:
+        return self.mode(name, maps, node, c_in)
 
     def _activate(self, index: int, x: paddle.Tensor) -> paddle.Tensor:
         """The activation after a block's sum; PReLU needs its slope in the dtype of the feature maps."""
@@ -119,62 +129,118 @@ class Walker:
         return act(x)
 
     def _conv(self, name: str, maps: Maps, start: int, c_out: int, stride: int) -> Maps:
-        """Convolution of the input channels from ``start`` on with the first ``c_out`` filters."""
+        """Convolution of ``maps``, the layer's input channels from ``start`` on, with its first ``c_out`` filters."""
         c_in = maps[0].shape[1]
-        weight = self._slice(f"{name}.weight", start, start + c_in, c_out)
+        weight = self.weights.filters(f"{name}.weight", start, start + c_in, c_out)
         outs = [conv2d(x, weight, stride) for x in maps]
         self.macs += sum(out.size for out in outs) * c_in * weight.shape[2] ** 2
         return outs
 
-    def _slice(self, name: str, start: int, stop: int, c_out: int | None) -> paddle.Tensor:
-        """Input channels ``start:stop`` of a weight; [out, in, kh, kw] with ``c_out``, [in, out] without."""
-        whole, dtype = self.weights[name].detach(), "float32" if c_out is None else self.dtype
-        parts = (slice(start, stop),) if c_out is None else (slice(c_out), slice(start, stop))
-        if all(part.start in (0, None) and part.stop == size for part, size in zip(parts, whole.shape, strict=False)):
-            return whole if dtype == "float32" else self._slices.get((name, None), lambda: whole.astype(dtype))
-        return self._slices.get((name, start, stop, c_out), lambda: whole[parts].astype(dtype))
 
-    def _batch_norm(self, name: str, maps: Maps, node: Node, c_in: int) -> Maps:
-        """BatchNorm over leading channels with the statistics of this walker's mode.
+class BatchNorm(ABC):
+    """With which statistics feature maps are normalised. Weight and bias are the supernet's leading ones in all modes."""
 
-        ``node`` stores calibrated statistics; ``c_in``, the input width of the preceding convolution, distinguishes its groups.
+    def __init__(self, weights: Slices) -> None:
+        self.weights = weights
+
+    @abstractmethod
+    def __call__(self, name: str, maps: Maps, node: Node, c_in: int) -> Maps:
+        """New, normalised maps; ``maps`` stay as they are.
+
+        Args:
+            name: of the layer, whose leading channels are used.
+            node: holds the calibrated statistics of the layer, under its name and ``c_in``.
+            c_in: input width of the convolution before the layer.
         """
-        width, key = maps[0].shape[1], (name, c_in)
-        parts = [self._vector(f"{name}.{part}", width) for part in ("_mean", "_variance", "weight", "bias")]
-        if self.bn == "batch" or self._calibrating:
-            outs, mean, variance = _normalised_over_batch(maps, *parts[2:])
-            if self._calibrating:
-                average, share = node.statistics.get(key), 1 / self._batches_seen
-                if average is not None and self._batches_seen > 1:
-                    mean, variance = average[0].lerp(mean, share), average[1].lerp(variance, share)
-                node.statistics[key] = (mean, variance)
-            return outs
-        if self.bn == "calibrated":
-            parts[:2] = node.statistics[key]
-        return [F.batch_norm(x, *parts, training=False) for x in maps]
 
-    def _vector(self, name: str, width: int) -> paddle.Tensor:
-        return self._slices.get((name, width), lambda: self.weights[name].detach()[:width].clone())
+    def vectors(self, name: str, maps: Maps, *parts: str) -> list[paddle.Tensor]:
+        """The leading values [C] of a layer's vectors, for maps of C channels."""
+        return [self.weights.vector(f"{name}.{part}", maps[0].shape[1]) for part in parts]
 
 
-class _SliceCache:
-    """A least-recently-used cache of slices, up to SLICE_BYTES."""
+class _Running(BatchNorm):
+    """With the running statistics of the supernet's training."""
 
-    def __init__(self) -> None:
-        self.slices: OrderedDict[Hashable, paddle.Tensor] = OrderedDict()
+    def __call__(self, name: str, maps: Maps, node: Node, c_in: int) -> Maps:
+        vectors = self.vectors(name, maps, "_mean", "_variance", "weight", "bias")
+        return [F.batch_norm(x, *vectors, training=False) for x in maps]
+
+
+class _Batch(BatchNorm):
+    """With the statistics of the batch itself."""
+
+    def __call__(self, name: str, maps: Maps, node: Node, c_in: int) -> Maps:
+        return _normalised_over_batch(maps, *self.vectors(name, maps, "weight", "bias"))[0]
+
+
+class _Calibrated(BatchNorm):
+    """With the statistics that a calibration stored in the tree."""
+
+    def __call__(self, name: str, maps: Maps, node: Node, c_in: int) -> Maps:
+        vectors = self.vectors(name, maps, "weight", "bias")
+        return [F.batch_norm(x, *node.statistics[name, c_in], *vectors, training=False) for x in maps]
+
+
+class _Calibrating(BatchNorm):
+    """The calibration: with the batch's statistics, whose mean over the first ``number`` batches is stored in the tree."""
+
+    def __init__(self, weights: Slices, number: int) -> None:
+        super().__init__(weights)
+        self.number = number
+
+    def __call__(self, name: str, maps: Maps, node: Node, c_in: int) -> Maps:
+        outs, mean, variance = _normalised_over_batch(maps, *self.vectors(name, maps, "weight", "bias"))
+        if self.number > 1:
+            share, (old_mean, old_variance) = 1 / self.number, node.statistics[name, c_in]
+            mean, variance = old_mean.lerp(mean, share), old_variance.lerp(variance, share)
+        node.statistics[name, c_in] = (mean, variance)
+        return outs
+
+
+MODES: dict[str, Callable[[Slices], BatchNorm]] = {"running": _Running, "batch": _Batch, "calibrated": _Calibrated}
+"""By ``score.bn``."""
+
+
+class Slices:
+    """Leading slices of the supernet's tensors, the last used ones cached up to SLICE_BYTES.
+
+    Args:
+        whole: the tensors by the challenge's names.
+        dtype: of convolutions' weights; all others stay float32.
+    """
+
+    def __init__(self, whole: dict[str, paddle.Tensor], dtype: str) -> None:
+        self.whole = {name: tensor.detach() for name, tensor in whole.items()}
+        self.dtype = dtype
+        self.cached: OrderedDict[Hashable, paddle.Tensor] = OrderedDict()
         self.bytes = 0
 
-    def get(self, key: Hashable, cut: Callable[[], paddle.Tensor]) -> paddle.Tensor:
+    def filters(self, name: str, start: int, stop: int, c_out: int) -> paddle.Tensor:
+        """The first ``c_out`` filters of a convolution over its input channels ``start:stop``: [c_out, stop - start, k, k]."""
+        whole = self.whole[name]
+        if [start, stop, c_out] != [0, whole.shape[1], whole.shape[0]]:
+            return self._cached((name, start, stop, c_out), lambda: whole[:c_out, start:stop].astype(self.dtype))
+        return whole if self.dtype == "float32" else self._cached(name, lambda: whole.astype(self.dtype))
+
+    def linear(self, name: str, c_in: int) -> paddle.Tensor:
+        """The weight of the linear layer for its first inputs: [c_in, classes]."""
+        whole = self.whole[name]
+        return whole if c_in == whole.shape[0] else self._cached((name, c_in), lambda: whole[:c_in])
+
+    def vector(self, name: str, width: int) -> paddle.Tensor:
+        """The first ``width`` values of a BatchNorm's vector."""
+        return self._cached((name, width), lambda: self.whole[name][:width].clone())
+
+    def _cached(self, key: Hashable, cut: Callable[[], paddle.Tensor]) -> paddle.Tensor:
         """The slice of this key; computed by ``cut`` if it is not cached."""
-        piece = self.slices.get(key)
-        if piece is not None:
-            self.slices.move_to_end(key)
+        if (piece := self.cached.get(key)) is not None:
+            self.cached.move_to_end(key)
             return piece
         piece = cut()
-        self.slices[key] = piece = piece.contiguous() if hasattr(piece, "contiguous") else piece
+        self.cached[key] = piece = piece.contiguous() if hasattr(piece, "contiguous") else piece
         self.bytes += piece.size * piece.element_size()
         while self.bytes > SLICE_BYTES:
-            _, oldest = self.slices.popitem(last=False)
+            _, oldest = self.cached.popitem(last=False)
             self.bytes -= oldest.size * oldest.element_size()
         return piece
 

@@ -1,4 +1,4 @@
-"""NSGA-II (pymoo's) over architectures, and random search to compare it with.
+"""NSGA-II (pymoo's) over architectures.
 
 An individual is an :class:`Arch`, not a vector of integers: tied widths are equal by construction, and unused blocks
 have no codes, so equal subnets are equal individuals. pymoo provides the algorithm (feasible before infeasible, non-dominated
@@ -65,7 +65,7 @@ def evolve(task: Task, population: int, generations: int, seed: int) -> list[Sco
     problem = _Problem(task)
     algorithm = NSGA2(
         pop_size=population,
-        sampling=_population(first_generation(task.space, population, rng)),
+        sampling=Population.new("X", _column(first_generation(task.space, population, rng))),
         crossover=_Crossover(rng),
         mutation=_Mutation(rng),
         eliminate_duplicates=_Known(problem.seen),
@@ -82,21 +82,6 @@ def evolve(task: Task, population: int, generations: int, seed: int) -> list[Sco
             if problem.scored:
                 bar.show(best=max(subnet.score for subnet in problem.scored))
     return problem.scored
-
-
-def random_search(task: Task, budget: int, seed: int, generation: int = 64, patience: int = 1000) -> list[ScoredSubnet]:
-    """Score ``budget`` distinct random subnets within the limits; fewer if ``budget * patience`` samples do not suffice."""
-    rng = random.Random(f"random search {seed}")
-    chosen: dict[Arch, dict[str, float]] = {}
-    for _ in range(budget * patience):
-        if len(chosen) == budget:
-            break
-        arch = task.space.sample(rng)
-        if arch not in chosen and max(task.excess(costs := task.costs(arch)), default=0) <= 0:
-            chosen[arch] = costs
-    archs = list(chosen)
-    scores = [score for start in range(0, len(archs), generation) for score in task.scores(archs[start : start + generation])]
-    return [ScoredSubnet(arch, chosen[arch], float(score)) for arch, score in zip(archs, scores, strict=True)]
 
 
 def front(scored: Iterable[ScoredSubnet], axis: str) -> list[ScoredSubnet]:
@@ -206,10 +191,7 @@ class _Mutation(Mutation):
 
 
 def _column(archs: Sequence[Arch]) -> np.ndarray:
+    """Individuals as pymoo takes them: objects [len(archs), 1]."""
     column = np.empty((len(archs), 1), dtype=object)
     column[:, 0] = archs
     return column
-
-
-def _population(archs: Sequence[Arch]) -> Population:
-    return Population.new("X", _column(archs))

@@ -9,40 +9,40 @@ from pathlib import Path
 
 import paddle
 
-from paddle_pgonas.config.loading import Config
-from paddle_pgonas.io.store import Store
+from paddle_pgonas.config.loading import Model
+from paddle_pgonas.io.records import Store
 from paddle_pgonas.nn.resnet import ResNet
-from paddle_pgonas.runtime import select_device, versions
+from paddle_pgonas.runtime import versions
 from paddle_pgonas.space.arch import Arch
+from paddle_pgonas.space.named import SpaceKey
 
 WARM_UP, REPEATS = 5, 20
 
 
 class Latency:
-    """Milliseconds of one forward pass of an extracted subnet, per architecture; each is measured once and stored.
+    """Milliseconds of one forward pass of an extracted subnet, per architecture; each is measured once and stored in ``folder``.
 
     A plain network of the subnet's shape (weights do not influence the time) runs WARM_UP times, then REPEATS times; the
     result is the median. Each time includes copying the logits to the CPU's memory. Other load on the machine disturbs the
     measurement. Results are stored per device, processor, threads, versions and batch.
     """
 
-    def __init__(self, config: Config, batch: int = 1) -> None:
-        device = select_device(config.device)
-        self.config, self.batch = config, batch
+    def __init__(self, device: str, space: SpaceKey, model: Model, image_size: int, batch: int, folder: Path) -> None:
+        self.model, self.image_size, self.batch = model, image_size, batch
         identity = {
             "kept": "latencies",
             "device": device,
             "processor": paddle.device.cuda.get_device_name() if device != "cpu" else _processor(),
             "threads": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count())),
             "versions": versions(),
-            "space": config.space,
-            "side": config.data.image_size,
-            "classes": config.model.num_classes,
-            "activation": config.model.activation,
+            "space": space,
+            "side": image_size,
+            "classes": model.num_classes,
+            "activation": model.activation,
             "batch": batch,
             "method": [WARM_UP, REPEATS],
         }
-        self.store = Store(Path(config.output_dir) / "search", identity)
+        self.store = Store(folder, identity)
         self.measured: dict[str, float] = {}
 
     def __call__(self, arch: Arch) -> float:
@@ -55,11 +55,11 @@ class Latency:
         return self.measured[arch.code]
 
     def _measure(self, arch: Arch) -> float:
-        net = ResNet(arch, self.config.model.num_classes, self.config.model.activation)
+        net = ResNet(arch, self.model.num_classes, self.model.activation)
         net.eval()
-        side, times = self.config.data.image_size, []
+        times = []
         with paddle.no_grad():
-            x = paddle.ones([self.batch, 3, side, side])
+            x = paddle.ones([self.batch, 3, self.image_size, self.image_size])
             for _ in range(WARM_UP + REPEATS):
                 started = time.perf_counter()
                 net(x).numpy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,10 @@ from paddle_pgonas.config.loading import Config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import write_json, write_text
 from paddle_pgonas.io.locks import exclusive
-from paddle_pgonas.io.store import Store, digest
+from paddle_pgonas.io.records import Store, digest
 from paddle_pgonas.priors import cost
-from paddle_pgonas.runtime import versions
+from paddle_pgonas.priors.by_name import Prior
+from paddle_pgonas.runtime import select_device, versions
 from paddle_pgonas.scores.files import Candidate, write_scores
 from paddle_pgonas.searching.evolution import Costs, ScoredSubnet, Scores, Task, evolve, front
 from paddle_pgonas.space.arch import Arch
@@ -119,17 +120,13 @@ def search(
     if population < 4 or generations < 1:
         raise UserError("a search needs a population of at least 4 and at least 1 generation")
     limits = dict(limits or {})
+    if unknown := set(limits) - set(COSTS):
+        raise UserError(f"there is no cost {min(unknown)!r}; limits are {', '.join(COSTS)}")
     if processes.world() > 1 and (weights is None or "latency_ms" in limits):
         raise UserError("several processes share the scoring with weights; a prior or a latency needs one process")
     measures = weights is not None or "latency_ms" in limits  # and stores its measurements
     with exclusive(config.output_dir, "search") if measures else nullcontext():
-        task = Task(
-            config.search_space,
-            make_costs(config, limits, latency_batch),
-            limits,
-            next(iter(limits), "macs"),
-            _prior_scores(config, prior) if prior else supernet_scores(config, str(weights), metric),
-        )
+        task = _open_task(config, weights, str(prior), limits, metric, latency_batch)
         _check_limits(task)
         scored = evolve(task, population, generations, config.seed)
     settings = {
@@ -142,37 +139,55 @@ def search(
     return Result(task, prior or f"{metric}, score.bn {config.score.bn}", scored, settings)
 
 
-def make_costs(config: Config, limits: Mapping[str, float], latency_batch: int = 1) -> Costs:
-    """The costs of an architecture by name; latency, which takes a second, only if it is limited."""
-    unknown = set(limits) - set(COSTS)
-    if unknown:
-        raise UserError(f"there is no cost {min(unknown)!r}; limits are {', '.join(COSTS)}")
+def _open_task(
+    config: Config, weights: str | Path | None, prior: str, limits: Mapping[str, float], metric: str, latency_batch: int
+) -> Task:
+    """The search problem, with all that it needs opened: supernet and images, or the prior, and the device of the latency."""
+    side, model, folder = config.data.image_size, config.model, Path(config.output_dir) / "search"
     latency = None
     if "latency_ms" in limits:
         from paddle_pgonas.searching.latency import Latency
 
-        latency = Latency(config, latency_batch)
+        latency = Latency(select_device(config.device), config.space, model, side, latency_batch, folder)
+    if weights is None:
+        scores = _prior_scores(config.prior(prior))
+    else:
+        from paddle_pgonas.scoring.session import Session
+
+        session = Session(config, weights)
+        processes.join()
+        scores = supernet_scores(session, folder, metric)
+    costs = make_costs(side, model.num_classes, latency)
+    return Task(config.search_space, costs, limits, next(iter(limits), "macs"), scores)
+
+
+def make_costs(image_size: int, num_classes: int, latency: Callable[[Arch], float] | None = None) -> Costs:
+    """The costs of an architecture by name; milliseconds, which take a second to measure, only with a ``latency``."""
 
     def costs(arch: Arch) -> dict[str, float]:
-        classes = config.model.num_classes
-        known: dict[str, float] = {"macs": cost.macs(arch, config.data.image_size, classes), "params": cost.params(arch, classes)}
+        known: dict[str, float] = {"macs": cost.macs(arch, image_size, num_classes), "params": cost.params(arch, num_classes)}
         return known | ({"latency_ms": latency(arch)} if latency else {})
 
     return costs
 
 
-def supernet_scores(config: Config, weights: str, metric: str) -> Scores:
+def _prior_scores(prior: Prior) -> Scores:
+    return lambda archs: list(map(prior, archs))
+
+
+def supernet_scores(session: Session, folder: Path, metric: str) -> Scores:
     """Scores by a supernet: each generation at once along shared prefixes, each subnet once, kept on disk.
 
     Subnets that are measured together are one entry: so a resumed search measures the same subnets together as an uninterrupted
     one, with the same rounding.
+
+    Args:
+        folder: of the measurements.
     """
     from paddle_pgonas.scoring.chunks import METRICS
-    from paddle_pgonas.scoring.session import Session, metric_values
+    from paddle_pgonas.scoring.session import metric_values
 
-    session = Session(config, weights)
-    processes.join()
-    store = Store(Path(config.output_dir) / "search", {"kept": "search scores", **session.identity()})
+    store = Store(folder, {"kept": "search scores", **session.identity()})
     measured: dict[str, np.ndarray] = {}
     for entry in store.entries():
         measured.update(zip(entry.record["codes"], entry.arrays["metrics"], strict=True))
@@ -213,11 +228,6 @@ def _measure_together(session: Session, archs: Sequence[Arch]) -> np.ndarray:
             raise UserError(values)
         measured[positions] = values
     return measured
-
-
-def _prior_scores(config: Config, name: str) -> Scores:
-    prior = config.prior(name)
-    return lambda archs: list(map(prior, archs))
 
 
 def _check_limits(task: Task) -> None:

@@ -11,9 +11,9 @@ import paddle
 from paddle import nn
 
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io import container
-from paddle_pgonas.io.container import Arrays, DamagedFile, Record
+from paddle_pgonas.io import records
 from paddle_pgonas.io.files import read_json_lines, remove_left_parts
+from paddle_pgonas.io.records import Arrays, DamagedFile, Record
 from paddle_pgonas.nn.supernet import Supernet, plain_name
 from paddle_pgonas.nn.weights import OPTIMIZER, named_weights, put_plain_weights, put_weights, save_weights
 
@@ -38,13 +38,9 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def refuse_overwriting(folder: Path, resume: bool, checkpoint_every: int) -> None:
-    """Check that a run may start or continue in ``folder``.
+    """Raise UserError if the folder holds a run that is not to be resumed, or one that has lost its checkpoints.
 
-    Args:
-        checkpoint_every: epochs between checkpoints; if the log is longer and there are none, they were lost.
-
-    Raises:
-        UserError: there is a run and it is not to be resumed, or one that has lost its checkpoints.
+    Those were lost if there are none after ``checkpoint_every`` epochs.
     """
     kept, finished = checkpoints(folder / "checkpoints"), (folder / "supernet.safetensors").exists()
     lines = [] if kept else read_json_lines(folder / "metrics.jsonl")
@@ -60,19 +56,14 @@ def load_latest(
 ) -> Record | None:
     """Load the newest intact checkpoint into network and optimizer and return its record; None if there is no checkpoint.
 
-    A damaged file is named on stderr, and the one before it is used. Temporary files of a killed run are removed.
-
-    Args:
-        check: called with the record before anything changes; raises UserError if it belongs to another run.
-
-    Raises:
-        UserError: what ``check`` raises, or there are checkpoints and all of them are damaged.
+    A damaged file is named on stderr, and the one before it is used; UserError if all are damaged. Temporary files of a killed
+    run are removed. ``check`` is called with the record before anything changes and raises if it is another run's.
     """
     remove_left_parts(folder)
     paths = checkpoints(folder)
     for path in reversed(paths):
         try:
-            arrays, record = container.read(path)
+            arrays, record = records.read(path)
             if lacking := NEEDED - record.keys():
                 raise DamagedFile(f"{path}: its record lacks {min(lacking)!r}")
         except DamagedFile as error:
@@ -112,10 +103,7 @@ def _momentum(net: nn.Layer, optimizer: paddle.optimizer.Optimizer) -> Arrays:
 
 
 def _momentum_of(path: Path, net: nn.Layer, arrays: Arrays) -> tuple[dict[str, paddle.Tensor], list[paddle.Tensor]]:
-    """The optimizer's state, and the parameters that have a momentum.
-
-    Those were used by a step, so the optimizer must find a gradient of zero at least.
-    """
+    """The optimizer's state, and the parameters that have a momentum: the optimizer must find a gradient of theirs."""
     state, used = {}, []
     for name, parameter in _parameters(net).items():
         value = arrays.get(OPTIMIZER + name)

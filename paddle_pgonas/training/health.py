@@ -39,12 +39,8 @@ class Health:
             self.steps += 1
 
     def check(self, step: int, parameters: list[paddle.Tensor]) -> None:
-        """Check weights and accuracy before a checkpoint is written.
-
-        Raises:
-            Collapse: a weight is not finite; or, after the warm-up and a whole epoch, the accuracy of the first subnet since the
-                last check is not above that of guessing (by four standard deviations).
-        """
+        """Raise Collapse if a weight is not finite; or if, after the warm-up and a whole epoch, the accuracy of the first subnet
+        since the last check is not above that of guessing (by four standard deviations)."""
         finite = bool(paddle.isfinite(paddle.add_n([weight.sum() for weight in parameters])))
         if processes.any_of(not finite):
             raise Collapse(f"weights are no longer numbers at step {step}: training diverged")

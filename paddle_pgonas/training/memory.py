@@ -26,13 +26,9 @@ def training_bytes(everything: Sequence[Layer], amp: str, images: int) -> int:
 
 
 def check_memory(everything: Sequence[Layer], train: Train) -> None:
-    """Refuse a batch with which the largest trained architecture does not fit into the GPU.
+    """Raise UserError for a batch with which these layers, of the largest trained architecture, do not fit into the GPU.
 
-    Args:
-        everything: the layers of that architecture.
-
-    Raises:
-        UserError: names the estimate, the GPU's memory, and the smallest ``train.accumulate`` that may fit.
+    It names the estimate, the GPU's memory, and the smallest ``train.accumulate`` that may fit.
     """
     if paddle.get_device() == "cpu":
         return

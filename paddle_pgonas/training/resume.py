@@ -7,22 +7,15 @@ from typing import Any
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import free_on_resume
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io.container import Record
+from paddle_pgonas.io.records import Record
 
 PER_PROCESS = {"output_dir", "device", "data.root", "data.cache_dir", "data.workers"}
 """Keys that may differ between the processes of one training: paths, device and loader processes."""
 
 
 def check_same_run(now: Record, then: Record, other_data: bool = False) -> None:
-    """Compare this run's record with a checkpoint's.
-
-    Args:
-        other_data: the training images may differ.
-
-    Raises:
-        UserError: a key that can change a weight differs, the number of processes, the contents of the teacher's or the
-            candidates' file, or the training images.
-    """
+    """Raise UserError if this run and a checkpoint's differ in a key that can change a weight, the number of processes, the
+    contents of the teacher's or the candidates' file, or (unless ``other_data``) the training images."""
     ours, theirs = _flat(now["config"]), _flat(then["config"])
     if "train.strategy" in theirs:
         raise UserError("--resume: an older version began this run, with train.strategy instead of method.name; start anew")
@@ -55,11 +48,7 @@ def _images_differ(now: dict[str, Any], then: dict[str, Any] | None) -> str | No
 
 
 def check_processes(facts: dict[str, Any]) -> None:
-    """Compare ``facts`` (nested dictionaries of values that can be pickled) over the connected processes.
-
-    Raises:
-        UserError: a fact differs that is not in :data:`PER_PROCESS`; in all processes.
-    """
+    """Raise UserError in all processes if ``facts`` (nested dictionaries) differ between them beyond :data:`PER_PROCESS`."""
     first, *others = map(_flat, processes.gather(facts))
     for rank, other in enumerate(others, start=1):
         for key in first | other:

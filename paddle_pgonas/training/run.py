@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterator
 from functools import cached_property, partial
@@ -15,11 +14,10 @@ from paddle import nn
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config, Train
 from paddle_pgonas.data.batches import EpochBatches
-from paddle_pgonas.data.cache import cache_folder
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io.container import Record
 from paddle_pgonas.io.files import content_digest
+from paddle_pgonas.io.records import Record, checksum
 from paddle_pgonas.methods.base import Metrics, Step, Strategy, mean_metrics
 from paddle_pgonas.runtime import compute_dtype, out_of_memory, versions
 from paddle_pgonas.training.checkpoints import load_latest, zero_gradients
@@ -36,11 +34,7 @@ def make_optimizer(settings: Train, parameters: list[paddle.Tensor]) -> paddle.o
 
 
 class Run:
-    """A training of ``net``, a supernet or a single subnet; runs a step at a time.
-
-    Raises:
-        UserError: mixed precision without a GPU.
-    """
+    """A training of ``net``, a supernet or a single subnet, step by step. Raises UserError for mixed precision without a GPU."""
 
     def __init__(self, config: Config, batches: EpochBatches, net: nn.Layer, strategy: Strategy, name: str = "training") -> None:
         self.config, self.settings, self.batches = config, config.train, batches
@@ -118,8 +112,7 @@ class Run:
     def scalars(self, index: int, metrics: Metrics) -> dict[str, float]:
         """Scalars of a step for the log, as means over all processes; of several losses of a kind the last.
 
-        Raises:
-            Collapse: a loss of any process is not finite; raised in all processes.
+        Raises Collapse in all processes if a loss of any process is not finite.
         """
         tensors = {f"loss/{kind}": loss for kind, loss in metrics.losses}
         if metrics.accuracy is not None:
@@ -137,9 +130,8 @@ class Run:
     @cached_property
     def images(self) -> dict[str, Any]:
         """Number, classes and contents of the training images."""
-        source = self.batches.source
-        contents = source.fingerprint(cache_folder(self.config))
-        return {"number": len(source.labels), "classes": source.classes, "contents": contents}
+        source, cache = self.batches.source, self.batches.cache
+        return {"number": len(source.labels), "classes": source.classes, "contents": source.fingerprint(cache)}
 
     @cached_property
     def files(self) -> dict[str, str | None]:
@@ -148,11 +140,8 @@ class Run:
         return {f"method.{key}": content_digest(path) for key, path in named.items() if path}
 
     def weights_digest(self) -> str:
-        """SHA-256 of all weights and BatchNorm statistics."""
-        digest = hashlib.sha256()
-        for tensor in self.net.state_dict().values():
-            digest.update(tensor.numpy().tobytes())
-        return digest.hexdigest()
+        """A digest of all weights and BatchNorm statistics."""
+        return checksum({}, {name: tensor.numpy() for name, tensor in self.net.state_dict().items()})
 
     def record(self, step: int) -> Record:
         """The record of the checkpoint after ``step`` steps."""
@@ -171,11 +160,7 @@ class Run:
         }
 
     def restore(self, folder: Path, other_data: bool = False) -> int:
-        """Load the newest intact checkpoint and return its step, 0 if there is none.
-
-        Args:
-            other_data: as for :func:`~paddle_pgonas.training.trainer.train`.
-        """
+        """Load the newest intact checkpoint and return its step, 0 if there is none; ``other_data`` as for ``train``."""
         check = partial(check_same_run, self.record(0), other_data=other_data)
         record = load_latest(folder, self.net, self.optimizer, check)
         if record is None:

@@ -19,12 +19,8 @@ REMEDY = "free some space, then --resume"
 class RunLog(AbstractContextManager["RunLog"]):
     """A context manager; ``advance`` counts a step, ``log_step`` logs its scalars, ``log`` other measurements.
 
-    Args:
-        name: name of the training in the progress output.
-        silent: write and show nothing; for all processes except the first.
-
-    Raises:
-        UserError: the log cannot be written (the methods as well).
+    ``name`` is shown with the progress; a ``silent`` log, of all processes except the first, writes and shows nothing. Raises
+    UserError if the log cannot be written.
     """
 
     def __init__(self, folder: Path, total_steps: int, first_step: int, name: str = "training", silent: bool = False) -> None:

@@ -15,11 +15,12 @@ from paddle import nn
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config
 from paddle_pgonas.config.sections import Recipe
-from paddle_pgonas.data.cache import DecodedImages, training_fingerprint, validation_images
+from paddle_pgonas.data.cache import DecodedImages
+from paddle_pgonas.data.images import open_images
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.locks import exclusive
-from paddle_pgonas.io.store import Store
+from paddle_pgonas.io.records import Store
 from paddle_pgonas.methods.base import Metrics, Step
 from paddle_pgonas.methods.losses import cross_entropy
 from paddle_pgonas.nn.building import build_subnet
@@ -41,14 +42,9 @@ def train_standalone(config: Config, arch: Arch, weights: str | Path | None = No
     Recipe: cross-entropy on the labels, SGD with momentum, schedule, sizes and low precision of ``train``, augmentation of
     ``data``; a key that has no use here must keep its default. The seed determines initial weights, order of images and
     augmentation. Checkpoints are kept in ``<output_dir>/standalone/`` until the subnet is trained: after a kill, Ctrl-C or
-    SIGTERM the same call continues from the last one, with the same result.
-
-    Args:
-        weights: a file for the trained weights; those of the largest subnet are a teacher (``train.teacher``).
-
-    Raises:
-        UserError: a key is set that stand-alone training does not use, the process was asked to stop, or the training diverged
-            or collapsed.
+    SIGTERM the same call continues from the last one, with the same result. ``weights`` names a file for the trained weights;
+    those of the largest subnet can be a method's teacher. Raises UserError for a key without a use, a request to stop, or a
+    training that diverged or collapsed.
     """
     folder = _store(config).folder / arch.code
     acc = _train(config, arch, folder, weights)
@@ -57,7 +53,7 @@ def train_standalone(config: Config, arch: Arch, weights: str | Path | None = No
 
 
 def _train(config: Config, arch: Arch, folder: Path, weights: str | Path | None = None) -> float:
-    """As :func:`train_standalone`, with checkpoints and log in ``folder``, where the last checkpoint stays."""
+    """As :func:`train_standalone`; the last checkpoint stays in ``folder``."""
     select_device(config.device)
     with exclusive(folder, "training"):
         check_memory(layers(arch, config.data.image_size, config.model.num_classes), config.train)
@@ -67,8 +63,8 @@ def _train(config: Config, arch: Arch, folder: Path, weights: str | Path | None 
         try:
             fit(run, step, folder, "the same command")
         except UserError as error:
-            raise UserError(f"{arch}: {error}") from None
-    acc = accuracy(run.net, validation_images(config), config)
+            raise type(error)(f"{arch}: {error}") from None
+    acc = accuracy(run.net, open_images(config).validation, config)
     if weights is not None:
         save_weights(weights, run.net, run.record(run.total_steps) | {"arch": arch.code, "acc": acc})
     return acc
@@ -149,13 +145,13 @@ def _store(config: Config) -> Store:
 
 def identity(config: Config) -> dict[str, Any]:
     """Everything that a stand-alone result depends on in addition to the architecture; images by their contents."""
-    data, model = config.data, config.model
+    data, model, images = config.data, config.model, open_images(config)
     return {
         "kept": "stand-alone results",
         "space": config.space,
         "seed": config.seed,
-        "training_images": training_fingerprint(config),
-        "validation_images": validation_images(config).fingerprint,
+        "training_images": images.train_source.fingerprint(images.cache),
+        "validation_images": images.validation.fingerprint,
         "data": {name: getattr(data, name) for name in ("image_size", "resize", "augment", "mean", "std")},
         "model": {"num_classes": model.num_classes, "activation": model.activation},
         "train": {name: getattr(config.train, name) for name in Recipe.model_fields},

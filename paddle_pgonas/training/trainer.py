@@ -9,9 +9,8 @@ from pathlib import Path
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config, save_config
 from paddle_pgonas.data.batches import EpochBatches
-from paddle_pgonas.data.cache import cache_folder
-from paddle_pgonas.data.sources import open_source
-from paddle_pgonas.errors import UserError
+from paddle_pgonas.data.images import open_images
+from paddle_pgonas.errors import Diverged, UserError
 from paddle_pgonas.io.locks import exclusive
 from paddle_pgonas.methods import METHODS
 from paddle_pgonas.methods.base import Parts
@@ -45,9 +44,8 @@ def train(config: Config, resume: bool = False, other_data: bool = False) -> Pat
         resume: continue from the last checkpoint in ``output_dir``.
         other_data: the same, although the training images are not those of the checkpoint.
 
-    Raises:
-        UserError: no method is configured, the folder holds another run, data or weights do not fit, the processes disagree, or
-            the training diverged or collapsed; then the last good checkpoint is named.
+    Raises UserError if no method is configured, the folder holds another run, data or weights do not fit, the processes disagree,
+    or the training diverged or collapsed; then the last good checkpoint is named.
     """
     watcher = Watcher(config) if config.train.watch_images and processes.rank() == 0 else None
     weights = train_supernet(config, resume, watcher, other_data)
@@ -57,11 +55,7 @@ def train(config: Config, resume: bool = False, other_data: bool = False) -> Pat
 
 
 def train_supernet(config: Config, resume: bool = False, watch: Watch | None = None, other_data: bool = False) -> Path:
-    """As :func:`train`, with any measurement.
-
-    Args:
-        watch: called with the supernet and the number of steps after each checkpoint; the scalars that it returns are logged.
-    """
+    """As :func:`train`; the scalars that ``watch`` returns, which is called after each checkpoint, are logged."""
     select_device(config.device)
     processes.join()
     folder = Path(config.output_dir)
@@ -84,17 +78,14 @@ def train_supernet(config: Config, resume: bool = False, watch: Watch | None = N
 
 
 def open_batches(config: Config) -> EpochBatches:
-    """The configured training images in batches, of connected processes each its part.
-
-    The first process fills the caches while the others wait.
-    """
+    """The configured training images, each process's part. The first process fills the caches while the others wait."""
     leads, world = processes.leads(), processes.connected()
     if not leads:
         processes.barrier()
-    source, cache = open_source(config.data, "train", config.model.num_classes), cache_folder(config)
+    images = open_images(config)
     rank = processes.rank() if world > 1 else 0
-    batches = EpochBatches(source, config.data, cache, config.train.batch_size, config.seed, rank, world)
-    source.fingerprint(cache)
+    batches = EpochBatches(images.train_source, config.data, images.cache, config.train.batch_size, config.seed, rank, world)
+    images.train_source.fingerprint(images.cache)
     if leads:
         processes.barrier()
     return batches
@@ -103,8 +94,7 @@ def open_batches(config: Config) -> EpochBatches:
 def start_run(config: Config, batches: EpochBatches) -> Run:
     """The training of the configured supernet by the configured method, before its first step.
 
-    Raises:
-        UserError: no method is configured, weights do not fit, or the batch does not fit into the GPU.
+    Raises UserError if no method is configured, weights do not fit, or the batch does not fit into the GPU.
     """
     space, model, subspace = config.search_space, config.model, config.subspace
     if config.method is None:
@@ -118,12 +108,8 @@ def start_run(config: Config, batches: EpochBatches) -> Run:
 def fit(run: Run, step: int, folder: Path, again: str, watch: Watch | None = None) -> None:
     """Run the steps from ``step`` to the last, with log and checkpoints in ``folder``.
 
-    Args:
-        again: how to continue a stopped run, for the message.
-        watch: as for :func:`train_supernet`.
-
-    Raises:
-        UserError: a request to stop, or the training diverged or collapsed; in all processes at once.
+    Raises UserError in all processes at once for a request to stop, with how to go on ``again``, and for a training that
+    diverged or collapsed.
     """
     kept = folder / "checkpoints"
     with RunLog(folder, run.total_steps, step, run.name, silent=not processes.leads()) as log, stop_requests() as requests:
@@ -148,7 +134,7 @@ def fit(run: Run, step: int, folder: Path, again: str, watch: Watch | None = Non
                     raise UserError(f"stopped after step {step}; {again} continues from there")
         except Collapse as error:
             good = checkpoints(kept)
-            raise UserError(f"{error}; lower train.lr_per_256. Last good checkpoint: {good[-1] if good else 'none'}") from None
+            raise Diverged(f"{error}; lower train.lr_per_256. Last good checkpoint: {good[-1] if good else 'none'}") from None
 
 
 def _observe(run: Run, steps: int, watch: Watch | None, log: RunLog) -> None:

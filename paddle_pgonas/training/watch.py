@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from paddle_pgonas.config.loading import Config
+from paddle_pgonas.data.images import open_images
 from paddle_pgonas.io.files import write_json
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.scores.correlation import kendall
 from paddle_pgonas.scores.files import read_scores
 from paddle_pgonas.scoring.chunks import METRICS
-from paddle_pgonas.scoring.scorer import score, scoring_set
+from paddle_pgonas.scoring.scorer import score
 from paddle_pgonas.space.arch import Arch
 
 
@@ -27,7 +28,7 @@ class Watcher:
     def __init__(self, config: Config) -> None:
         settings, space = config.train, config.search_space
         self.config = config.changed(data={"val_limit": settings.watch_images})
-        self.data = scoring_set(self.config)
+        self.images = open_images(self.config).for_scoring(self.config.score)
         self.latest: dict[str, float] = {}
         """The last measurement."""
         self.named = {"smallest": space.smallest, "middle": space.middle, "largest": space.largest}
@@ -47,7 +48,8 @@ class Watcher:
         With ``train.watch_truth``, all metrics of its subnets are written to ``<output_dir>/watched/<step>.json``.
         """
         archs = list(dict.fromkeys([*self.named.values(), *(arch for known in self.references.values() for arch in known)]))
-        rows_of = dict(zip(archs, score(net, archs, self.data, self.config), strict=True))
+        measured_rows = score(net, archs, self.images, self.config.data, self.config.score)
+        rows_of = dict(zip(archs, measured_rows, strict=True))
         if "truth" in self.references:
             rows = {arch.code: dict(zip(METRICS, rows_of[arch].tolist(), strict=True)) for arch in self.references["truth"]}
             write_json(Path(self.config.output_dir) / "watched" / f"{step}.json", rows)
@@ -62,5 +64,5 @@ class Watcher:
     def summary(self) -> str:
         """The last measurement as a line of text."""
         reached = ", ".join(f"{name} {self.latest[f'heldout/{name}']:.3f}" for name in self.named)
-        chance = 1 / len(np.unique(self.data.labels))
-        return f"top-1 of the subnets on {len(self.data.labels)} validation images: {reached} (chance {chance:.3f})"
+        chance = 1 / len(np.unique(self.images.labels))
+        return f"top-1 of the subnets on {len(self.images.labels)} validation images: {reached} (chance {chance:.3f})"

@@ -1,0 +1,128 @@
+"""The plan of a scoring job: what its prefix tree saves, memory, time, and what fewer images would do to the ranking."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import paddle
+
+from paddle_pgonas.config.loading import Config, Score
+from paddle_pgonas.data.images import open_images
+from paddle_pgonas.io.files import write_json
+from paddle_pgonas.nn.supernet import Supernet
+from paddle_pgonas.priors import cost
+from paddle_pgonas.priors.geometry import convolutions
+from paddle_pgonas.runtime import select_device
+from paddle_pgonas.scoring.scorer import chunked
+from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
+from paddle_pgonas.scoring.walker import Walker
+from paddle_pgonas.space.arch import Arch
+
+FEWER_IMAGES = json.loads((Path(__file__).parent / "fewer_images.json").read_text(encoding="utf-8"))
+"""How well rankings by fewer images agree with that by all, as a study measured it; the file names its source."""
+
+
+def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None) -> None:
+    """Print the plan of a scoring job: the MACs with and without sharing, memory, and an estimate of the time."""
+    select_device(config.device)
+    side, classes = config.data.image_size, config.model.num_classes
+    order = [archs[position] for position in scoring_order(archs)]
+    chunks = chunked(order)
+    costs = [walk_cost(build_tree(chunk), chunk[0], side, classes) for chunk in chunks]
+    shared = sum(cost_of.macs for cost_of in costs)
+    alone = sum(cost.macs(arch, side, classes) for arch in archs)
+    images = None  # unknown
+    if config.data.source != "folder" or config.data.root is not None:
+        images = len(open_images(config).val_source.labels)
+    calibrating = config.score.calibration_images if config.score.bn == "calibrated" else 0
+    net = Supernet(config.search_space, classes, config.model.activation)
+    rate = _measured_rate(net, chunks[0][:4], side, config.score.batch_size)
+    together = _images_together(config.score)
+    activations = together * _activation_bytes(archs, side)
+    seconds = shared * (images + calibrating) / rate if images else None
+    plan = {
+        "candidates": len(archs),
+        "prefixes": sum(cost_of.blocks for cost_of in costs),
+        "prefixes_alone": sum(len(arch.blocks) for arch in archs),
+        "macs_per_image": shared,
+        "macs_per_image_alone": alone,
+        "macs_ratio": alone / shared,
+        "images": images,
+        "calibration_images": calibrating,
+        "chunks": len(chunks),
+        "activation_bytes": activations,
+        "macs_per_second": rate,
+        "seconds": seconds,
+    }
+    print(f"candidates       {plan['candidates']:,} in {plan['chunks']:,} chunks")
+    print(f"blocks computed  {plan['prefixes']:,} instead of {plan['prefixes_alone']:,}")
+    print(f"per image        {shared:.3e} multiply-accumulates instead of {alone:.3e}: {alone / shared:.3f} times less")
+    print(f"activations      at most {activations / 2**20:,.0f} MiB for {together} images at a time")
+    print(f"measured here    {rate:.3e} multiply-accumulates per second, one process")
+    if images and seconds is not None:
+        print(f"images           {images:,}" + (f", after calibrating on {calibrating:,}" if calibrating else ""))
+        print(f"time             about {_duration(seconds)} in one process")
+        print_sizes(images, shared / rate, calibrating)
+    else:
+        print("images           unknown: give data.root for an estimate of the time")
+    if json_path:
+        write_json(json_path, plan)
+
+
+def print_sizes(images: int, seconds_per_image: float, calibrating: int = 0) -> None:
+    """The time for fewer images, and how much of the ranking they keep; more images can be added to them later.
+
+    Args:
+        images: of the whole set.
+        calibrating: number of calibration images, which take their time whatever the number of images is.
+    """
+    fewer = {int(count): tau for count, tau in FEWER_IMAGES["kendall"].items() if int(count) < images}
+    if fewer:
+        whole = f"the ranking of {FEWER_IMAGES['images']:,} images"
+        print(f"fewer images     data.val_limit, time, Kendall tau by top-1 and by likelihood with {whole}")
+        print(f"                 (measured on {FEWER_IMAGES['source']}); raise data.val_limit later to add images")
+    for count, tau in fewer.items():
+        time_taken = _duration((count + calibrating) * seconds_per_image)
+        print(f"{count:>16,} {time_taken:>14} {tau['top1']:10.3f} {tau['likelihood']:8.3f}")
+
+
+def _measured_rate(net: Supernet, archs: Sequence[Arch], side: int, most: int) -> float:
+    """MACs per second of a walk over random images, whose number is doubled (to ``most`` images) until it takes a second."""
+    net.eval()
+    walker = Walker(net, "running")
+    root = build_tree(archs)
+    batch = 1
+    while True:
+        x = paddle.rand([batch, 3, side, side])
+        walker.macs, started = 0, time.perf_counter()
+        walker.walk(root, x, lambda node, logits: logits.numpy())
+        seconds = time.perf_counter() - started
+        if seconds > 1 or batch * 2 > most:
+            return walker.macs / seconds
+        batch *= 2
+
+
+def _images_together(score: Score) -> int:
+    """Largest number of images whose feature maps are in memory together: a batch that is scored, or one that calibrates."""
+    if score.bn != "calibrated":
+        return score.batch_size
+    return max(score.batch_size, min(score.calibration_batch or score.calibration_images, score.calibration_images))
+
+
+def _activation_bytes(archs: Sequence[Arch], side: int) -> int:
+    """Upper bound of a walk's activations for one image: on the deepest path each block's input, inner map, sum and output."""
+    kept = {"conv1": 1, "conv2": 3}  # maps of a layer's output shape; an input is the output of the block before
+    worst = 0
+    for arch in archs[:: max(1, len(archs) // 500)]:
+        listed = convolutions(arch, side)
+        worst = max(worst, sum(kept.get(layer.part, 0) * layer.c_out * layer.side**2 for layer in listed))
+    return 4 * worst
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

@@ -1,0 +1,127 @@
+"""Shows that the networks of lanes.cpp are Paddle's: equal weights and images give the same
+losses, gradients, weights and running statistics in a training step by both, and then the same evaluation.
+
+    OMP_NUM_THREADS=1 python studies/truth_trainer/check.py
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from lanes import COUNTS, LaneNet
+
+from paddle_pgonas.config.loading import Data
+from paddle_pgonas.nn.resnet import ResNet
+from paddle_pgonas.space.arch import MINI, Arch
+from paddle_pgonas.space.named import find_space
+
+CLASSES, BATCH, SIDE, RATE, MOMENTUM, DECAY = 100, 16, 16, 0.05, 0.9, 5e-4
+TOLERANCE = 1e-4
+"""Largest deviation relative to a tensor's largest value. Both sides compute in float32."""
+CHECKED = (0, 7, 15)
+"""Lanes that are compared; with 16 networks the three have different weights and images."""
+
+
+def subnets() -> list[Arch]:
+    """The largest, the smallest and two random subnets: shortcuts, odd widths, one to four blocks per stage."""
+    slim = find_space(str(Path(__file__).resolve().parents[1] / "similar_cost" / "space.yaml"))
+    return [slim.largest, MINI.smallest, MINI.sample(random.Random(0)), slim.sample(random.Random(1))]
+
+
+def tensors(lanes: LaneNet, source: np.ndarray, lane: int) -> dict[str, np.ndarray]:
+    """One lane's parameters, or their gradients, under Paddle's names and in its layout."""
+    named = {}
+    for name, (rows, columns, c_in, c_out), (place, affine, _) in lanes.convolutions():
+        conv, norm = (f"blocks.{part}" for part in name.split("|"))
+        weight = source[place:affine, lane].reshape(rows, columns, c_in, c_out)
+        named[f"{conv}.weight"] = np.ascontiguousarray(weight.transpose(3, 2, 0, 1))
+        named[f"{norm}.weight"] = source[affine : affine + c_out, lane]
+        named[f"{norm}.bias"] = source[affine + c_out : affine + 2 * c_out, lane]
+    head, (weight, bias) = f"blocks.{lanes.arch.space.first_blocks[-1]}.fc", lanes.layout.fc
+    named[f"{head}.weight"] = source[weight, lane].reshape(-1, lanes.layout.classes)
+    named[f"{head}.bias"] = source[bias, lane]
+    return named
+
+
+def running(lanes: LaneNet, lane: int) -> dict[str, np.ndarray]:
+    """One lane's running statistics under Paddle's names."""
+    named = {}
+    for name, (_, _, _, c_out), (_, _, place) in lanes.convolutions():
+        norm = f"blocks.{name.split('|')[1]}"
+        named[f"{norm}._mean"] = lanes.statistics[place : place + c_out, lane]
+        named[f"{norm}._variance"] = lanes.statistics[place + c_out : place + 2 * c_out, lane]
+    return named
+
+
+def deviation(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> float:
+    """Largest difference of a value, relative to the largest value of its tensor."""
+    if set(ours) != set(theirs):
+        raise SystemExit(f"the networks have different tensors: {sorted(set(ours) ^ set(theirs))[:4]}")
+    return max(float(np.abs(ours[name] - theirs[name]).max() / np.abs(theirs[name]).max().clip(1e-3)) for name in theirs)
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over the images, in float64. (Paddle bounds its own by 64; one step leaves BatchNorm's statistics far off.)"""
+    logits = logits.astype(np.float64)
+    logits -= logits.max(1, keepdims=True)
+    return float((np.log(np.exp(logits).sum(1)) - logits[np.arange(len(labels)), labels]).mean())
+
+
+def compare(arch: Arch, networks: int) -> dict[str, float]:
+    """The largest deviations over the checked lanes."""
+    rng, data = np.random.default_rng(0), Data(mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
+    images = rng.integers(0, 256, (networks * BATCH, SIDE, SIDE, 3), dtype=np.uint8)
+    labels = rng.integers(0, CLASSES, (networks, BATCH))
+    lanes = LaneNet(arch, SIDE, CLASSES, BATCH, networks)
+    for number in range(networks):
+        lanes.draw(number, rng)
+    before = {lane: {name: value.copy() for name, value in tensors(lanes, lanes.params, lane).items()} for lane in CHECKED}
+    chosen = np.arange(networks * BATCH).reshape(networks, BATCH)
+    lanes.put(images, 0, data, chosen)
+    loss, _ = lanes.step(labels, RATE, MOMENTUM, DECAY)
+    gradients = lanes.grads.copy()
+    _, evaluated = lanes.evaluate(images, labels.reshape(-1), data)
+    worst: dict[str, float] = {}
+    for lane in CHECKED:
+        number = lane // lanes.parts
+        net = ResNet(arch, CLASSES, "relu")
+        net.set_state_dict({**net.state_dict(), **{name: paddle.to_tensor(value) for name, value in before[lane].items()}})
+        net.train()
+        normal = (images.astype(np.float32) / 255 - np.float32(data.mean)) / np.float32(data.std)
+        inputs = paddle.to_tensor(normal.transpose(0, 3, 1, 2).astype(np.float32))
+        optimizer = paddle.optimizer.Momentum(RATE, MOMENTUM, net.parameters(), weight_decay=DECAY)
+        own = F.cross_entropy(net(inputs[number * BATCH : (number + 1) * BATCH]), paddle.to_tensor(labels[number]))
+        own.backward()
+        named = {name: one for name, one in net.named_parameters() if not one.stop_gradient}
+        seen = {"loss": abs(float(own) - loss[number])}
+        seen["gradients"] = deviation(tensors(lanes, gradients, lane), {name: one.grad.numpy() for name, one in named.items()})
+        optimizer.step()
+        seen["weights"] = deviation(tensors(lanes, lanes.params, lane), {name: one.numpy() for name, one in named.items()})
+        buffers = {name: one.numpy() for name, one in net.state_dict().items() if name not in named}
+        seen["running statistics"] = deviation(running(lanes, lane), buffers)
+        net.eval()
+        expected = cross_entropy(net(inputs).numpy(), labels.reshape(-1))
+        seen["evaluation"] = abs(expected - evaluated[number]) / expected
+        worst = {name: max(value, worst.get(name, 0.0)) for name, value in seen.items()}
+    return worst
+
+
+def main() -> None:
+    """Compare, and stop with an error beyond the tolerance."""
+    paddle.set_device("cpu")
+    for arch, networks in zip(subnets(), COUNTS, strict=True):
+        worst = compare(arch, networks)
+        print(arch.space.name, arch, networks, "networks,", ", ".join(f"{name} {value:.1e}" for name, value in worst.items()))
+        if max(worst.values()) > TOLERANCE:
+            raise SystemExit(f"{arch}: a deviation is larger than {TOLERANCE}")
+
+
+if __name__ == "__main__":
+    main()

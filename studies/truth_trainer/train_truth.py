@@ -1,0 +1,224 @@
+"""Stand-alone accuracies of many subnets with 16 seeds each, or fewer, which a processor trains side by side (lanes.cpp).
+
+Takes a configuration of the project and a candidate file. ``accuracies.json`` (every seed) and ``truth.json`` (means with
+standard errors, a truth file for the project's tools) are written anew after every subnet, so a killed run loses the subnet that
+it is training and goes on with the rest when it is started again. Several processes can work on the same files.
+
+    OMP_NUM_THREADS=1 python studies/truth_trainer/train_truth.py -c studies/similar_cost/truth.yaml -o data.root=IMAGES \\
+        --candidates studies/similar_cost/candidates.json --results studies/similar_cost
+
+With ``--gpu-job FILE`` it writes a job for gpu.py instead, and with ``--gpu-results FILE`` it adds the results of one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import json
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np
+from gpu_job import write_job
+from lanes import COUNTS, LaneNet, batches
+from layout import LANES
+
+from paddle_pgonas.config.loading import Config, load_config
+from paddle_pgonas.data.cache import decoded
+from paddle_pgonas.data.images import open_images
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.io.files import read_json, read_json_lines, write_json
+from paddle_pgonas.runtime import versions
+from paddle_pgonas.scores.files import Candidate, read_candidates
+from paddle_pgonas.space.arch import Arch
+from paddle_pgonas.space.named import find_space
+from paddle_pgonas.training.schedules import learning_rate
+
+ORDER_SEED = 0
+TRAIN_KEYS = ("epochs", "batch_size", "lr_per_256", "momentum", "weight_decay", "warmup_epochs")
+DATA_KEYS = ("source", "image_size", "resize", "augment", "mean", "std", "train_limit", "val_limit")
+
+
+class Trainer:
+    """Trains one subnet after the other, each with all seeds; the images are decoded once, by the project."""
+
+    def __init__(self, config: Config, seeds: list[int]) -> None:
+        train, model = config.train, config.model
+        plain = train.schedule == "cosine" and train.accumulate == 1 and train.amp == "off" and train.clip_grad_norm is None
+        if not plain or model.activation != "relu":
+            raise UserError("train: needs schedule cosine, accumulate 1, amp off, no clip_grad_norm; model.activation: relu")
+        self.config, self.seeds = config, seeds
+        opened = open_images(config)
+        images = decoded(opened.train_source, config.data, opened.cache)
+        self.batches = batches(len(images.labels), config, seeds)
+        edge = (self.batches.pad, self.batches.pad)
+        self.plain_images = np.asarray(images.images)
+        self.images = np.pad(self.plain_images, ((0, 0), edge, edge, (0, 0)))
+        self.labels = images.labels.astype(np.int64)
+        self.validation = opened.validation
+
+    def write_job(self, path: Path, entries: list[Candidate]) -> None:
+        """Write these trainings as a job for gpu.py."""
+        sets = (self.plain_images, self.labels), (self.validation.images, self.validation.labels)
+        write_job(path, self.config, digest(self.config), entries, self.batches, *sets)
+
+    def train(self, arch: Arch) -> dict[str, Any]:
+        """Train a subnet from random weights: top-1 and loss on the validation images by seed, and the seconds for all."""
+        started, train, data = time.time(), self.config.train, self.config.data
+        net = LaneNet(arch, data.image_size, self.config.model.num_classes, train.batch_size, len(self.seeds))
+        for number, seed in enumerate(self.seeds):
+            net.draw(number, np.random.default_rng(seed))
+        for epoch in range(train.epochs):
+            for number, (chosen, moves) in enumerate(zip(*self.batches.epoch(epoch), strict=True)):
+                net.put(self.images, self.batches.pad, data, chosen, moves)
+                rate = learning_rate(train, epoch * self.batches.steps + number, self.batches.steps, train.batch_size)
+                loss, _ = net.step(self.labels[chosen], rate, train.momentum, train.weight_decay)
+        if not (np.isfinite(loss).all() and np.isfinite(net.params).all()):  # a ReLU turns NaN into 0
+            raise UserError(f"{arch}: training diverged; the last losses are {loss}; lower train.lr_per_256")
+        images = np.ascontiguousarray(self.validation.images)
+        acc, loss = net.evaluate(images, self.validation.labels.astype(np.int64), data)
+        seconds = round(time.time() - started, 1)
+        return {"acc": acc.round(6).tolist(), "loss": loss.round(5).tolist(), "seconds": seconds}
+
+
+def recipe(config: Config) -> dict[str, Any]:
+    """What a result depends on beside subnet and seed, without the places of files."""
+    data, train = config.data.model_dump(mode="json"), config.train.model_dump(mode="json")
+    return {
+        "space": config.model_dump(mode="json")["space"],
+        "num_classes": config.model.num_classes,
+        "data": {"images": Path(str(config.data.root)).name} | {name: data[name] for name in DATA_KEYS},
+        "train": {name: train[name] for name in TRAIN_KEYS},
+    }
+
+
+def comparable(of: dict[str, Any]) -> dict[str, Any]:
+    """A recipe without the name of the images' folder, which may differ."""
+    return of | {"data": of["data"] | {"images": ""}}
+
+
+def digest(config: Config) -> str:
+    """Tells recipes apart in jobs for the GPU and their results."""
+    return hashlib.sha256(json.dumps(comparable(recipe(config)), sort_keys=True).encode()).hexdigest()
+
+
+def results_so_far(path: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """The file of every seed's accuracies.
+
+    Raises:
+        UserError: another recipe made it, or other seeds.
+    """
+    record: dict[str, Any] = read_json(path, "results") if path.exists() else about | {"results": {}}
+    if comparable(record["recipe"]) != comparable(about["recipe"]) or record["seeds"] != about["seeds"]:
+        raise UserError(f"{path}: made with another recipe or other seeds; choose another folder or remove it")
+    return record
+
+
+def add(folder: Path, candidates: list[Candidate], entry: Candidate, result: dict[str, Any], about: dict[str, Any]) -> None:
+    """Add one result to both files; entries stand in the order of the candidates."""
+    path = folder / "accuracies.json"
+    with (folder / ".accuracies.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process waits
+        record = results_so_far(path, about)
+        results = record["results"] | {entry.name: {"arch": entry.arch.code, **result}}
+        record["results"] = {one.name: results[one.name] for one in candidates if one.name in results}
+        write_json(path, record)
+        write_json(folder / "truth.json", {name: mean(one) for name, one in record["results"].items()})
+
+
+def add_from_gpu(folder: Path, candidates: list[Candidate], results: Path, config: Config, about: dict[str, Any]) -> None:
+    """Add the results of a job for the GPU.
+
+    Raises:
+        UserError: there are none, or they are of another recipe or of other candidates, or some are known already.
+    """
+    lines, by_name = read_json_lines(results), {entry.name: entry for entry in candidates}
+    if not lines:
+        raise UserError(f"{results}: holds no results; give the file that gpu.py wrote")
+    known = results_so_far(folder / "accuracies.json", about)["results"]
+    for line in lines:
+        entry = by_name.get(line.get("name"))
+        if line.get("recipe") != digest(config) or entry is None or entry.arch.code != line["arch"]:
+            raise UserError(f"{results}: made with another configuration or for other candidates; give those of its job")
+        if entry.name in known:
+            raise UserError(f"{folder / 'accuracies.json'}: holds {entry.name} already; choose another folder or remove it")
+    for line in lines:
+        result = {name: line[name] for name in ("acc", "loss", "seconds", "device")}
+        add(folder, candidates, by_name[line["name"]], result, about)
+
+
+def mean(result: dict[str, Any]) -> dict[str, Any]:
+    """An entry of a truth file: mean top-1 over the seeds and its standard error."""
+    accs = np.array(result["acc"])
+    error = float(accs.std(ddof=1)) / len(accs) ** 0.5
+    return {"acc": round(float(accs.mean()), 6), "arch": result["arch"], "std_error": round(error, 6)}
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise argparse.ArgumentTypeError(f"must be I/N with I from 0 to N - 1, such as 0/2, not {text}")
+    return int(number), int(count)
+
+
+def main() -> None:
+    """Train whatever has no result yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-c", "--config", type=Path, required=True, metavar="FILE")
+    parser.add_argument("-o", "--override", action="extend", nargs="+", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--candidates", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="gets accuracies.json and truth.json")
+    parser.add_argument(
+        "--part", type=_part, default="0/1", metavar="I/N", help="of N processes this is the one of number I (from 0)"
+    )
+    parser.add_argument("--seeds", type=int, choices=COUNTS, default=LANES, help="trainings per subnet (default: %(default)s)")
+    parser.add_argument("--without", type=Path, metavar="FILE", help="an accuracies.json whose subnets are left out")
+    gpu = parser.add_mutually_exclusive_group()
+    gpu.add_argument("--gpu-job", type=Path, metavar="FILE", help="write a job for gpu.py (FILE.npz) instead of training")
+    gpu.add_argument("--gpu-results", type=Path, metavar="FILE", help="add the results of such a job instead of training")
+    arguments = parser.parse_args()
+    if arguments.seeds != LANES and (arguments.gpu_job or arguments.gpu_results):
+        parser.error(f"--seeds: a GPU trains {LANES}")
+    config = load_config(arguments.config, arguments.override)
+    candidates = read_candidates(arguments.candidates, find_space(config.space))
+    left_out = read_json(arguments.without, "results").get("results") if arguments.without else {}
+    if left_out is None:
+        raise UserError(f"--without {arguments.without}: is no accuracies.json of this program")
+    order = [entry for entry in candidates if entry.name not in left_out]
+    random.Random(ORDER_SEED).shuffle(order)  # so that an unfinished truth is a fair sample
+    number, count = arguments.part
+    by = {"trainer": "truth_trainer", **versions()}
+    about = {"recipe": recipe(config), "versions": by, "seeds": list(range(arguments.seeds))}
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    path = arguments.results / "accuracies.json"
+    if arguments.gpu_results:
+        add_from_gpu(arguments.results, candidates, arguments.gpu_results, config, about)
+        return
+    known = results_so_far(path, about)["results"]
+    missing = [entry for entry in order[number::count] if entry.name not in known]
+    if not missing and not arguments.gpu_job:
+        return  # no image is read for nothing
+    trainer = Trainer(config, about["seeds"])
+    if arguments.gpu_job:
+        trainer.write_job(arguments.gpu_job, missing)
+        return
+    for entry in missing:
+        if entry.name in results_so_far(path, about)["results"]:  # another process was faster
+            continue
+        result = trainer.train(entry.arch)
+        add(arguments.results, candidates, entry, result, about)
+        line = f"{entry.name} {entry.arch}: {100 * np.mean(result['acc']):.2f} +- {100 * np.std(result['acc'], ddof=1):.2f} %"
+        print(time.strftime("%H:%M:%S", time.gmtime()), line, f"{result['seconds']} s", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"train_truth: {error}")
