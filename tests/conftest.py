@@ -30,6 +30,7 @@ prepare_process()
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TINY_CONFIG = Path(__file__).parent / "fixtures" / "tiny.yaml"
+TINY_SPACE = TINY_CONFIG.with_name("tiny_space.yaml")
 TINY = load_config(TINY_CONFIG).search_space
 """Two stages of two blocks, where a step takes milliseconds; for all tests whose point is not the size."""
 os.environ["PYTHONPATH"] = str(REPOSITORY)  # processes that tests start use this checkout, whatever is installed

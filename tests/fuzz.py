@@ -40,6 +40,8 @@ SLOW = 5
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 """Where files are written: thirty times as many inputs as on a disk."""
 PHASES = (Phase.generate, Phase.shrink)
+EXAMPLES = 200
+"""Documents that hypothesis makes for a reader at a time."""
 LONGEST_LINE = 2000
 """Characters of an error's one line; a hundred unknown names and a long path fit."""
 TOKENS = [
@@ -178,11 +180,11 @@ def fuzz(folder: Path, first_seed: int, progress: Progress, only: list[str], unt
 
 
 def generate(folder: Path, name: str, target: Target, progress: Progress, text: str) -> None:
-    """Fifty documents of hypothesis for one reader; a failing one is made as small as it can be."""
+    """Documents of hypothesis for one reader; a failing one is made as small as it can be."""
 
     @seed(int(text))
     @settings(
-        max_examples=200,
+        max_examples=EXAMPLES,
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),

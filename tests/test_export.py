@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from conftest import REPOSITORY, fill_golden, some_archs
+from conftest import REPOSITORY, TINY, fill_golden, some_archs, tiny_config
 from paddle import nn
 
-from paddle_pgonas.config.loading import Config, load_config
+from paddle_pgonas.config.loading import load_config
 from paddle_pgonas.data.images import open_images
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
@@ -24,27 +24,22 @@ from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract
 from paddle_pgonas.nn.weights import read_weights, save_weights
 from paddle_pgonas.scoring.scorer import score
-from paddle_pgonas.space.arch import MINI, TRACK1_THIN
+from paddle_pgonas.space.arch import TRACK1_THIN
 
-ARCH = some_archs(MINI, 3)[2]
-
-
-def demo(folder: Path, *overrides: str) -> Config:
-    return load_config(REPOSITORY / "configs" / "demo.yaml", [f"output_dir={folder}", "data.val_limit=50", *overrides])
+ARCH = some_archs(TINY, 3)[2]
 
 
 @pytest.fixture
-def supernet(tmp_path: Path) -> tuple[Supernet, Path]:
-    net, path = Supernet(MINI, 10, "prelu"), tmp_path / "w.safetensors"
+def supernet(tiny_weights: Path) -> tuple[Supernet, Path]:
+    net = Supernet(TINY, 10, "prelu")
     fill_golden(net)
-    save_weights(path, net, {"step": 7})
-    return net, path
+    return net, tiny_weights
 
 
 @pytest.mark.parametrize("bn", ["calibrated", "running"])
 def test_the_inference_model_gives_the_scorers_metrics(tmp_path: Path, supernet: tuple[Supernet, Path], bn: str) -> None:
     net, weights = supernet
-    config = demo(tmp_path, f"score.bn={bn}", "score.calibration_images=40")
+    config = tiny_config(tmp_path, f"score.bn={bn}", "score.calibration_images=40")
     record = export(config, weights, ARCH, tmp_path / "out", images=30)
     assert all(figures["difference"] < 1e-5 for figures in record["parity"].values())
     assert all(figures["same_predictions"] == 1 for figures in record["parity"].values())
@@ -66,14 +61,14 @@ def test_a_killed_exports_files_are_removed_by_the_next(tmp_path: Path, supernet
     left = tmp_path / "out" / ".export-abc" / "inference.json"
     left.parent.mkdir(parents=True)
     left.write_text("half")
-    export(demo(tmp_path, "score.bn=running"), supernet[1], ARCH, tmp_path / "out", images=2)
+    export(tiny_config(tmp_path, "score.bn=running"), supernet[1], ARCH, tmp_path / "out", images=2)
     assert not list((tmp_path / "out").glob(".*"))
 
 
 def test_the_two_statistics_are_not_the_same(tmp_path: Path, supernet: tuple[Supernet, Path]) -> None:
     """Else the test above could not tell a forgotten calibration."""
     for bn in ("calibrated", "running"):
-        export(demo(tmp_path, f"score.bn={bn}"), supernet[1], ARCH, tmp_path / bn, images=4)
+        export(tiny_config(tmp_path, f"score.bn={bn}"), supernet[1], ARCH, tmp_path / bn, images=4)
     x = np.random.RandomState(0).standard_normal((4, 3, 8, 8)).astype("float32")
     calibrated, running = (open_inference_model(tmp_path / bn)(x) for bn in ("calibrated", "running"))
     assert parity(calibrated, running).difference > 0.01
@@ -81,7 +76,7 @@ def test_the_two_statistics_are_not_the_same(tmp_path: Path, supernet: tuple[Sup
 
 def test_weights_keep_the_challenges_names(tmp_path: Path, supernet: tuple[Supernet, Path]) -> None:
     net, weights = supernet
-    export(demo(tmp_path, "score.bn=running"), weights, ARCH, tmp_path / "out", images=2)
+    export(tiny_config(tmp_path, "score.bn=running"), weights, ARCH, tmp_path / "out", images=2)
     arrays, record = read_weights(tmp_path / "out" / "subnet.safetensors")
     assert record["arch"] == ARCH.code
     wanted = extract(net, ARCH).state_dict()
@@ -90,7 +85,7 @@ def test_weights_keep_the_challenges_names(tmp_path: Path, supernet: tuple[Super
 
 
 def test_exporting_again_leaves_nothing_of_the_last(tmp_path: Path, supernet: tuple[Supernet, Path]) -> None:
-    config, out = demo(tmp_path, "score.bn=running"), tmp_path / "out"
+    config, out = tiny_config(tmp_path, "score.bn=running"), tmp_path / "out"
     out.mkdir()
     for name in ("inference.json", "inference.pdmodel", "inference.onnx"):
         (out / name).write_text("stale")
@@ -100,7 +95,7 @@ def test_exporting_again_leaves_nothing_of_the_last(tmp_path: Path, supernet: tu
 
 def test_batch_statistics_cannot_be_exported(tmp_path: Path, supernet: tuple[Supernet, Path]) -> None:
     with pytest.raises(UserError, match=r"score\.bn=batch"):
-        export(demo(tmp_path, "score.bn=batch"), supernet[1], ARCH, tmp_path / "out")
+        export(tiny_config(tmp_path, "score.bn=batch"), supernet[1], ARCH, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -114,7 +109,7 @@ def test_a_model_that_computes_something_else_is_not_left_behind(
     original = exporting.save_inference_model
     monkeypatch.setattr(exporting, "save_inference_model", broken)
     with pytest.raises(UserError, match="differ"):
-        export(demo(tmp_path), supernet[1], ARCH, tmp_path / "out", images=8)
+        export(tiny_config(tmp_path), supernet[1], ARCH, tmp_path / "out", images=8)
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -149,7 +144,7 @@ def test_calibration_takes_the_images_own_statistics_and_nothing_else(supernet: 
 def test_onnx_computes_the_same(tmp_path: Path, supernet: tuple[Supernet, Path]) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("paddle2onnx")
-    record = export(demo(tmp_path), supernet[1], ARCH, tmp_path / "out", onnx=True, images=20)
+    record = export(tiny_config(tmp_path), supernet[1], ARCH, tmp_path / "out", onnx=True, images=20)
     assert record["parity"]["onnxruntime / scorer"]["difference"] < 1e-5
     assert (tmp_path / "out" / "inference.onnx").stat().st_size > 1000
 
@@ -157,13 +152,13 @@ def test_onnx_computes_the_same(tmp_path: Path, supernet: tuple[Supernet, Path])
 def test_a_missing_onnx_package_is_one_line_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match="pip install 'paddle2onnx"):
-        export(demo(tmp_path), "nowhere", ARCH, tmp_path / "out", onnx=True)
+        export(tiny_config(tmp_path), "nowhere", ARCH, tmp_path / "out", onnx=True)
 
 
 def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path, supernet: tuple[Supernet, Path]) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        export(demo(tmp_path, "score.bn=running"), supernet[1], ARCH, tmp_path / "file", images=2)
+        export(tiny_config(tmp_path, "score.bn=running"), supernet[1], ARCH, tmp_path / "file", images=2)
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "notes.txt"])
@@ -173,5 +168,5 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path, supernet: tupl
     (folder / name).write_text("kept")
     (folder / "config.yaml").write_text("kept")
     with pytest.raises(UserError, match=name):
-        export(demo(tmp_path), supernet[1], MINI.smallest, folder)
+        export(tiny_config(tmp_path), supernet[1], TINY.smallest, folder)
     assert {path.name: path.read_text() for path in folder.iterdir()} == {name: "kept", "config.yaml": "kept"}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, fill_golden
+from conftest import REPOSITORY, fill_golden, tiny_config
 
 from paddle_pgonas.config.loading import load_config
 from paddle_pgonas.data.images import open_images
@@ -82,7 +82,7 @@ def test_an_export_that_does_not_fit_leaves_the_earlier_one(tmp_path: Path, weig
     before = contents(folder)
     (size,) = {len(data) for name, data in before.items() if name.endswith(".pdiparams")}
     with file_size_limit(1 << 16), pytest.raises(UserError, match=r"out: cannot be written|safetensors: cannot be written"):
-        assert size < 1 << 16 < Path(weights).stat().st_size
+        assert size < 1 << 16 < weights.stat().st_size
         export(config, weights, MINI.largest, folder, images=2)
     assert contents(folder) == before
     assert load_subnet(folder).arch == MINI.smallest
@@ -102,7 +102,7 @@ def test_a_conversion_that_does_not_fit_leaves_the_old_file(tmp_path: Path, weig
 
 
 def test_decoded_images_that_do_not_fit_are_decoded_again_later(tmp_path: Path) -> None:
-    config = load_config(DEMO, [f"output_dir={tmp_path}", "data.image_size=16", "data.resize=16"])
+    config = tiny_config(tmp_path, "data.image_size=16", "data.resize=16", "data.val_limit=null")
     with file_size_limit(1 << 16), pytest.raises(UserError, match=r"pixels\.npy: cannot be written"):
         _ = open_images(config).validation
     assert not [name for name in contents(tmp_path) if "pixels" in name]
@@ -137,16 +137,7 @@ def test_closed_streams_are_no_error(tmp_path: Path) -> None:
 
 def test_training_on_a_full_disk_goes_on_after_space_is_made(tmp_path: Path) -> None:
     def run(name: str, *more: str, resume: bool = False) -> Path:
-        options = [
-            "data.train_limit=64",
-            "data.val_limit=20",
-            "train.batch_size=32",
-            "train.epochs=2",
-            "train.watch_images=0",
-            "train.watch_subnets=0",
-            *more,
-        ]
-        return train(load_config(DEMO, [*options, f"data.cache_dir={tmp_path / 'c'}", f"output_dir={tmp_path / name}"]), resume)
+        return train(tiny_config(tmp_path / name, "train.batch_size=32", f"data.cache_dir={tmp_path / 'c'}", *more), resume)
 
     whole = run("whole")
     run("run", "train.max_steps=2").unlink()

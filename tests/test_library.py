@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,23 @@ def test_every_package_and_configuration_is_installed() -> None:
     assert "*.pyi" in settings["package-data"]["paddle_pgonas"]  # the public names are read from it
 
 
+RESULTS = ("supernet.safetensors", "submission.json", "report.html", "front.svg", "best/record.json")
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_the_example_runs_with_two_steps_and_few_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["train.max_steps=2", "train.watch_images=0", "train.watch_subnets=0", "data.val_limit=20"]
+    whole = pg.load_config
+    monkeypatch.setattr(pg, "load_config", lambda path, changes: whole(path, [*changes, *few]))
+    monkeypatch.setattr(sys, "argv", ["example.py", str(tmp_path / "run")])
+    runpy.run_path(str(REPOSITORY / "docs" / "example.py"))
+    assert "logits (2, 10)" in capsys.readouterr().out
+    assert all((tmp_path / "run" / name).stat().st_size > 0 for name in RESULTS)
+
+
+@pytest.mark.slow
 def test_the_example_runs(tmp_path: Path) -> None:
     """As a user runs it: in a process and a folder of its own."""
     example = REPOSITORY / "docs" / "example.py"
@@ -72,8 +90,7 @@ def test_the_example_runs(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert "logits (2, 10)" in result.stdout
-    for name in ("supernet.safetensors", "submission.json", "report.html", "front.svg", "best/record.json"):
-        assert (tmp_path / "run" / name).stat().st_size > 0
+    assert all((tmp_path / "run" / name).stat().st_size > 0 for name in RESULTS)
 
 
 def test_the_reference_is_up_to_date() -> None:

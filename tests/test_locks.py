@@ -9,18 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, TINY, tiny_config
 
-from paddle_pgonas.config.loading import load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.exporting.export import export
 from paddle_pgonas.io.locks import exclusive
 from paddle_pgonas.io.records import Store
-from paddle_pgonas.nn.supernet import Supernet
-from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.scores.files import Candidate
 from paddle_pgonas.searching.search import search
-from paddle_pgonas.space.arch import MINI
 from paddle_pgonas.training.standalone import identity, make_truth
 from paddle_pgonas.training.trainer import train_supernet
 
@@ -66,21 +62,18 @@ def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("job", ["training", "standalone", "search", "export"])
-def test_every_job_that_keeps_files_refuses_a_second_of_its_kind(tmp_path: Path, job: str) -> None:
-    options = [f"output_dir={tmp_path}", "data.train_limit=64", "data.val_limit=4", "train.max_steps=1"]
-    recipe = load_config(REPOSITORY / "configs" / "mini" / "standalone_digits.yaml", options)
-    config = recipe.changed(score={"bn": "running"})
-    weights = tmp_path / "w.safetensors"
-    save_weights(weights, Supernet(MINI, 10, "prelu"), {})
-    candidates = [Candidate("a", MINI.smallest, MINI.smallest.code, None)]
+def test_every_job_that_keeps_files_refuses_a_second_of_its_kind(tmp_path: Path, tiny_weights: Path, job: str) -> None:
+    config = tiny_config(tmp_path, "train.max_steps=1", "score.bn=running")
+    recipe = tiny_config(tmp_path, "train.max_steps=1", "method=null")
+    candidates = [Candidate("a", TINY.smallest, TINY.smallest.code, None)]
     jobs: dict[str, tuple[Path, Callable[[], object]]] = {
-        "training": (tmp_path, lambda: train_supernet(config.changed(method="sandwich"))),
+        "training": (tmp_path, lambda: train_supernet(config)),
         "standalone": (
             Store(tmp_path / "standalone", identity(recipe)).folder,
             lambda: make_truth(recipe, candidates, tmp_path / "t.json"),
         ),
-        "search": (tmp_path, lambda: search(config, weights=weights, population=4, generations=1)),
-        "export": (tmp_path / "out", lambda: export(config, weights, MINI.smallest, tmp_path / "out", images=2)),
+        "search": (tmp_path, lambda: search(config, weights=tiny_weights, population=4, generations=1)),
+        "export": (tmp_path / "out", lambda: export(config, tiny_weights, TINY.smallest, tmp_path / "out", images=2)),
     }
     folder, start = jobs[job]
     with held(folder, job), pytest.raises(UserError, match=f"in use by another {job}"):

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, fill_golden, flops, zen
+from conftest import TINY, flops, tiny_config, zen
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import save_weights
@@ -28,25 +27,13 @@ from paddle_pgonas.searching.evolution import ScoredSubnet, Task, cross, evolve,
 from paddle_pgonas.searching.search import search
 from paddle_pgonas.space.arch import MINI, TRACK1, Arch, SearchSpace
 
-TINY = replace(MINI, name="tiny", bases=(8, 16), max_depths=(2, 2), ratios=(1.0, 0.75, 0.5))
-SPACES = st.sampled_from([MINI, TRACK1, TINY])
+SMALL = replace(MINI, name="small", bases=(8, 16), max_depths=(2, 2), ratios=(1.0, 0.75, 0.5))
+SPACES = st.sampled_from([MINI, TRACK1, SMALL])
 
 
 def zen_task(space: SearchSpace, limit: float | None = None) -> Task:
     limits = {} if limit is None else {"macs": limit}
     return Task(space, lambda arch: {"macs": flops(arch)}, limits, "macs", lambda archs: list(map(zen, archs)))
-
-
-def demo(folder: Path, *overrides: str) -> Config:
-    return load_config(REPOSITORY / "configs" / "demo.yaml", [f"output_dir={folder}", "data.val_limit=30", *overrides])
-
-
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    net = Supernet(MINI, 10, "prelu")
-    fill_golden(net)
-    save_weights(tmp_path / "w.safetensors", net, {})
-    return tmp_path / "w.safetensors"
 
 
 @given(SPACES, st.integers(0, 2**32))
@@ -84,12 +71,12 @@ def every_arch(space: SearchSpace) -> list[Arch]:
 
 
 def test_a_space_small_enough_to_look_through_is_searched_to_its_best_two() -> None:
-    archs = every_arch(TINY)
-    assert len(set(archs)) == TINY.size
+    archs = every_arch(SMALL)
+    assert len(set(archs)) == SMALL.size
     limit = float(np.median([flops(arch) for arch in archs]))
     scores = [zen(arch) for arch in archs if flops(arch) <= limit]
     for seed in range(3):
-        found = evolve(zen_task(TINY, limit), 20, 20, seed)
+        found = evolve(zen_task(SMALL, limit), 20, 20, seed)
         assert len(found) < 400
         best = front(found, "macs")[-1].score
         assert sum(score > best + 1e-9 for score in scores) <= 1
@@ -110,7 +97,7 @@ def test_no_subnet_is_scored_twice_or_beyond_the_limit() -> None:
 
 
 def test_a_search_ends_when_the_space_is_exhausted() -> None:
-    small = replace(TINY, max_depths=(1, 1), ratios=(1.0, 0.5))
+    small = replace(SMALL, max_depths=(1, 1), ratios=(1.0, 0.5))
     assert {entry.arch for entry in evolve(zen_task(small), 8, 50, seed=0)} <= set(every_arch(small))
 
 
@@ -127,18 +114,18 @@ def test_the_first_generation_holds_the_ends() -> None:
     assert len(set(archs)) == 10
 
 
-def test_scores_are_the_supernets(tmp_path: Path, weights: Path) -> None:
-    config = demo(tmp_path)
-    result = search(config, weights=weights, limits={"macs": 800_000}, population=8, generations=3, metric="likelihood")
+def test_scores_are_the_supernets(tmp_path: Path, tiny_weights: Path) -> None:
+    config = tiny_config(tmp_path)
+    result = search(config, weights=tiny_weights, limits={"macs": 150_000}, population=8, generations=3, metric="likelihood")
     archs = [entry.arch for entry in result.scored]
-    wanted = score(config, weights, archs, "likelihood")
+    wanted = score(config, tiny_weights, archs, "likelihood")
     np.testing.assert_allclose([entry.score for entry in result.scored], wanted, rtol=1e-5)
-    assert all(entry.costs["macs"] == cost.macs(entry.arch, 8, 10) <= 800_000 for entry in result.scored)
+    assert all(entry.costs["macs"] == cost.macs(entry.arch, 8, 10) <= 150_000 for entry in result.scored)
 
 
-def test_a_killed_search_goes_on_to_the_same_result(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"weights": weights, "limits": {"macs": 900_000}, "population": 8, "generations": 5, "metric": "probability"}
-    whole = search(demo(tmp_path / "whole"), **options)
+def test_a_killed_search_goes_on_to_the_same_result(tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"weights": tiny_weights, "limits": {"macs": 180_000}, "population": 8, "generations": 5, "metric": "probability"}
+    whole = search(tiny_config(tmp_path / "whole"), **options)
     original, batches = Session.measure, 0
 
     def failing(self: Session, archs: Sequence[Arch]) -> np.ndarray:
@@ -150,37 +137,37 @@ def test_a_killed_search_goes_on_to_the_same_result(tmp_path: Path, weights: Pat
 
     monkeypatch.setattr(Session, "measure", failing)
     with pytest.raises(KeyboardInterrupt):
-        search(demo(tmp_path / "killed"), **options)
-    assert search(demo(tmp_path / "killed"), **options).scored == whole.scored
+        search(tiny_config(tmp_path / "killed"), **options)
+    assert search(tiny_config(tmp_path / "killed"), **options).scored == whole.scored
     assert batches == 6  # three, the killed one, and the two that were missing
     kept = sorted((tmp_path / "killed" / "search").rglob("*.safetensors"))
     kept[2].write_bytes(kept[2].read_bytes()[:-1])
-    assert search(demo(tmp_path / "killed"), **options).scored == whole.scored
+    assert search(tiny_config(tmp_path / "killed"), **options).scored == whole.scored
     assert batches == 7  # the damaged one
-    assert search(demo(tmp_path / "killed"), **options).scored == whole.scored
+    assert search(tiny_config(tmp_path / "killed"), **options).scored == whole.scored
     assert batches == 7
 
 
-def test_other_weights_do_not_share_scores(tmp_path: Path, weights: Path) -> None:
-    options = {"limits": {"macs": 900_000}, "population": 4, "generations": 1}
-    first = search(demo(tmp_path), weights=weights, metric="probability", **options)
-    net = Supernet(MINI, 10, "prelu")
+def test_other_weights_do_not_share_scores(tmp_path: Path, tiny_weights: Path) -> None:
+    options = {"limits": {"macs": 180_000}, "population": 4, "generations": 1}
+    first = search(tiny_config(tmp_path), weights=tiny_weights, metric="probability", **options)
+    net = Supernet(TINY, 10, "prelu")
     save_weights(tmp_path / "other.safetensors", net, {})
-    second = search(demo(tmp_path), weights=tmp_path / "other.safetensors", metric="probability", **options)
+    second = search(tiny_config(tmp_path), weights=tmp_path / "other.safetensors", metric="probability", **options)
     assert [entry.arch for entry in first.scored] == [entry.arch for entry in second.scored]
     assert [entry.score for entry in first.scored] != [entry.score for entry in second.scored]
     assert len(list((tmp_path / "search").iterdir())) == 2
 
 
 def test_the_result_is_a_candidate_file_a_record_and_a_picture(tmp_path: Path) -> None:
-    result = search(demo(tmp_path), prior="zen", limits={"params": 100_000}, population=12, generations=4)
+    result = search(tiny_config(tmp_path), prior="zen", limits={"params": 5_000}, population=12, generations=4)
     result.write(tmp_path / "front.json")
-    entries = read_candidates(tmp_path / "front.json", MINI)
+    entries = read_candidates(tmp_path / "front.json", TINY)
     record = json.loads((tmp_path / "front.record.json").read_text())
     assert [entry.acc for entry in entries] == sorted(entry.acc for entry in entries if entry.acc is not None)
     assert [entry.acc for entry in entries] == [zen_score(entry.arch, 8) for entry in entries]
     assert record["best"]["arch"] == entries[-1].arch.code == result.best.arch.code
-    assert record["best"]["params"] == cost.params(entries[-1].arch, 10) <= 100_000
+    assert record["best"]["params"] == cost.params(entries[-1].arch, 10) <= 5_000
     svg = (tmp_path / "front.svg").read_text()
     assert svg.startswith("<svg")
     assert "parameters" in svg
@@ -189,9 +176,9 @@ def test_the_result_is_a_candidate_file_a_record_and_a_picture(tmp_path: Path) -
 
 def test_latency_is_measured_once_and_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "REPEATS", 3)
-    config = demo(tmp_path)
+    config = tiny_config(tmp_path)
     result = search(config, prior="zen", limits={"latency_ms": 1e6}, population=4, generations=1)
-    assert [entry.arch for entry in result.scored][:2] == [MINI.smallest, MINI.largest]
+    assert [entry.arch for entry in result.scored][:2] == [TINY.smallest, TINY.largest]
     small, large = (entry.costs["latency_ms"] for entry in result.scored[:2])
     assert small > 0 and large > 0
     monkeypatch.setattr(latency.Latency, "_measure", lambda self, arch: pytest.fail("measured again"))
@@ -215,4 +202,4 @@ def test_latency_is_measured_once_and_limits(tmp_path: Path, monkeypatch: pytest
 )
 def test_a_search_that_cannot_be_is_one_line(tmp_path: Path, options: dict, names: str) -> None:
     with pytest.raises(UserError, match=names):
-        search(demo(tmp_path), **options)
+        search(tiny_config(tmp_path), **options)

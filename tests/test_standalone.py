@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY, some_archs
+from conftest import REPOSITORY, TINY, TINY_SPACE, some_archs
 
 from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.data.images import open_images
@@ -18,27 +18,30 @@ from paddle_pgonas.io.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights, read_arrays
 from paddle_pgonas.scores.files import Candidate, read_scores
-from paddle_pgonas.space.arch import MINI
 from paddle_pgonas.training import standalone, trainer
 from paddle_pgonas.training.standalone import accuracy, make_truth, train_standalone
 
+ALL = {"train_limit": None, "val_limit": None}
+
 
 def config(folder: Path, **changes: object) -> Config:
-    base = load_config(REPOSITORY / "configs" / "mini" / "standalone_digits.yaml")
-    return base.changed(output_dir=str(folder), train=changes)
+    """Ten steps an epoch, if the batch is of eight."""
+    options = [f"space={TINY_SPACE}", "data.train_limit=80", "data.val_limit=50", f"output_dir={folder}"]
+    return load_config(REPOSITORY / "configs" / "mini" / "standalone_digits.yaml", options).changed(train=changes)
 
 
 def test_a_subnet_learns_the_digits_and_one_seed_gives_one_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = config(tmp_path, epochs=3, batch_size=32)
-    acc = train_standalone(settings, MINI.smallest)
+    acc = train_standalone(config(tmp_path, epochs=3, batch_size=32).changed(data=ALL), TINY.largest)
     assert acc > 0.6
+    settings = config(tmp_path, epochs=2, batch_size=8)
+    acc = train_standalone(settings, TINY.smallest)
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")  # processes share the subnets of a list, never the images of one
-    assert train_standalone(settings, MINI.smallest) == acc
-    assert train_standalone(settings.changed(seed=1), MINI.smallest) != acc
+    assert train_standalone(settings, TINY.smallest) == acc
+    assert train_standalone(settings.changed(seed=1), TINY.smallest) != acc
 
 
 def test_a_truth_file_grows_and_trains_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    candidates = [Candidate(f"a{i}", arch, arch.code, None) for i, arch in enumerate(some_archs(MINI, 4))]
+    candidates = [Candidate(f"a{i}", arch, arch.code, None) for i, arch in enumerate(some_archs(TINY, 4))]
     trained: list[str] = []
 
     def fake(settings: Config, arch: object, folder: Path) -> float:
@@ -51,43 +54,43 @@ def test_a_truth_file_grows_and_trains_nothing_twice(tmp_path: Path, monkeypatch
     output = tmp_path / "truth.json"
     with pytest.raises(KeyboardInterrupt):
         make_truth(config(tmp_path), candidates, output)
-    assert read_scores(output, MINI) == {candidates[0].arch.code: 0.1, candidates[1].arch.code: 0.2}
+    assert read_scores(output, TINY) == {candidates[0].arch.code: 0.1, candidates[1].arch.code: 0.2}
     trained.clear()
     make_truth(config(tmp_path), candidates, output)
     assert trained == [candidate.arch.code for candidate in candidates[2:]]
-    assert len(read_scores(output, MINI)) == 4
+    assert len(read_scores(output, TINY)) == 4
 
 
 def test_another_recipe_keeps_its_own_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    candidates = [Candidate("a", MINI.smallest, MINI.smallest.code, None)]
+    candidates = [Candidate("a", TINY.smallest, TINY.smallest.code, None)]
     results = iter((0.1, 0.2))
     monkeypatch.setattr(standalone, "_train", lambda settings, arch, folder: next(results))
     for epochs, acc in ((1, 0.1), (2, 0.2), (1, 0.1)):
         make_truth(config(tmp_path, epochs=epochs), candidates, tmp_path / "truth.json")
-        assert read_scores(tmp_path / "truth.json", MINI) == {MINI.smallest.code: acc}
+        assert read_scores(tmp_path / "truth.json", TINY) == {TINY.smallest.code: acc}
 
 
 def test_two_ranks_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    candidates = [Candidate(f"a{i}", arch, arch.code, None) for i, arch in enumerate(some_archs(MINI, 5))]
+    candidates = [Candidate(f"a{i}", arch, arch.code, None) for i, arch in enumerate(some_archs(TINY, 5))]
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
     monkeypatch.setattr(standalone, "_train", lambda settings, arch, folder: 0.5)
     counts = []
     for rank in (0, 1):
         monkeypatch.setenv("PADDLE_TRAINER_ID", str(rank))
         make_truth(config(tmp_path), candidates, tmp_path / "truth.json")
-        counts.append(len(read_scores(tmp_path / "truth.json", MINI)))
+        counts.append(len(read_scores(tmp_path / "truth.json", TINY)))
     assert counts == [3, 5]
 
 
 def test_a_diverged_loss_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(Diverged, match="diverged"):
-        train_standalone(config(tmp_path, max_steps=20, lr_per_256=1e9, warmup_epochs=0.0), MINI.smallest)
+        train_standalone(config(tmp_path, max_steps=20, lr_per_256=1e9, warmup_epochs=0.0), TINY.smallest)
 
 
 def test_kept_weights_of_the_largest_subnet_teach_a_supernet(tmp_path: Path) -> None:
     settings = config(tmp_path, epochs=1, max_steps=3)
-    acc = train_standalone(settings, MINI.largest, tmp_path / "teacher.safetensors")
-    net = Supernet(MINI, 10, settings.model.activation)
+    acc = train_standalone(settings, TINY.largest, tmp_path / "teacher.safetensors")
+    net = Supernet(TINY, 10, settings.model.activation)
     assert load_weights(net, tmp_path / "teacher.safetensors")["acc"] == acc
     net.eval()
     assert accuracy(net, open_images(settings).validation, settings) == acc
@@ -125,14 +128,14 @@ def test_a_stopped_subnet_goes_on_and_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: Callable[[], None], lost: int, amp: str
 ) -> None:
     """Two epochs of 10 steps; the stop comes at step 13."""
-    whole, parts = (config(tmp_path / name, epochs=2, batch_size=128, accumulate=2, amp=amp) for name in ("whole", "parts"))
-    acc = train_standalone(whole, MINI.smallest, tmp_path / "whole.safetensors")
+    whole, parts = (config(tmp_path / name, epochs=2, batch_size=8, accumulate=2, amp=amp) for name in ("whole", "parts"))
+    acc = train_standalone(whole, TINY.smallest, tmp_path / "whole.safetensors")
     with monkeypatch.context() as patch:
         taken = count_steps(patch, 13, then)
         with pytest.raises((KeyboardInterrupt, UserError)):
-            train_standalone(parts, MINI.smallest)
+            train_standalone(parts, TINY.smallest)
     again = count_steps(monkeypatch)
-    assert train_standalone(parts, MINI.smallest, tmp_path / "parts.safetensors") == acc
+    assert train_standalone(parts, TINY.smallest, tmp_path / "parts.safetensors") == acc
     assert again == list(range(taken[-1] + 1 - lost, 20))
     ours, theirs = (read_arrays(tmp_path / f"{name}.safetensors")[0] for name in ("parts", "whole"))
     assert all((ours[name] == theirs[name]).all() for name in theirs)
@@ -142,8 +145,8 @@ def test_a_stopped_subnet_goes_on_and_ends_with_the_same_weights(
 
 
 def test_a_killed_truth_goes_on_within_its_second_subnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    candidates = [Candidate(arch.code, arch, arch.code, None) for arch in some_archs(MINI, 3)[1:]]
-    whole, parts = (config(tmp_path / name, epochs=2, batch_size=128, log_every=1) for name in ("whole", "parts"))
+    candidates = [Candidate(arch.code, arch, arch.code, None) for arch in some_archs(TINY, 3)[1:]]
+    whole, parts = (config(tmp_path / name, epochs=2, batch_size=8, log_every=1) for name in ("whole", "parts"))
     make_truth(whole, candidates, tmp_path / "whole.json")
     make_truth(parts, candidates[:1], tmp_path / "parts.json")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -152,7 +155,7 @@ def test_a_killed_truth_goes_on_within_its_second_subnet(tmp_path: Path, monkeyp
     taken = count_steps(monkeypatch)
     make_truth(parts, candidates, tmp_path / "parts.json")
     assert taken == list(range(10, 20))
-    assert read_scores(tmp_path / "parts.json", MINI) == read_scores(tmp_path / "whole.json", MINI)
+    assert read_scores(tmp_path / "parts.json", TINY) == read_scores(tmp_path / "whole.json", TINY)
     logs = [list(tmp_path.glob(f"{run}/standalone/*/{candidates[1].arch}/metrics.jsonl")) for run in ("parts", "whole")]
     ours, theirs = ([(line["loss/subnet"], line["accuracy"]) for line in read_json_lines(log)] for [log] in logs)
     assert ours == theirs
@@ -160,31 +163,31 @@ def test_a_killed_truth_goes_on_within_its_second_subnet(tmp_path: Path, monkeyp
 
 
 def test_a_half_trained_subnet_is_no_start_for_another_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, others = (config(tmp_path, epochs=2, batch_size=128, lr_per_256=rate) for rate in (0.2, 0.1))
+    ours, others = (config(tmp_path, epochs=2, batch_size=8, lr_per_256=rate) for rate in (0.2, 0.1))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         count_steps(patch, 13, killed)
-        train_standalone(ours, MINI.smallest)
+        train_standalone(ours, TINY.smallest)
     taken = count_steps(monkeypatch)
-    train_standalone(others, MINI.smallest)
+    train_standalone(others, TINY.smallest)
     assert taken == list(range(20))
-    train_standalone(ours, MINI.smallest)
+    train_standalone(ours, TINY.smallest)
     assert taken == [*range(20), *range(10, 20)]
 
 
 def test_a_result_that_cannot_be_kept_costs_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings, candidates = config(tmp_path, max_steps=3), [Candidate("a", MINI.smallest, MINI.smallest.code, None)]
+    settings, candidates = config(tmp_path, max_steps=3), [Candidate("a", TINY.smallest, TINY.smallest.code, None)]
 
     def full(*arguments: Any) -> None:
         raise UserError("no space left")
 
-    train_standalone(settings, MINI.largest)  # decodes the images, which are kept by the same store
+    train_standalone(settings, TINY.largest)  # decodes the images, which are kept by the same store
     with monkeypatch.context() as patch, pytest.raises(UserError, match="no space"):
         patch.setattr(standalone.Store, "put", full)
         make_truth(settings, candidates, tmp_path / "truth.json")
     taken = count_steps(monkeypatch)
     make_truth(settings, candidates, tmp_path / "truth.json")
     assert not taken
-    assert len(read_scores(tmp_path / "truth.json", MINI)) == 1
+    assert len(read_scores(tmp_path / "truth.json", TINY)) == 1
     assert not list(tmp_path.rglob("step-*"))
 
 
@@ -194,19 +197,18 @@ def test_a_result_that_cannot_be_kept_costs_no_training(tmp_path: Path, monkeypa
      ("method", "uniform"), ("method", {"name": "pgonas", "pairs": 3}), ("train", {"watch_images": 9})],
 )  # fmt: skip
 def test_a_key_that_stand_alone_training_ignores_is_refused(tmp_path: Path, section: str, changes: dict[str, Any]) -> None:
-    settings = config(tmp_path)
-    settings = settings.changed(**{section: changes})
-    for call in (lambda: train_standalone(settings, MINI.smallest), lambda: make_truth(settings, [], tmp_path / "truth.json")):
+    settings = config(tmp_path).changed(**{section: changes})
+    for call in (lambda: train_standalone(settings, TINY.smallest), lambda: make_truth(settings, [], tmp_path / "truth.json")):
         with pytest.raises(UserError, match=f"stand-alone training makes no use of {section}[.=]"):
             call()
 
 
 def test_mixed_precision_on_a_cpu_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train\.amp: bf16 needs a GPU"):
-        train_standalone(config(tmp_path, amp="bf16").changed(device="cpu"), MINI.smallest)
+        train_standalone(config(tmp_path, amp="bf16").changed(device="cpu"), TINY.smallest)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_mixed_precision_learns(tmp_path: Path, amp: str) -> None:
-    assert train_standalone(config(tmp_path, epochs=3, batch_size=32, amp=amp), MINI.smallest) > 0.6
+    assert train_standalone(config(tmp_path, epochs=3, batch_size=32, amp=amp).changed(data=ALL), TINY.largest) > 0.6

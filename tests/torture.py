@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from conftest import fill_golden
+from conftest import TINY, TINY_CONFIG, fill_golden
 from PIL import Image
 
 from paddle_pgonas.config.loading import Config, load_config
@@ -45,11 +45,9 @@ from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.scores.files import sample_candidates, write_scores
 from paddle_pgonas.scoring.submission import write_submission
 from paddle_pgonas.searching.search import search
-from paddle_pgonas.space.arch import MINI
 from paddle_pgonas.training.standalone import make_truth
 from paddle_pgonas.training.trainer import train
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 DOCUMENTED, BROKEN = 2, 3
 """Exit statuses of a job: UserError, and any other exception."""
@@ -98,13 +96,13 @@ class Inputs:
                 for number in range(count):
                     pixels = rng.integers(0, 128, (12, 12, 3), dtype=np.uint8) + np.uint8(120 * label)
                     Image.fromarray(pixels).save(folder / f"{number}.png")
-        net = Supernet(MINI, 2, "prelu")
+        net = Supernet(TINY, 2, "prelu")
         fill_golden(net)
         save_weights(self.weights, net, {"step": 7})
-        candidates = sample_candidates(MINI, 60, 0)
+        candidates = sample_candidates(TINY, 60, 0)
         write_scores(self.candidates, candidates, [0.0] * len(candidates))
 
-    def config(self, folder: Path, *more: str, name: str = "demo.yaml") -> Config:
+    def config(self, folder: Path, *more: str) -> Config:
         """The configuration of a job."""
         options = ["data.source=folder", f"data.root={self.folder / 'images'}", "model.num_classes=2"]
         options += [
@@ -115,7 +113,7 @@ class Inputs:
             "train.watch_images=0",
             "train.watch_subnets=0",
         ]
-        return load_config(CONFIGS / name, [*options, f"output_dir={folder}", "device=cpu", *more])
+        return load_config(TINY_CONFIG, [*options, f"output_dir={folder}", "device=cpu", *more])
 
 
 def make_jobs(inputs: Inputs) -> dict[str, Job]:
@@ -128,15 +126,15 @@ def make_jobs(inputs: Inputs) -> dict[str, Job]:
         write_submission(inputs.config(folder, "score.bn=running"), inputs.weights, inputs.candidates, folder / "s.json")
 
     def standalone(folder: Path) -> None:
-        config = inputs.config(folder, "train.max_steps=4", name="mini/standalone_digits.yaml")
-        make_truth(config, sample_candidates(MINI, 3, 0), folder / "truth.json")
+        config = inputs.config(folder, "train.max_steps=4", "method=null")
+        make_truth(config, sample_candidates(TINY, 3, 0), folder / "truth.json")
 
     def searching(folder: Path) -> None:
         result = search(inputs.config(folder, "score.bn=running"), weights=inputs.weights, population=6, generations=3)
         result.write(folder / "front.json")
 
     def exporting(folder: Path) -> None:
-        export(inputs.config(folder, "score.bn=running"), inputs.weights, MINI.smallest, folder / "out", images=2)
+        export(inputs.config(folder, "score.bn=running"), inputs.weights, TINY.smallest, folder / "out", images=2)
 
     def files(*names: str) -> Callable[[Path], Result]:
         return lambda folder: {name: (folder / name).read_bytes() for name in names}
