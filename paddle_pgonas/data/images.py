@@ -28,10 +28,7 @@ class JobImages:
 
     @cached_property
     def train_fingerprint(self) -> str:
-        """A digest of the training images and their labels, independent of their path.
-
-        The first call reads every file once; later calls only check for changed files (:mod:`~paddle_pgonas.data.fingerprints`).
-        """
+        """A digest of the training images and their labels (:meth:`~paddle_pgonas.data.sources.ImageSource.fingerprint`)."""
         return self.train_source.fingerprint(self.cache)
 
     @cached_property
