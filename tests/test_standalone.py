@@ -93,7 +93,7 @@ def test_kept_weights_of_the_largest_subnet_teach_a_supernet(tmp_path: Path) -> 
     net = Supernet(TINY, 10, settings.model.activation)
     assert load_weights(net, tmp_path / "teacher.safetensors")["acc"] == acc
     net.eval()
-    assert accuracy(net, open_images(settings).validation, settings) == acc
+    assert accuracy(net, open_images(settings).validation, settings.data, 100) == acc
 
 
 def count_steps(monkeypatch: pytest.MonkeyPatch, at: int | None = None, then: Callable[[], None] | None = None) -> list[int]:

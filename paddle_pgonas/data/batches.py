@@ -94,13 +94,10 @@ class EpochBatches(paddle.io.Dataset):
 
 
 def calibration_images(source: ImageSource, data: Data, count: int) -> np.ndarray:
-    """Evaluation crops of ``count`` training images taken evenly from the list: uint8 [N, S, S, 3].
-
-    Raises UserError if no image can be read, or more than ``data.max_unreadable`` of them cannot.
-    """
+    """Evaluation crops of ``count`` training images taken evenly: uint8 [N, S, S, 3]. Raises UserError if too few can be read."""
     chosen = source.subset(evenly(len(source.labels), count))
-    indices = range(len(chosen.labels))
-    crops = [crop for _, crop in readable_crops(chosen, data, Unreadable(chosen, data.max_unreadable), indices)]
+    unreadable = Unreadable(chosen, data.max_unreadable)
+    crops = [crop for _, crop in readable_crops(chosen, data, unreadable, range(len(chosen.labels)))]
     if not crops:
         raise UserError("data.root: none of the calibration images can be read")
     return np.stack(crops)

@@ -19,30 +19,21 @@ from paddle_pgonas.io.files import atomic_path
 from paddle_pgonas.io.records import Entry, Store
 from paddle_pgonas.progress import progress
 
-PIXELS, RECORD = "pixels.npy", "images"
-"""File of a cache's pixels, which is memory-mapped, and the entry with the list of images and the checksum."""
+PIXELS, RECORD = "pixels.npy", "images"  # file of the pixels, and the entry with the list of images and the checksum
 
-DECODER = 3
-"""Version of the decoding: raise it when the same files give other pixels, so that older caches are not used."""
+DECODER = 3  # version of the decoding: raise it when the same files give other pixels, so that older caches are not used
 
 
 class DecodedImages(NamedTuple):
     """Images as the network's crop, with their labels."""
 
-    images: np.ndarray
-    """uint8 [N, S, S, 3], memory-mapped."""
-    labels: np.ndarray
-    """int64 [N]."""
-    fingerprint: str
-    """Changes when any image, label or the crop does."""
-    kept: np.ndarray
-    """Position of each image among the requested ones, ascending; missing ones could not be read."""
-    asked: int
-    """Number of requested images."""
-    calibration: np.ndarray | None = None
-    """Training images for the calibration of BatchNorm statistics: uint8 [n, S, S, 3]; None if the mode needs none."""
-    prefix_fingerprint: Callable[[int], str] | None = None
-    """The fingerprint of the first so many of the requested images; None if it is not known."""
+    images: np.ndarray  # uint8 [N, S, S, 3], memory-mapped
+    labels: np.ndarray  # int64 [N]
+    fingerprint: str  # changes when any image, label or the crop does
+    kept: np.ndarray  # position of each image among the requested ones, ascending; missing ones could not be read
+    asked: int  # number of requested images
+    calibration: np.ndarray | None = None  # training images for BatchNorm, uint8 [n, S, S, 3]; None if the mode needs none
+    prefix_fingerprint: Callable[[int], str] | None = None  # of the first so many of the requested images, if it is known
 
 
 def decoded(source: ImageSource, data: Data, folder: str | Path) -> DecodedImages:
@@ -53,8 +44,7 @@ def decoded(source: ImageSource, data: Data, folder: str | Path) -> DecodedImage
     """
     store = _store(source, data, Path(folder))
     unreadable = Unreadable(source, data.max_unreadable)
-    entry = _whole(store) or _build(source, data, store, unreadable)
-    kept = entry.arrays["kept"]
+    kept = (_whole(store) or _build(source, data, store, unreadable)).arrays["kept"]
     unreadable.add_all(np.setdiff1d(np.arange(len(source.labels)), kept))
     unreadable.check()
     images = np.load(store.folder / PIXELS, mmap_mode="r")[: len(kept)]  # unreadable files left room at the end
@@ -82,10 +72,9 @@ def _whole(store: Store) -> Entry | None:
 def _build(source: ImageSource, data: Data, store: Store, unreadable: Unreadable) -> Entry:
     count, size = len(source.labels), data.image_size
     kept = []
-    header = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size, 3)}
     # Written in order, not through a memory map: a full disk would end the process at a mapped page.
     with atomic_path(store.folder / PIXELS) as part, part.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (count, size, size, 3)})
         start = file.tell()
         for index, crop in readable_crops(source, data, unreadable, progress(range(count), "decoding images", "images")):
             file.write(crop.tobytes())

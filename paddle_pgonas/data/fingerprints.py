@@ -23,18 +23,14 @@ from paddle_pgonas.progress import progress
 
 TABLE = "file-digests.safetensors"
 READERS = 8
-SETTLED = 2 * 10**9
-"""Nanoseconds after which a further change to a file certainly changes its times; digests of younger files are not stored."""
-
-UNREADABLE = bytes(32)
-"""Stands for the digest of a file that cannot be read."""
+SETTLED = 2 * 10**9  # nanoseconds until a further change to a file surely changes its times; younger files are not stored
+UNREADABLE = bytes(32)  # stands for the digest of a file that cannot be read
 
 
 def fingerprint_files(folder: Path, names: Sequence[bytes], labels: Iterable[int], cache: Path) -> str:
     """SHA-256 over each file's name below ``folder``, label and content, in this order; an unreadable file has none.
 
-    ``cache`` is the folder of the table of digests: runs that share it read no file twice. Raises UserError if the table cannot
-    be written.
+    Runs that share ``cache``, the folder of the table, read no file twice. Raises UserError if the table cannot be written.
     """
     remove_left_parts(cache, TABLE)
     known, root = _read_table(cache / TABLE), os.fsencode(folder)
@@ -91,7 +87,5 @@ def _read_table(path: Path) -> dict[bytes, bytes]:
 
 
 def _write_table(path: Path, table: dict[bytes, bytes]) -> None:
-    def rows(digests: Iterable[bytes]) -> np.ndarray:
-        return np.frombuffer(b"".join(digests), np.uint8).reshape(len(table), -1)
-
-    records.write(path, {}, {"stamps": rows(table), "contents": rows(table.values())})
+    stamps, contents = (np.frombuffer(b"".join(digests), np.uint8).reshape(len(table), -1) for digests in (table, table.values()))
+    records.write(path, {}, {"stamps": stamps, "contents": contents})

@@ -20,11 +20,9 @@ from paddle_pgonas.errors import UserError
 Split = Literal["train", "val"]
 EXTENSIONS = {".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff"}
 
-LARGE, MOST_PER_BYTE = 25_000_000, 2000
-"""An image of more than LARGE pixels and more than MOST_PER_BYTE per byte of its file is not decoded: it is no photograph."""
+LARGE, MOST_PER_BYTE = 25_000_000, 2000  # an image of more pixels, both in all and per byte of its file, is no photograph
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Allowed decoders, chosen by a file's content. Others, such as that of EPS, start programs."""
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # chosen by content; other decoders (EPS) start programs
 
 
 class UnreadableImage(Exception):
@@ -34,12 +32,9 @@ class UnreadableImage(Exception):
 class ImageSource(ABC):
     """Labelled images that can be read one by one."""
 
-    items: np.ndarray
-    """One per image, from which the image is read: the name of a file, or pixels."""
-    labels: np.ndarray
-    """int64, one per image."""
-    classes: list[str]
-    """Their names; a label is an index into this list."""
+    items: np.ndarray  # one per image, from which the image is read: the name of a file, or pixels
+    labels: np.ndarray  # int64, one per image
+    classes: list[str]  # their names; a label is an index into this list
 
     @abstractmethod
     def read(self, index: int) -> Image.Image:
@@ -71,8 +66,8 @@ class Folder(ImageSource):
         if not self.classes:
             raise UserError(f"data.root: {self.folder} holds no class folders; expected {self.folder}/<class>/<images>")
         files = [_images(self.folder, name) for name in self.classes]
+        # Bytes in one array, because 1,281,167 objects would be copied into every loader process.
         self.items = np.concatenate(files)
-        """Names below the folder, as bytes in one array, because 1,281,167 objects would be copied into every loader process."""
         self.labels = np.repeat(np.arange(len(files), dtype=np.int64), [len(names) for names in files])
 
     def name(self, index: int) -> str:
@@ -174,8 +169,7 @@ def evenly(total: int, count: int) -> np.ndarray:
 def spread_order(total: int) -> np.ndarray:
     """All indices of a list in an order in which every prefix is spread evenly over the list: int64 [total].
 
-    This is the van der Corput sequence: binary numbers with their digits reversed. So the first 100 of a list sorted by class
-    represent all classes equally, and they are among the first 1,000.
+    This is the van der Corput sequence: the first 100 of a list sorted by class represent all classes alike, as all prefixes do.
     """
     order = np.zeros(1, np.int64)
     while len(order) < total:
@@ -190,18 +184,15 @@ def open_source(data: Data, split: Split, num_classes: int) -> ImageSource:
     UserError for no root, a missing folder, an empty class, more classes than the network has, or a validation split whose
     classes differ from the training split's (labels would silently mean different things).
     """
-    source: ImageSource
     if data.source == "digits":
-        source = Digits(split)
+        source: ImageSource = Digits(split)
     elif data.root is None:
         raise UserError("data.root: no image folder given; pass -o data.root=DIR with DIR/train/<class>/* and DIR/val/<class>/*")
     else:
         source = Folder(data.root, split)
         other = Path(data.root) / "train"
-        if split == "val" and other.is_dir():
-            strangers = sorted(set(class_names(other)).symmetric_difference(source.classes))
-            if strangers:
-                raise UserError(f"data.root: class {strangers[0]} is in only one of train/ and val/ of {data.root}")
+        if split == "val" and other.is_dir() and (strangers := set(class_names(other)) ^ set(source.classes)):
+            raise UserError(f"data.root: class {min(strangers)} is in only one of train/ and val/ of {data.root}")
     if len(source.classes) > num_classes:
         raise UserError(f"data.root has {len(source.classes)} classes, model.num_classes only {num_classes}; raise the latter")
     if split == "val":

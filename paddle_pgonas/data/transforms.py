@@ -11,8 +11,7 @@ from PIL import Image
 
 from paddle_pgonas.config.loading import Data
 
-LONGEST = 64
-"""Largest aspect ratio in evaluation: the rest of a longer image is far outside the central square."""
+LONGEST = 64  # largest aspect ratio in evaluation: the rest of a longer image is far outside the central square
 
 
 def center_crop(image: Image.Image, resize: int, size: int) -> np.ndarray:
@@ -40,9 +39,8 @@ def random_resized_crop(image: Image.Image, size: int, rng: np.random.Generator)
 
 
 def draw_window(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Left, top, width and height of a window with 8 to 100 % of the area and aspect 3/4 to 4/3.
-
-    Ten attempts, then the largest central window within the aspect ratios, as is usual.
+    """Left, top, width and height of a window with 8 to 100 % of the area and aspect 3/4 to 4/3; after ten attempts the largest
+    central one within the aspect ratios, as is usual.
     """
     for _ in range(10):
         area = width * height * rng.uniform(0.08, 1.0)
@@ -55,16 +53,13 @@ def draw_window(width: int, height: int, rng: np.random.Generator) -> tuple[int,
 
 
 def draw_shifts(rng: np.random.Generator, count: int, side: int) -> np.ndarray:
-    """Random offsets for :func:`shift`, int64 [3, count]: top and left of the window on the padded image, and 1 for a flip."""
+    """Top and left of a window on an image padded by an eighth of its side, and 1 for a flip, at random: int64 [3, count]."""
     pad = max(1, side // 8)
     return np.concatenate([rng.integers(0, 2 * pad + 1, (2, count)), rng.integers(0, 2, (1, count))])
 
 
 def shift(images: np.ndarray, moves: np.ndarray, flip: bool) -> np.ndarray:
-    """Training on small images: shift each by up to an eighth of its side with black padding, and flip if requested.
-
-    The images are uint8 [N, S, S, 3], the moves int64 [3, N] from :func:`draw_shifts`.
-    """
+    """Training on small images, uint8 [N, S, S, 3]: shift with black padding and ``flip`` by the moves of :func:`draw_shifts`."""
     count, side = images.shape[:2]
     pad = max(1, side // 8)
     padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))

@@ -5,22 +5,19 @@ from __future__ import annotations
 import math
 import mmap
 import sys
-from collections.abc import Iterable
 
 import numpy as np
 
 from paddle_pgonas.data.sources import ImageSource, UnreadableImage
 from paddle_pgonas.errors import UserError
 
-NAMED = 5
-"""Number of images that an error names; each image was also named when it was read."""
+NAMED = 5  # images that an error names; each image was also named when it was read
 
 
 class Unreadable:
-    """The unreadable images of a source. Loader processes that are forked from this one share the list."""
+    """The unreadable images of a source, of which ``share`` (rounded up) may be. Forked loader processes share the list."""
 
     def __init__(self, source: ImageSource, share: float) -> None:
-        """Allow ``share`` of the source's images to be unreadable, rounded up."""
         self.source, self.share = source, share
         self._met = np.frombuffer(mmap.mmap(-1, len(source.labels)), np.uint8)
 
@@ -33,9 +30,9 @@ class Unreadable:
             self._met[index] = 1
             print(f"left out: {error}", file=sys.stderr)
 
-    def add_all(self, indices: Iterable[int]) -> None:
+    def add_all(self, indices: np.ndarray) -> None:
         """Note images that were named when the cache was built."""
-        self._met[list(indices)] = 1
+        self._met[indices] = 1
 
     def check(self) -> None:
         """Raises UserError if more images than allowed are unreadable; it says how many, and names the first."""

@@ -18,8 +18,7 @@ from typing import Any
 
 from paddle_pgonas.errors import UserError
 
-PART = ".part"
-"""Ends the names of temporary files."""
+PART = ".part"  # ends the names of temporary files
 
 
 @contextmanager
@@ -69,10 +68,7 @@ def _locked_part(target: Path) -> tuple[Path, int]:
 
 
 def remove_left_parts(folder: Path, name: str | None = None) -> None:
-    """Remove temporary files of killed processes in a folder, which are those that no process has locked.
-
-    With a ``name`` only those of this file; for folders that may hold other programs' files.
-    """
+    """Remove temporary files of killed processes, which no process has locked; only those of ``name`` among foreign files."""
     for part in folder.glob(f".{'*' if name is None else glob.escape(name)}.????????{PART}"):
         with suppress(OSError), part.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -130,11 +126,9 @@ def content_digest(path: str | Path) -> str | None:
 
 
 def read_text(path: str | Path, what: str, *, regular: bool = False, errors: str = "strict") -> str:
-    """The text of a UTF-8 file; ``errors`` as in :func:`open`. Raises UserError for a file that cannot be read or decoded.
+    """The text of a UTF-8 file; ``what`` names it in messages, ``errors`` as in :func:`open`.
 
-    Args:
-        what: the file's contents, for messages.
-        regular: refuse a pipe or a device, on which reading could wait for ever.
+    Raises UserError for a file that cannot be read or decoded; if ``regular``, for a pipe or a device, which could block, too.
     """
     try:
         if regular and not stat.S_ISREG(os.stat(path).st_mode):
@@ -154,7 +148,6 @@ def read_json(path: str | Path, what: str, repeated: list[str] | None = None) ->
     Raises UserError for a file that cannot be read, is not JSON, or repeats a key in an object. With a list ``repeated``, it
     receives such keys instead, and the last value is used.
     """
-    text = read_text(path, what)
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members = dict(pairs)
@@ -166,7 +159,7 @@ def read_json(path: str | Path, what: str, repeated: list[str] | None = None) ->
         return members
 
     try:
-        return json.loads(text, object_pairs_hook=unique)
+        return json.loads(read_text(path, what), object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: the {what} is not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from None
     except (RecursionError, ValueError) as error:  # nested too deeply, or a number with thousands of digits

@@ -24,11 +24,8 @@ Arrays = dict[str, np.ndarray]
 Record = dict[str, Any]
 
 SUFFIX = ".safetensors"
-CHECKSUM = "checksum"
-"""The record's key for the checksum; a record that is written must not use it."""
-
-MARK = "paddle_pgonas sha256 "
-"""Prefix of every checksum, so that a missing checksum is detected if damage has changed its key."""
+CHECKSUM = "checksum"  # the record's key for the checksum; a record that is written must not use it
+MARK = "paddle_pgonas sha256 "  # begins every checksum, so that a missing checksum is detected if damage has changed its key
 
 
 class DamagedFile(UserError):
@@ -47,8 +44,7 @@ def write(path: str | Path, record: Mapping[str, Any], arrays: Mapping[str, np.n
 def read(path: str | Path, *, checked: bool = True) -> tuple[Arrays, Record]:
     """Arrays and record of a file. Raises DamagedFile unless it is, byte for byte, what :func:`write` wrote.
 
-    A foreign safetensors file has no checksum; if not ``checked``, it is read too, and its record is ``{}``. A checksum that is
-    there is always compared.
+    If not ``checked``, a foreign file without checksum is read too, with the record ``{}``; one that is there is always compared.
     """
     if not Path(path).is_file():
         raise DamagedFile(f"{path}: no such file")

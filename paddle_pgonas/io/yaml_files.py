@@ -12,11 +12,8 @@ import yaml
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import read_text
 
-MOST_ALIASES = 20
-"""Largest number of aliases in a file; nested lists of aliases would grow without bound."""
-
-MOST_BRACKETS = 100
-"""Largest depth of nested brackets."""
+MOST_ALIASES = 20  # in a file; nested lists of aliases would grow without bound
+MOST_BRACKETS = 100  # largest depth of nested brackets
 
 
 class _Loader(yaml.SafeLoader):
@@ -25,20 +22,17 @@ class _Loader(yaml.SafeLoader):
     aliases = 0
 
     def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
-        """The token of an opening bracket; PyYAML would read ahead over nested brackets in quadratic time."""
-        if self.flow_level > MOST_BRACKETS:
+        if self.flow_level > MOST_BRACKETS:  # PyYAML would read ahead over nested brackets in quadratic time
             raise yaml.YAMLError("nested too deeply")
         super().fetch_flow_collection_start(token)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """The next node; aliases are counted."""
         self.aliases += self.check_event(yaml.AliasEvent)
         if self.aliases > MOST_ALIASES:
             raise yaml.YAMLError(f"more than {MOST_ALIASES} aliases")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The section as a dict."""
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if len(set(keys)) < len(keys):
             twice = next(key for key in keys if keys.count(key) > 1)
@@ -60,11 +54,9 @@ def parse_yaml(text: str, source: str, what: str, remedy: str = "") -> Any:
 def read_section(path: Path, what: str) -> dict[str, Any]:
     """The keys of a YAML file, none of an empty one. Raises UserError if it cannot be read, is not YAML, or holds no keys."""
     values = parse_yaml(read_text(path, what, regular=True), str(path), f"the {what}")
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
+    if values is not None and not isinstance(values, dict):
         raise UserError(f"{path}: the {what} is a set of 'key: value' lines")
-    return values
+    return values or {}
 
 
 def read_with_bases(path: Path) -> list[tuple[str, dict[str, Any]]]:

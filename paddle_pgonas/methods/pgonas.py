@@ -31,28 +31,6 @@ if TYPE_CHECKING:
 
     from paddle_pgonas.nn.supernet import Supernet
 
-PUBLISHED_EPOCHS = 70
-"""Epochs of the published runs, for which the schedules of lambda are defined."""
-MOST_PAIRS, MOST_SECONDS = 10_000, 1000
-"""So many pairs, and second subnets of a pair, are sampled to find one that is far enough apart."""
-
-
-def _multi_stage(epoch: float) -> float:
-    if epoch < 5:
-        return 0.0
-    if epoch < 20:
-        return 2 * (epoch - 5) / 15
-    return 2.0 if epoch < 50 else 7 - epoch / 10
-
-
-RANK_LAMBDAS: dict[str, Callable[[int], float]] = {
-    "warmup": lambda epoch: min(2.0, epoch / 10),
-    "constant": lambda epoch: 1.0,
-    "sine": lambda epoch: 2 * sin(0.8 * pi * epoch / PUBLISHED_EPOCHS),
-    "multi_stage": _multi_stage,
-}
-"""The paper's schedules of lambda over the epochs."""
-
 
 class PgonasOptions(SandwichOptions):
     """The sandwich's options, and those of the pairs."""
@@ -93,6 +71,29 @@ class PgonasOptions(SandwichOptions):
         return self.rank_weight * max(0.0, RANK_LAMBDAS[self.rank_lambda](epoch))
 
 
+PUBLISHED_EPOCHS = 70
+"""Epochs of the published runs, for which the schedules of lambda are defined."""
+MOST_PAIRS, MOST_SECONDS = 10_000, 1000
+"""So many pairs, and second subnets of a pair, are sampled to find one that is far enough apart."""
+
+
+def _multi_stage(epoch: float) -> float:
+    if epoch < 5:
+        return 0.0
+    if epoch < 20:
+        return 2 * (epoch - 5) / 15
+    return 2.0 if epoch < 50 else 7 - epoch / 10
+
+
+RANK_LAMBDAS: dict[str, Callable[[int], float]] = {
+    "warmup": lambda epoch: min(2.0, epoch / 10),
+    "constant": lambda epoch: 1.0,
+    "sine": lambda epoch: 2 * sin(0.8 * pi * epoch / PUBLISHED_EPOCHS),
+    "multi_stage": _multi_stage,
+}
+"""The paper's schedules of lambda over the epochs."""
+
+
 @dataclass
 class Pgonas:
     """The sandwich, then pairs of random subnets whose losses should be in the order of their priors."""
@@ -101,17 +102,6 @@ class Pgonas:
     subspace: Subspace
     sampler: Sampler
     prior: Prior
-
-    def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> Metrics:
-        """See :class:`~paddle_pgonas.methods.base.Strategy`."""
-        subnets = self.sampler(step)
-        sandwich = Sandwich(self.options, self.subspace, lambda step: take(subnets, self.options.random_subnets))
-        metrics = sandwich(net, x, y, step)
-        metrics.schedules["rank_lambda"] = self.options.weight(step)
-        if self.options.weight(step) > 0:  # otherwise the pairs cannot change a weight
-            for _ in range(self.options.pairs):
-                self.rank(net, x, y, step, metrics, *self.sample_pair(subnets))
-        return metrics
 
     def sample_pair(self, subnets: Iterator[Arch]) -> tuple[Arch, Arch]:
         """The next two subnets that are far enough apart in codes and priors; UserError if random subnets rarely are."""
@@ -126,6 +116,17 @@ class Pgonas:
             if high >= options.pair_ratio * low:
                 return first, second
         raise UserError(f"method.pair_ratio: the priors of random subnets rarely have a ratio of {options.pair_ratio}")
+
+    def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> Metrics:
+        """See :class:`~paddle_pgonas.methods.base.Strategy`."""
+        subnets = self.sampler(step)
+        sandwich = Sandwich(self.options, self.subspace, lambda step: take(subnets, self.options.random_subnets))
+        metrics = sandwich(net, x, y, step)
+        metrics.schedules["rank_lambda"] = self.options.weight(step)
+        if self.options.weight(step) > 0:  # otherwise the pairs cannot change a weight
+            for _ in range(self.options.pairs):
+                self.rank(net, x, y, step, metrics, *self.sample_pair(subnets))
+        return metrics
 
     def rank(
         self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step, metrics: Metrics, first: Arch, second: Arch

@@ -55,6 +55,26 @@ class FairSandwichOptions(SandwichBase):
         return lambda step: fair_subnets(parts.subspace, step.rng, self.random_subnets)
 
 
+def fair_subnets(subspace: Subspace, rng: random.Random, count: int) -> list[Arch]:
+    """Depths and widths sampled without replacement; with more architectures than values a new round of values begins."""
+
+    def values(low: int, high: int) -> list[int]:
+        chosen: list[int] = []
+        while len(chosen) < count:
+            chosen += rng.sample(range(low, high + 1), high + 1 - low)
+        return chosen[:count]
+
+    depths = [values(*bounds) for bounds in subspace.depths]
+    conv2 = [values(1, code) for code in subspace.codes]
+    conv1 = [[values(1, code) for _ in range(most)] for code, (_, most) in zip(subspace.codes, subspace.depths, strict=True)]
+    archs = []
+    for i in range(count):
+        stages = zip(conv1, depths, strict=True)
+        mids = tuple(tuple(mid[i] for mid in of_stage[: depth[i]]) for of_stage, depth in stages)
+        archs.append(subspace.space.build(mids, tuple(out[i] for out in conv2)))
+    return archs
+
+
 @dataclass
 class Sandwich:
     """Largest subnet with labels, then the smallest and random ones with its logits (or at first with labels)."""
@@ -84,23 +104,3 @@ class Sandwich:
             step.backward(loss)
             metrics.add(kind, loss)
         return metrics
-
-
-def fair_subnets(subspace: Subspace, rng: random.Random, count: int) -> list[Arch]:
-    """Depths and widths sampled without replacement; with more architectures than values a new round of values begins."""
-
-    def values(low: int, high: int) -> list[int]:
-        chosen: list[int] = []
-        while len(chosen) < count:
-            chosen += rng.sample(range(low, high + 1), high + 1 - low)
-        return chosen[:count]
-
-    depths = [values(*bounds) for bounds in subspace.depths]
-    conv2 = [values(1, code) for code in subspace.codes]
-    conv1 = [[values(1, code) for _ in range(most)] for code, (_, most) in zip(subspace.codes, subspace.depths, strict=True)]
-    archs = []
-    for i in range(count):
-        stages = zip(conv1, depths, strict=True)
-        mids = tuple(tuple(mid[i] for mid in of_stage[: depth[i]]) for of_stage, depth in stages)
-        archs.append(subspace.space.build(mids, tuple(out[i] for out in conv2)))
-    return archs

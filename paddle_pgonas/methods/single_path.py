@@ -96,34 +96,6 @@ class LargestOptions(SinglePathOptions):
         return subnets
 
 
-@dataclass
-class SinglePath:
-    """Each subnet learns from the labels and, if there is a teacher, from its logits, which are computed once per batch."""
-
-    options: SinglePathOptions
-    subnets: RandomSubnets
-    teacher: Callable[[paddle.Tensor], paddle.Tensor] | None
-
-    def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> Metrics:
-        """See :class:`~paddle_pgonas.methods.base.Strategy`."""
-        from paddle_pgonas.methods.losses import cross_entropy
-
-        metrics, distil = Metrics(), self.options.distil()
-        target = None if self.teacher is None else self.teacher(x)
-        for arch in self.subnets(step):
-            net.set_active_subnet(arch)
-            logits = net(x)
-            loss = cross_entropy(logits, y)
-            if target is not None:
-                distilled = distil(logits, target)
-                metrics.add("distilled", distilled)
-                loss = loss + distilled
-            step.backward(loss)
-            metrics.add("random", loss)
-            metrics.note_accuracy(logits, y)
-        return metrics
-
-
 DEPTH_PHASES, WIDTH_PHASES = 3, 6
 
 
@@ -163,3 +135,31 @@ def largest_subnets(subspace: Subspace, rng: random.Random, count: int, samples:
     if len(by_cost) < count:
         raise UserError(f"method.random_subnets: {samples} samples (method.largest_of) hold only {len(by_cost)} different costs")
     return [by_cost[value] for value in sorted(by_cost, reverse=True)[:count]]
+
+
+@dataclass
+class SinglePath:
+    """Each subnet learns from the labels and, if there is a teacher, from its logits, which are computed once per batch."""
+
+    options: SinglePathOptions
+    subnets: RandomSubnets
+    teacher: Callable[[paddle.Tensor], paddle.Tensor] | None
+
+    def __call__(self, net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> Metrics:
+        """See :class:`~paddle_pgonas.methods.base.Strategy`."""
+        from paddle_pgonas.methods.losses import cross_entropy
+
+        metrics, distil = Metrics(), self.options.distil()
+        target = None if self.teacher is None else self.teacher(x)
+        for arch in self.subnets(step):
+            net.set_active_subnet(arch)
+            logits = net(x)
+            loss = cross_entropy(logits, y)
+            if target is not None:
+                distilled = distil(logits, target)
+                metrics.add("distilled", distilled)
+                loss = loss + distilled
+            step.backward(loss)
+            metrics.add("random", loss)
+            metrics.note_accuracy(logits, y)
+        return metrics

@@ -30,10 +30,7 @@ def build_supernet(
 
 
 def build_untrained(space: SearchSpace, num_classes: int, activation: str, *, pretrained: str | None, reorder: bool) -> Supernet:
-    """The network of a file as it is, to be scored without training; reordered if wanted.
-
-    Raises UserError for no file or one of another activation. A file that does not tell is taken for a ReLU network.
-    """
+    """The network of a file as it is (ReLU, unless it tells), to be scored. Raises UserError for no file or other activations."""
     if pretrained is None:
         raise UserError("model.pretrained: scoring without training needs weights; pass -o model.pretrained=FILE")
     arrays, record = read_weights(pretrained)

@@ -10,6 +10,7 @@ from paddle import nn
 
 from paddle_pgonas.space.arch import Arch, Block
 
+# Outer activations by configuration name (``model.activation``); PReLU learns one slope per block.
 ACTIVATIONS: dict[str, Callable[[], nn.Layer]] = {
     "relu": nn.ReLU,
     "prelu": nn.PReLU,
@@ -17,7 +18,6 @@ ACTIVATIONS: dict[str, Callable[[], nn.Layer]] = {
     "mish": nn.Mish,
     "selu": nn.SELU,
 }
-"""Outer activations by configuration name (``model.activation``); PReLU learns one slope per block."""
 
 
 def _conv(c_in: int, c_out: int, kernel: int, stride: int) -> nn.Conv2D:
@@ -88,10 +88,7 @@ class ResNet(nn.Layer):
         self.blocks = nn.LayerDict(layers)
 
     def forward(self, x: paddle.Tensor, depth: Iterable[str] | None = None) -> paddle.Tensor:
-        """Logits [N, classes] of normalised images [N, 3, S, S], after the ``blocks`` of the keys ``depth`` (by default all).
-
-        PaddleSlim's OFA passes ``depth`` on under this name.
-        """
+        """Logits [N, classes] of normalised images [N, 3, S, S]; PaddleSlim passes the keys of the blocks to run as ``depth``."""
         for key in self.blocks.keys() if depth is None else depth:
             x = self.blocks[key](x)
         return x

@@ -162,13 +162,13 @@ def convert_weights(source: str | Path, target: str | Path) -> int:
     """
     arrays, record = read_weights(source)
     suffix = Path(target).suffix
-    if suffix not in (".safetensors", ".pdparams"):
-        raise UserError(f"{target}: a weight file ends with .safetensors or .pdparams")
     if suffix == ".safetensors":
         records.write(target, record, arrays)
-    else:
+    elif suffix == ".pdparams":
         with atomic_path(target) as part:
             paddle.save({name: paddle.to_tensor(array) for name, array in arrays.items()}, str(part))
+    else:
+        raise UserError(f"{target}: a weight file ends with .safetensors or .pdparams")
     return len(arrays)
 
 

@@ -14,7 +14,7 @@ from paddle import nn
 
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config
-from paddle_pgonas.config.sections import Recipe
+from paddle_pgonas.config.sections import Data, Recipe
 from paddle_pgonas.data.cache import DecodedImages
 from paddle_pgonas.data.images import open_images
 from paddle_pgonas.data.transforms import to_network
@@ -64,7 +64,7 @@ def _train(config: Config, arch: Arch, folder: Path, weights: str | Path | None 
             fit(run, step, folder, "the same command")
         except UserError as error:
             raise type(error)(f"{arch}: {error}") from None
-    acc = accuracy(run.net, open_images(config).validation, config)
+    acc = accuracy(run.net, open_images(config).validation, config.data, config.score.batch_size)
     if weights is not None:
         save_weights(weights, run.net, run.record(run.total_steps) | {"arch": arch.code, "acc": acc})
     return acc
@@ -84,14 +84,15 @@ def _remove_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def accuracy(net: ResNet, images: DecodedImages, config: Config) -> float:
+def accuracy(net: ResNet, images: DecodedImages, data: Data, batch_size: int) -> float:
     """Top-1 of a network in evaluation mode."""
     net.eval()
-    right, size = 0, config.score.batch_size
+    right = 0
     with paddle.no_grad():
-        for start in range(0, len(images.labels), size):
-            x = to_network(paddle.to_tensor(np.ascontiguousarray(images.images[start : start + size])), config.data)
-            right += int((net(x).argmax(-1).numpy() == images.labels[start : start + size]).sum())
+        for start in range(0, len(images.labels), batch_size):
+            part = slice(start, start + batch_size)
+            x = to_network(paddle.to_tensor(np.ascontiguousarray(images.images[part])), data)
+            right += int((net(x).argmax(-1).numpy() == images.labels[part]).sum())
     return right / len(images.labels)
 
 
