@@ -1,7 +1,6 @@
 """Sections of a configuration: type and range beside each key, rules in ``problems``, and every error is one line.
 
-A section is a pydantic model (strict: 3 is a float where one is wanted, 3.0 is no integer). This module turns pydantic's errors
-into messages with the key, the remedy and the closest known key.
+A section is a strict pydantic model: 3 is a float where one is wanted, 3.0 is no integer.
 """
 
 from __future__ import annotations
@@ -46,11 +45,7 @@ class Section(BaseModel):
         yield from ()
 
     def no_use(self, name: str, used: bool, by: str) -> Iterator[tuple[str, str]]:
-        """The problem that a key is set although nothing uses it; none if it is used or has its default.
-
-        Args:
-            by: what would use it.
-        """
+        """The problem that a key is set although nothing uses it, as ``by`` would; none if it is used or has its default."""
         value, default = getattr(self, name), type(self).model_fields[name].default
         if not used and value != default:
             yield name, f"is {plain(value)}, but only {by} makes use of it; set it to {plain(default)}"
@@ -77,11 +72,7 @@ def key(
     below: float | None = None,
     free: bool = False,
 ) -> Any:
-    """A key of a section: its default and its range.
-
-    Args:
-        free: a resumed run may have another value, because the key does not influence weights.
-    """
+    """A key of a section: default and range. A resumed run may have another value of a ``free`` one, which changes no weight."""
     return Field(default, ge=at_least, le=at_most, lt=below, json_schema_extra={"free": free})
 
 
@@ -132,11 +123,7 @@ Model = TypeVar("Model", bound=Section)
 
 
 def validate(model: type[Model], values: Mapping[str, Any], source: str, context: str | None = None) -> Model:
-    """The section with these values.
-
-    Raises:
-        UserError: the first error in one line, prefixed with the ``source`` of the values.
-    """
+    """The section with these values; the first error in one line as a UserError, prefixed with the values' ``source``."""
     try:
         return model.model_validate(values, context=context)
     except ValidationError as error:
@@ -145,10 +132,10 @@ def validate(model: type[Model], values: Mapping[str, Any], source: str, context
 
 TYPES = {"int_type": "int", "float_type": "float", "bool_type": "bool", "string_type": "str"}
 LIMITS = {
-    "greater_than_equal": ("ge", "at least"),
-    "less_than_equal": ("le", "at most"),
-    "greater_than": ("gt", "above"),
-    "less_than": ("lt", "below"),
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+    "greater_than": "above {gt}",
+    "less_than": "below {lt}",
 }
 
 
@@ -165,8 +152,7 @@ def _sentence(model: type[Section], fault: Any) -> str:
     if kind == "literal_error":
         return f"{name} must be one of {context['expected'].replace(chr(39), '')}, not {shown(value)}"
     if kind in LIMITS:
-        limit, words = LIMITS[kind]
-        return f"{name} must be {words} {context[limit]}, not {shown(value)}"
+        return f"{name} must be {LIMITS[kind].format(**context)}, not {shown(value)}"
     if kind in TYPES:
         remedy = "; quote it" if kind == "string_type" and not isinstance(value, list | dict | None) else ""
         return f"{name} must be of type {TYPES[kind]}, not {shown(value)}{remedy}"

@@ -1,9 +1,8 @@
 """The configuration: defaults, the differences of a YAML file, and overrides.
 
 The common sections are declared in :mod:`paddle_pgonas.config.sections`, a method's options beside the method
-(:mod:`paddle_pgonas.methods`). A file may name another one under ``base:`` (relative to itself) and then holds only what differs
-from it. Unknown keys, wrong types, impossible values and keys without a use stop the run with one line that names the file (or
-override) and the key.
+(:mod:`paddle_pgonas.methods`). A file may name another one under ``base:`` (relative to itself) and then holds only what differs.
+Every error is one line that names the file (or override) and the key.
 """
 
 from __future__ import annotations
@@ -66,19 +65,11 @@ class Config(Section):
         return Subspace(self.search_space, self.train.narrowest_codes, self.train.depth_ranges)
 
     def prior(self, name: str) -> Prior:
-        """The prior of this name for the configured space, image size and number of classes.
-
-        Raises:
-            UserError: as :func:`~paddle_pgonas.priors.by_name.make_prior` does.
-        """
+        """The prior of this name for the configured space, image size and classes; UserError if there is none."""
         return make_prior(name, self.search_space, self.data.image_size, self.model.num_classes)
 
     def changed(self, **changes: Any) -> Config:
-        """A configuration with other values, checked: ``config.changed(seed=1, data={"val_limit": 500})``.
-
-        Raises:
-            UserError: as :func:`load_config` does.
-        """
+        """A configuration with other values, checked as :func:`load_config` does: ``config.changed(data={"val_limit": 500})``."""
         return validate(Config, _merged(self.model_dump(), changes, "configuration"), "configuration")
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -103,11 +94,8 @@ def free_on_resume() -> set[str]:
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a configuration file, follow its ``base:``, apply ``key=value`` overrides and check the result.
 
-    A file or override that chooses another method takes over the keys that both have. The others are named on stderr.
-
-    Raises:
-        UserError: a missing or unreadable file, an unknown key, a wrong type, an impossible value, or a value that is
-            not used with the other values.
+    A file or override that chooses another method takes over the keys that both have. The others are named on stderr. Raises
+    UserError for an unreadable file, an unknown key, a wrong type, an impossible value, or one without a use.
     """
     values: dict[str, Any] = {}
     files = read_with_bases(Path(path))

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 class Parts:
     """What a training opens for its method."""
 
-    subspace: Subspace
-    """The architectures that may be sampled; the sandwich trains its largest and smallest one."""
+    subspace: Subspace  # which may be sampled; the sandwich trains its largest and smallest architecture
     seed: int
     prior: Callable[[str], Prior]
     """A prior by name, for the run's images and classes."""
@@ -67,14 +66,11 @@ class Step:
 class Metrics:
     """Metrics of a step, as tensors, because reading a value waits for the device."""
 
-    losses: list[tuple[str, paddle.Tensor]] = field(default_factory=list)
-    """Kind and value of every loss in the order of the passes."""
-    accuracy: paddle.Tensor | None = None
-    """Share of the batch that the step's first subnet classified correctly."""
+    losses: list[tuple[str, paddle.Tensor]] = field(default_factory=list)  # kind and value, in the order of the passes
+    accuracy: paddle.Tensor | None = None  # of the step's first subnet on the batch
     pairs: int = 0
     pairs_out_of_order: int = 0
-    schedules: dict[str, float] = field(default_factory=dict)
-    """Values that the method schedules over the training, for the log."""
+    schedules: dict[str, float] = field(default_factory=dict)  # values that the method schedules over the training
 
     def add(self, kind: str, loss: paddle.Tensor) -> None:
         """Note the value of a loss."""
@@ -121,7 +117,7 @@ class Method(Section):
 
     def start(self, parts: Parts) -> Strategy:
         """The method with these options, for one training."""
-        raise TypeError(f"{type(self).__name__} defines no start(parts)")
+        raise NotImplementedError
 
 
 class Imported(Method):
@@ -170,7 +166,7 @@ class Distilling(Method):
 
     def subnets(self, parts: Parts) -> RandomSubnets:
         """How the method samples."""
-        raise TypeError(f"{type(self).__name__} defines no subnets(parts)")
+        raise NotImplementedError
 
     def distil(self) -> Callable[[paddle.Tensor, paddle.Tensor], paddle.Tensor]:
         """The loss of a student's logits [N, C] against the teacher's detached logits [N, C]."""
