@@ -1,4 +1,4 @@
-"""Sections of a configuration: type and range beside each key, rules in ``problems``, and every error is one line.
+"""Sections of a configuration: type and range beside each key, rules in ``_problems``, and every error is one line.
 
 A section is a strict pydantic model: 3 is a float where one is wanted, 3.0 is no integer.
 """
@@ -40,7 +40,7 @@ class Section(BaseModel):
     renamed: ClassVar[Mapping[str, str]] = {}
     """Where keys went that older versions had here."""
 
-    def problems(self) -> Iterator[tuple[str, str]]:
+    def _problems(self) -> Iterator[tuple[str, str]]:
         """Broken rules beyond type and range of single keys: the key at fault, and what is wrong with it."""
         yield from ()
 
@@ -53,7 +53,7 @@ class Section(BaseModel):
     @model_validator(mode="after")
     def _keeps_rules(self, info: ValidationInfo) -> Self:
         if info.context != PARTIAL:
-            for name, problem in self.problems():
+            for name, problem in self._problems():
                 raise broken_rule(name, problem)
         return self
 

@@ -72,8 +72,7 @@ class Config(Section):
         """A configuration with other values, checked as :func:`load_config` does: ``config.changed(data={"val_limit": 500})``."""
         return validate(Config, _merged(self.model_dump(), changes, "configuration"), "configuration")
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """See :class:`~paddle_pgonas.schema.Section`."""
+    def _problems(self) -> Iterator[tuple[str, str]]:
         try:
             self.subspace  # noqa: B018 (bounds that do not fit the space raise)
         except UserError as error:

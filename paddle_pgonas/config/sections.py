@@ -48,8 +48,7 @@ class Data(Section):
     max_unreadable: Number = key(0.01, at_least=0, at_most=1, free=True)
     """Images that cannot be read are named and left out, up to this share (rounded up) of a job's images."""
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """See :class:`~paddle_pgonas.schema.Section`."""
+    def _problems(self) -> Iterator[tuple[str, str]]:
         if self.resize < self.image_size:
             yield "resize", f"({self.resize}) must not be smaller than data.image_size ({self.image_size})"
         yield from self.no_use("root", self.source == "folder", "data.source=folder")
@@ -70,8 +69,7 @@ class Model(Section):
     """BatchNorm in training: ``batch`` statistics that update the running ones, the same over all processes' images (``sync``),
     or the pretrained ones, ``frozen``."""
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """See :class:`~paddle_pgonas.schema.Section`."""
+    def _problems(self) -> Iterator[tuple[str, str]]:
         yield from self.no_use("reorder", self.pretrained is not None, "model.pretrained")
 
 
@@ -105,8 +103,7 @@ class Recipe(Section):
     warmup_images: Integer = key(1281024, at_least=1)
     """``published`` only: the images per epoch for which the warm-up is computed (those of ImageNet, whatever the data)."""
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """See :class:`~paddle_pgonas.schema.Section`."""
+    def _problems(self) -> Iterator[tuple[str, str]]:
         if self.batch_size % self.accumulate:
             yield "batch_size", f"({self.batch_size}) must be a multiple of train.accumulate ({self.accumulate})"
         yield from self.no_use("warmup_epochs", self.schedule != "restarts", "train.schedule=cosine or published")
@@ -150,9 +147,8 @@ class Train(Recipe):
     """Also measure the subnets of this truth file, for Kendall tau with their stand-alone accuracies; all their metrics are
     written to ``<output_dir>/watched/``. They do not influence the training."""
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """See :class:`~paddle_pgonas.schema.Section`."""
-        yield from super().problems()
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        yield from super()._problems()
         for name in ("watch_at", "watch_subnets", "watch_truth"):
             yield from self.no_use(name, self.watch_images > 0, "train.watch_images")
         yield from self.no_use("watch_prior", self.watch_subnets > 0, "train.watch_subnets")

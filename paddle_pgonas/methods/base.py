@@ -159,9 +159,8 @@ class Distilling(Method):
     temperature: Number = key(1.0, at_least=0.01)
     """Of ``kl`` only."""
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """See :class:`~paddle_pgonas.schema.Section`."""
-        yield from super().problems()
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        yield from super()._problems()
         yield from self.no_use("temperature", self.distillation == "kl", "method.distillation=kl")
 
     def subnets(self, parts: Parts) -> RandomSubnets:

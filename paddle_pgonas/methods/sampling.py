@@ -31,9 +31,8 @@ class Sampling(Distilling):
     candidates: Text | None = None
     """The candidate file to sample from; those outside ``train.depth_ranges`` and ``train.narrowest_codes`` are left out."""
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """See :class:`~paddle_pgonas.schema.Section`."""
-        yield from super().problems()
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        yield from super()._problems()
         yield from self.no_use("candidates", self.sampler == "candidates", "method.sampler=candidates")
         if self.sampler == "candidates" and self.candidates is None:
             yield "candidates", "is missing: method.sampler=candidates needs the path of a candidate file"

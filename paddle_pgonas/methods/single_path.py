@@ -37,9 +37,8 @@ class SinglePathOptions(Distilling):
     """Weights of a fixed full network as teacher, with the activation of their record (ReLU without one); null trains with labels
     only."""
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """See :class:`~paddle_pgonas.schema.Section`."""
-        yield from super().problems()
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        yield from super()._problems()
         yield from self.no_use("distillation", self.teacher is not None, "method.teacher")
 
     def start(self, parts: Parts) -> SinglePath:

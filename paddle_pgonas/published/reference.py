@@ -80,8 +80,7 @@ class Reference(Section, extra="ignore"):
         """Number of pairs in a step: those after the sandwich's four passes."""
         return (len(self.codes) // self.steps - 4) // 2
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """See :class:`~paddle_pgonas.schema.Section`."""
+    def _problems(self) -> Iterator[tuple[str, str]]:
         if (self.method, self.prior) not in CONFIGURATIONS:
             yield "", f"no configuration repeats method {self.method} with prior {self.prior}"
         for key in ("image_seeds", "label_seeds", "gradients"):

@@ -38,8 +38,7 @@ class Space(Section):
     stem_stride: Integer = key(..., at_least=1, at_most=4)
     stem_pool: bool
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """See :class:`~paddle_pgonas.schema.Section`."""
+    def _problems(self) -> Iterator[tuple[str, str]]:
         if not self.name or self.name in SPACES:
             yield "name", f"must not be empty or that of a built-in space ({', '.join(SPACES)})"
         if not 1 <= len(self.bases) == len(self.max_depths):
