@@ -29,29 +29,23 @@ METHODS: dict[str, type[Method]] = {
 """Options by the method's name."""
 
 
-def options_of(name: object) -> type[Method]:
-    """The class of a method's options: a built-in one, or that of an import path.
+def read_method(value: Any, info: ValidationInfo) -> Method | None:
+    """The options that a value of the key ``method`` stands for: a method's name, or its keys with ``name``; None for none.
 
-    Raises:
-        ValidationError: there is no such method.
+    Raises pydantic's ValidationError if there is no such method or key, or a value is wrong.
     """
+    if value is None or isinstance(value, Method):
+        return value
+    keys = {"name": value} if isinstance(value, str) else value
+    if not isinstance(keys, dict):
+        raise broken_rule("", f"is a section of keys or a method's name, not the value {shown(value)}")
+    name = keys.get("name")
     if is_import_path(name):
-        return Imported
+        return Imported.model_validate(keys, context=info.context)
     if not isinstance(name, str) or name not in METHODS:
         known = f"{', '.join(METHODS)}, or an import path such as my_module:MyOptions"
         raise broken_rule("name", f"must be one of {known}, not {shown(name)}")
-    return METHODS[name]
-
-
-def read_method(value: Any, info: ValidationInfo) -> Method | None:
-    """The options that a value of the key ``method`` stands for: a method's name, or its keys with ``name``; None for none."""
-    if value is None or isinstance(value, Method):
-        return value
-    if isinstance(value, str):
-        value = {"name": value}
-    if not isinstance(value, dict):
-        raise broken_rule("", f"is a section of keys or a method's name, not the value {shown(value)}")
-    options = options_of(value.get("name"))
-    for unknown in value.keys() - options.model_fields.keys() if options is not Imported else ():
-        raise broken_rule(str(unknown), f"is no key of the method {value['name']}; {closest(str(unknown), options, 'method.')}")
-    return options.model_validate(value, context=info.context)
+    options = METHODS[name]
+    for unknown in sorted(map(str, keys.keys() - options.model_fields.keys())):
+        raise broken_rule(unknown, f"is no key of the method {name}; {closest(unknown, options, 'method.')}")
+    return options.model_validate(keys, context=info.context)
