@@ -7,7 +7,8 @@ each training step. So the subnets are a function of step and epoch, and depend 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from paddle_pgonas.methods.base import Step
 from paddle_pgonas.methods.sampling import Sampler
@@ -18,34 +19,24 @@ IMAGE_SIZE = 224
 
 def pgonas_sampler(space: SearchSpace) -> Sampler:
     """The subnets of a step of the published PGONAS code, after its largest and smallest one."""
-
-    def sample(step: Step) -> Iterator[Arch]:
-        rng = published_generator(step.index % step.steps_per_epoch, step.epoch)
-        for _ in ("largest", "smallest"):
-            rng.choice([IMAGE_SIZE])
-        while True:
-            yield pgonas_subnet(space, rng)
-
-    return sample
+    return lambda step: _subnets(partial(pgonas_subnet, space), step, sizes_chosen=2)
 
 
 def baseline_sampler(space: SearchSpace) -> Sampler:
     """The subnets of a step of the organisers' baseline."""
+    return lambda step: _subnets(partial(baseline_subnet, space), step)
 
-    def sample(step: Step) -> Iterator[Arch]:
-        rng = published_generator(step.index % step.steps_per_epoch, step.epoch)
-        while True:
-            yield baseline_subnet(space, rng)
 
-    return sample
+def _subnets(subnet: Callable[[random.Random], Arch], step: Step, sizes_chosen: int = 0) -> Iterator[Arch]:
+    rng = published_generator(step.index % step.steps_per_epoch, step.epoch)
+    for _ in range(sizes_chosen):
+        rng.choice([IMAGE_SIZE])
+    while True:
+        yield subnet(rng)
 
 
 def published_generator(step: int, epoch: int) -> random.Random:
-    """Python's generator as the crop sampler leaves it before a step: seeded, then one image size chosen from a list of one.
-
-    Args:
-        step: counted within the epoch.
-    """
+    """Python's generator as the crop sampler leaves it before a step (counted within the epoch): seeded, and one size chosen."""
     rng = random.Random(int(f"{step}{epoch:03d}"))
     rng.choices([IMAGE_SIZE])
     return rng

@@ -43,11 +43,7 @@ class Sampling(Distilling):
         return lambda step: take(sampler(step), self.random_subnets)
 
     def make_sampler(self, parts: Parts, subnets: int) -> Sampler:
-        """The configured sampler; UserError if the candidate file cannot be read, or holds no subnet of the subspace.
-
-        Args:
-            subnets: number of subnets that a step takes; the next step goes on behind them in the candidate file.
-        """
+        """The configured sampler; each step takes ``subnets`` of a candidate file. UserError if none lies in the subspace."""
         if self.sampler == "published":
             return self.published(parts.subspace.space)
         if self.sampler == "random":

@@ -40,11 +40,8 @@ def train(config: Config, resume: bool = False, other_data: bool = False) -> Pat
     each checkpoint, and the last one is printed. Ctrl-C (or SIGTERM) finishes the step, writes a checkpoint and stops. Of several
     processes (python -m paddle.distributed.launch) the first one writes; all need access to the folder to resume.
 
-    Args:
-        resume: continue from the last checkpoint in ``output_dir``.
-        other_data: the same, although the training images are not those of the checkpoint.
-
-    Raises UserError if no method is configured, the folder holds another run, data or weights do not fit, the processes disagree,
+    ``resume`` continues from the last checkpoint in ``output_dir``, ``other_data`` although it was made with other images. Raises
+    UserError if no method is configured, the folder holds another run, data or weights do not fit, the processes disagree,
     or the training diverged or collapsed; then the last good checkpoint is named.
     """
     watcher = Watcher(config) if config.train.watch_images and processes.rank() == 0 else None
