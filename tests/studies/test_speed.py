@@ -38,6 +38,7 @@ def test_convolution_equals_paddles_at_any_size(side: int, kernel: int, stride: 
     np.testing.assert_allclose(conv2d(x, weight, stride).numpy(), wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_score_benchmark_compares_equal_logits() -> None:
     figures = scoring.measure(subnets=4, images=2, side=32, rounds=2)
     assert figures["same_predictions"]
@@ -46,12 +47,14 @@ def test_score_benchmark_compares_equal_logits() -> None:
     assert figures["speedup"] > 0
 
 
+@pytest.mark.slow
 def test_prior_benchmark_reports_every_prior_and_the_agreement() -> None:
     figures = priors.measure(subnets=3)
     assert set(figures["microseconds"]) == {"flops", "params", "zen", "zen_mc"}
     assert figures["spearman_zen"] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_train_benchmark_reports_both_ratios() -> None:
     figures = training.measure_steps(batch=1, side=32, steps=1)
     assert figures["speedup"] > 0

@@ -143,6 +143,7 @@ def runner_of(study: Study, folder: Path) -> Runner:
     return Runner(study, REPOSITORY, str(folder / "images"), folder / "runs")
 
 
+@pytest.mark.slow
 def test_a_study_runs_to_its_end_goes_on_from_what_is_there_and_fills_its_document(
     file: Path, tmp_path: Path, commands: list[list[str]]
 ) -> None:

@@ -56,6 +56,7 @@ def has_gpu() -> bool:
 ON_A_GPU = pytest.param([], marks=pytest.mark.skipif(not has_gpu(), reason="needs a GPU and nvcc"), id="gpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", [pytest.param(["--emulate"], id="emulated"), ON_A_GPU])
 def test_the_gpu_trainer_is_the_same(script: Script, tmp_path: Path, where: list[str]) -> None:
     assert script("gpu_check.py", "write", tmp_path / "check.npz").returncode == 0
@@ -104,6 +105,7 @@ def images_and_recipe(tmp_path: Path) -> list[object]:
     return ["-c", tmp_path / "truth.yaml", "--candidates", tmp_path / "candidates.json"]
 
 
+@pytest.mark.slow
 def test_a_truth_grows_and_other_recipes_are_refused(script: Script, tmp_path: Path) -> None:
     shared = [*images_and_recipe(tmp_path), "--results", tmp_path / "home"]
     for part in ("0/2", "1/2"):
@@ -122,6 +124,7 @@ def test_a_truth_grows_and_other_recipes_are_refused(script: Script, tmp_path: P
         assert other.stderr.startswith("train_truth: ") and "another recipe" in other.stderr
 
 
+@pytest.mark.slow
 def test_fewer_seeds_share_the_lanes_and_give_the_same_trainings(script: Script, tmp_path: Path) -> None:
     options, first = images_and_recipe(tmp_path), read_candidates(tmp_path / "candidates.json", MINI)[0]
     assert script("train_truth.py", *options, "--results", tmp_path / "all").returncode == 0
@@ -142,6 +145,7 @@ def test_fewer_seeds_share_the_lanes_and_give_the_same_trainings(script: Script,
         assert refused.returncode and words in refused.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_job_for_the_gpu_gives_the_same_trainings(script: Script, tmp_path: Path) -> None:
     options, job, found = images_and_recipe(tmp_path), tmp_path / "job.npz", tmp_path / "results.jsonl"
     assert script("train_truth.py", *options, "--results", tmp_path / "cpu").returncode == 0
