@@ -10,7 +10,8 @@ import pytest
 from conftest import REPOSITORY
 
 from paddle_pgonas.config.loading import load_config
-from paddle_pgonas.training.health import Collapse, Health
+from paddle_pgonas.errors import Diverged
+from paddle_pgonas.training.health import Health
 
 
 @pytest.mark.parametrize(
@@ -23,5 +24,5 @@ def test_too_few_images_or_one_class_are_never_a_collapse(classes: int, images: 
     settings = load_config(REPOSITORY / "configs" / "demo.yaml", [f"train.batch_size={images}", "train.warmup_epochs=0"]).train
     health = Health(settings, SimpleNamespace(steps_per_epoch=1, source=source))  # type: ignore[arg-type]
     health.add(paddle.to_tensor(accuracy))
-    with pytest.raises(Collapse) if collapsed else nullcontext():
+    with pytest.raises(Diverged) if collapsed else nullcontext():
         health.check(2, [paddle.ones([1])])

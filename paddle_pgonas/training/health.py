@@ -9,17 +9,14 @@ import paddle
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Train
 from paddle_pgonas.data.batches import EpochBatches
-
-
-class Collapse(Exception):
-    """Training has diverged (losses or weights are not finite) or collapsed (the accuracy is that of guessing)."""
+from paddle_pgonas.errors import Diverged
 
 
 def check_losses(losses: dict[str, float]) -> None:
-    """Raise Collapse if a loss, the mean over all processes, is not a finite number."""
+    """Raise Diverged if a loss, the mean over all processes, is not a finite number."""
     for name, value in losses.items():
         if not math.isfinite(value):
-            raise Collapse(f"{name} is {value}: training diverged")
+            raise Diverged(f"{name} is {value}: training diverged")
 
 
 class Health:
@@ -39,11 +36,11 @@ class Health:
             self.steps += 1
 
     def check(self, step: int, parameters: list[paddle.Tensor]) -> None:
-        """Raise Collapse if a weight is not finite; or if, after the warm-up and a whole epoch, the accuracy of the first subnet
+        """Raise Diverged if a weight is not finite; or if, after the warm-up and a whole epoch, the accuracy of the first subnet
         since the last check is not above that of guessing (by four standard deviations)."""
         finite = bool(paddle.isfinite(paddle.add_n([weight.sum() for weight in parameters])))
         if processes.any_of(not finite):
-            raise Collapse(f"weights are no longer numbers at step {step}: training diverged")
+            raise Diverged(f"weights are no longer numbers at step {step}: training diverged")
         per_epoch, steps = self.batches.steps_per_epoch, self.steps
         if steps < per_epoch:
             return
@@ -53,4 +50,4 @@ class Health:
         guessing = chance + 4 * math.sqrt(chance * (1 - chance) / images)
         warm = self.settings.schedule == "cosine" and step > (self.settings.warmup_epochs + 1) * per_epoch
         if warm and accuracy <= guessing < chance + (1 - chance) / 4:  # otherwise there are too few images to decide
-            raise Collapse(f"accuracy {accuracy:.4f} before step {step}, where guessing gives {chance:.4f}: training collapsed")
+            raise Diverged(f"accuracy {accuracy:.4f} before step {step}, where guessing gives {chance:.4f}: training collapsed")

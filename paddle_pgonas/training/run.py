@@ -112,7 +112,7 @@ class Run:
     def scalars(self, index: int, metrics: Metrics) -> dict[str, float]:
         """Scalars of a step for the log, as means over all processes; of several losses of a kind the last.
 
-        Raises Collapse in all processes if a loss of any process is not finite.
+        Raises Diverged in all processes if a loss of any process is not finite.
         """
         tensors = {f"loss/{kind}": loss for kind, loss in metrics.losses}
         if metrics.accuracy is not None:

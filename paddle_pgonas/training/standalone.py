@@ -107,15 +107,13 @@ def make_truth(config: Config, candidates: Sequence[Candidate], output: str | Pa
     with exclusive(store.folder, "standalone"):
         for candidate in candidates[processes.rank() :: processes.world()]:
             code = candidate.arch.code
-            if store.get(code) is not None:
-                _remove_checkpoints(store.folder / code)  # a run may have been killed between storing and this
-                continue
-            started = time.time()
-            acc = _train(config, candidate.arch, store.folder / code)
-            record = {"acc": acc, "seconds": round(time.time() - started, 1), "versions": versions()}
-            store.put(code, record | {"config": config.model_dump(mode="json")})
-            _remove_checkpoints(store.folder / code)
-            _write_results(candidates, store, output)
+            if store.get(code) is None:
+                started = time.time()
+                acc = _train(config, candidate.arch, store.folder / code)
+                record = {"acc": acc, "seconds": round(time.time() - started, 1), "versions": versions()}
+                store.put(code, record | {"config": config.model_dump(mode="json")})
+                _write_results(candidates, store, output)
+            _remove_checkpoints(store.folder / code)  # also where a run was killed between storing and this
         _write_results(candidates, store, output)
 
 

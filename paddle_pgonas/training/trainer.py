@@ -20,7 +20,6 @@ from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.priors.geometry import layers
 from paddle_pgonas.runtime import select_device
 from paddle_pgonas.training.checkpoints import checkpoints, refuse_overwriting, save_checkpoint
-from paddle_pgonas.training.health import Collapse
 from paddle_pgonas.training.memory import check_memory
 from paddle_pgonas.training.resume import check_processes
 from paddle_pgonas.training.run import Run
@@ -129,7 +128,7 @@ def fit(run: Run, step: int, folder: Path, again: str, watch: Watch | None = Non
                     _keep(run, step, kept)
                 if stop:
                     raise UserError(f"stopped after step {step}; {again} continues from there")
-        except Collapse as error:
+        except Diverged as error:
             good = checkpoints(kept)
             raise Diverged(f"{error}; lower train.lr_per_256. Last good checkpoint: {good[-1] if good else 'none'}") from None
 
