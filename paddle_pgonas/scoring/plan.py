@@ -34,9 +34,8 @@ def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None) -> Non
     costs = [walk_cost(build_tree(chunk), chunk[0], side, classes) for chunk in chunks]
     shared = sum(cost_of.macs for cost_of in costs)
     alone = sum(cost.macs(arch, side, classes) for arch in archs)
-    images = None  # unknown
-    if config.data.source != "folder" or config.data.root is not None:
-        images = len(open_images(config).val_source.labels)
+    known = config.data.source != "folder" or config.data.root is not None
+    images = len(open_images(config).val_source.labels) if known else None
     calibrating = config.score.calibration_images if config.score.bn == "calibrated" else 0
     net = Supernet(config.search_space, classes, config.model.activation)
     rate = _measured_rate(net, chunks[0][:4], side, config.score.batch_size)
@@ -57,7 +56,7 @@ def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None) -> Non
         "macs_per_second": rate,
         "seconds": seconds,
     }
-    print(f"candidates       {plan['candidates']:,} in {plan['chunks']:,} chunks")
+    print(f"candidates       {len(archs):,} in {len(chunks):,} chunks")
     print(f"blocks computed  {plan['prefixes']:,} instead of {plan['prefixes_alone']:,}")
     print(f"per image        {shared:.3e} multiply-accumulates instead of {alone:.3e}: {alone / shared:.3f} times less")
     print(f"activations      at most {activations / 2**20:,.0f} MiB for {together} images at a time")
@@ -73,11 +72,9 @@ def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None) -> Non
 
 
 def print_sizes(images: int, seconds_per_image: float, calibrating: int = 0) -> None:
-    """The time for fewer images, and how much of the ranking they keep; more images can be added to them later.
+    """The time for fewer than all ``images``, and how much of the ranking they keep; more can be added to them later.
 
-    Args:
-        images: of the whole set.
-        calibrating: number of calibration images, which take their time whatever the number of images is.
+    ``calibrating`` is the number of calibration images, which take their time whatever the number of images is.
     """
     fewer = {int(count): tau for count, tau in FEWER_IMAGES["kendall"].items() if int(count) < images}
     if fewer:
@@ -85,24 +82,22 @@ def print_sizes(images: int, seconds_per_image: float, calibrating: int = 0) -> 
         print(f"fewer images     data.val_limit, time, Kendall tau by top-1 and by likelihood with {whole}")
         print(f"                 (measured on {FEWER_IMAGES['source']}); raise data.val_limit later to add images")
     for count, tau in fewer.items():
-        time_taken = _duration((count + calibrating) * seconds_per_image)
-        print(f"{count:>16,} {time_taken:>14} {tau['top1']:10.3f} {tau['likelihood']:8.3f}")
+        duration = _duration((count + calibrating) * seconds_per_image)
+        print(f"{count:>16,} {duration:>14} {tau['top1']:10.3f} {tau['likelihood']:8.3f}")
 
 
 def _measured_rate(net: Supernet, archs: Sequence[Arch], side: int, most: int) -> float:
     """MACs per second of a walk over random images, whose number is doubled (to ``most`` images) until it takes a second."""
     net.eval()
     walker = Walker(net, "running")
-    root = build_tree(archs)
-    batch = 1
-    while True:
+    root, batch, seconds = build_tree(archs), 1, 0.0
+    while seconds <= 1 and batch <= most:
         x = paddle.rand([batch, 3, side, side])
         walker.macs, started = 0, time.perf_counter()
         walker.walk(root, x, lambda node, logits: logits.numpy())
         seconds = time.perf_counter() - started
-        if seconds > 1 or batch * 2 > most:
-            return walker.macs / seconds
         batch *= 2
+    return walker.macs / seconds
 
 
 def _images_together(score: Score) -> int:

@@ -92,22 +92,16 @@ def walk_cost(root: Node, arch: Arch, image_size: int, num_classes: int) -> Cost
         # Stages have different depths, so children of one node may belong to different blocks of the network.
         for group in sibling_groups(node):
             blocks = group.children
-            widest = next(iter(blocks))
-            if len(blocks) > 1:
-                c_mid, c_out = max(block.c_mid for block in blocks), max(block.c_out for block in blocks)
-                widest = widest._replace(c_mid=c_mid, c_out=c_out)
-            computed = block_layers(widest, side)
-            total.macs += sum([layer.macs for layer in computed])
+            c_mid, c_out = max(block.c_mid for block in blocks), max(block.c_out for block in blocks)
+            computed = block_layers(next(iter(blocks))._replace(c_mid=c_mid, c_out=c_out), side)
+            total.macs += sum(layer.macs for layer in computed)
             total.blocks += len(blocks)
             stack.extend((child, computed[0].side) for child in blocks.values())
     return total
 
 
 def sibling_groups(node: Node) -> list[Node]:
-    """The node's children grouped by their block in the network and, after the stem, by their input width.
-
-    Each group is a new node that shares the child objects of ``node``.
-    """
+    """New nodes that share this one's children: those of one block in the network and, after the stem, of one input width."""
     groups: dict[tuple[int, int], Node] = {}
     for block, child in node.children.items():
         groups.setdefault((block.index, block.c_in), Node(node.block)).children[block] = child
