@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import paddle
 
-from paddle_pgonas.config.loading import Config, Data, Model, save_config
+from paddle_pgonas.config.loading import Config, Data, save_config
 from paddle_pgonas.data.cache import DecodedImages
 from paddle_pgonas.data.images import open_images
 from paddle_pgonas.data.transforms import to_network
@@ -40,7 +40,7 @@ from paddle_pgonas.scoring.scorer import calibration_batches
 from paddle_pgonas.scoring.tree import build_tree
 from paddle_pgonas.scoring.walker import Walker
 from paddle_pgonas.space.arch import Arch
-from paddle_pgonas.space.named import SpaceKey, find_space
+from paddle_pgonas.space.named import find_space
 
 EXPORTED = ("subnet.safetensors", "code.txt", "config.yaml", "record.json")
 """The files of an export, in addition to ``inference.*``."""
@@ -68,15 +68,12 @@ def export(
 
     Writes ``subnet.safetensors`` (under the challenge's names, BatchNorm statistics by ``score.bn``), ``code.txt``,
     ``config.yaml``, ``inference.*`` (a Paddle inference model for any batch size), on request ``inference.onnx``, and last
-    ``record.json``. The model's logits are compared with the scorer's and with those of the network before it was saved.
+    ``record.json``. The model's logits are compared with the scorer's and with those of the network before it was saved: on this
+    number of validation ``images``, taken evenly; without ``data.root`` (possible with ``score.bn: running``) on images of noise,
+    which the record states.
 
-    Args:
-        images: number of validation images for the comparison, taken evenly; without ``data.root`` (possible with
-            ``score.bn: running``) images of noise are used, which the record states.
-
-    Raises:
-        UserError: ``score.bn: batch``, weights that do not fit, a folder with other things in it, a missing package for ONNX, or
-            a model whose logits differ.
+    Raises UserError for ``score.bn: batch``, weights that do not fit, a folder with other things in it, a missing package for ONNX,
+    or a model whose logits differ.
     """
     folder = Path(output)
     _check_folder(folder, weights)
@@ -92,24 +89,24 @@ def export(
         shown = _noise(config.data.image_size, images)
     else:
         shown = open_images(config.changed(data={"val_limit": images})).for_scoring(config.score)
-    calibration: list[list[paddle.Tensor]] = []
-    if shown.calibration is not None:
-        whole = len(shown.calibration)
-        calibration = list(calibration_batches(shown.calibration, config.data, config.score.calibration_batch, whole))
-    description = _describe(arch, config.space, config.data, config.model) | {"bn": config.score.bn}
-    subnet = extract(net, arch)
-    if calibration:
+    subnet, calibration, pixels = extract(net, arch), list[list[paddle.Tensor]](), shown.calibration
+    if pixels is not None:
+        calibration += calibration_batches(pixels, config.data, config.score.calibration_batch, len(pixels))
         calibrate(subnet, [batch for [batch] in calibration])
+    description = _describe(arch, config)
     with exclusive(folder, "export"), _folder_inside(folder) as part:
         save_inference_model(subnet, part, config.data.image_size)
-        scorer = _scorer(net, arch, config.score.bn, calibration)
         save_weights(part / "subnet.safetensors", subnet, description)  # raises if Paddle ignored a full disk
-        ways = {"scorer": scorer, "dygraph": _dygraph(subnet), "paddle.inference": open_inference_model(part, device)}
+        ways = {
+            "scorer": _scorer(net, arch, config.score.bn, calibration),
+            "dygraph": paddle.no_grad()(lambda x: subnet(paddle.to_tensor(x)).numpy()),
+            "paddle.inference": open_inference_model(part, device),
+        }
         if onnx:
             (part / "inference.onnx").write_bytes(convert_to_onnx(part))
             ways["onnxruntime"] = open_onnx_model(part / "inference.onnx")
         record = description | {
-            "calibration_images": None if shown.calibration is None else len(shown.calibration),
+            "calibration_images": None if pixels is None else len(pixels),
             "weights": str(weights),
             "trained_steps": trained.get("step"),
             "model": model_file(part).name,
@@ -127,8 +124,7 @@ def export(
 def load_subnet(folder: str | Path) -> ResNet:
     """The exported subnet as a network in evaluation mode, from ``subnet.safetensors`` alone.
 
-    Raises:
-        UserError: the file is missing, damaged, or no exported subnet.
+    Raises UserError if this file is missing, damaged, or no exported subnet.
     """
     path = Path(folder) / "subnet.safetensors"
     arrays, record = read_arrays(path)
@@ -147,7 +143,7 @@ def load_subnet(folder: str | Path) -> ResNet:
 def _check_folder(folder: Path, weights: str | Path) -> None:
     """Accept only a new folder, an empty one or that of an earlier export: a run's folder has files of the same names."""
     for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
-        if name not in EXPORTED and not name.startswith(("inference.", ".export-")) and not name.endswith(".part"):
+        if name not in EXPORTED and not name.startswith(("inference.", WORKING)) and not name.endswith(".part"):
             raise UserError(f"{folder}: holds {name}, which no export writes; give the export a folder of its own")
     refuse_overwriting([folder / name for name in EXPORTED], [weights])
 
@@ -172,22 +168,22 @@ def _move(part: Path, folder: Path) -> None:
         path.replace(folder / path.name)
 
 
-def _describe(arch: Arch, space: SpaceKey, data: Data, model: Model) -> dict[str, Any]:
-    """Description of the network and its input; ``space`` as the configuration names it."""
-    side, classes = data.image_size, model.num_classes
+def _describe(arch: Arch, config: Config) -> dict[str, Any]:
+    """Description of the network and its input."""
+    data, side, classes = config.data, config.data.image_size, config.model.num_classes
     return {
         "arch": arch.code,
-        "space": space,
-        "activation": model.activation,
+        "space": config.space,
+        "activation": config.model.activation,
         "num_classes": classes,
         "macs": cost.macs(arch, side, classes),
         "params": cost.params(arch, classes),
         "input": {"shape": [None, 3, side, side], "resize": data.resize, "mean": data.mean, "std": data.std},
+        "bn": config.score.bn,
     }
 
 
 def _noise(side: int, count: int) -> DecodedImages:
-    """Random pixels without labels."""
     pixels = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     return DecodedImages(pixels, np.zeros(0, np.int64), "noise", np.arange(count), count)
 
@@ -206,19 +202,10 @@ def _scorer(net: Supernet, arch: Arch, bn: str, calibration: list[list[paddle.Te
     return run
 
 
-def _dygraph(subnet: ResNet) -> Network:
-    def run(x: np.ndarray) -> np.ndarray:
-        with paddle.no_grad():
-            return subnet(paddle.to_tensor(x)).numpy()
-
-    return run
-
-
 def _compare(ways: dict[str, Network], images: DecodedImages, data: Data, size: int) -> dict[str, Any]:
     """Logits of all ways on all images: how each agrees with the scorer, ``paddle.inference`` with dygraph too, and top-1.
 
-    Raises:
-        UserError: logits that differ by more than rounding.
+    Raises UserError for logits that differ by more than rounding.
     """
     logits: dict[str, list[np.ndarray]] = {name: [] for name in ways}
     for start in progress(range(0, len(images.images), size), "checking", "batches"):
@@ -253,8 +240,8 @@ def parity(logits: np.ndarray, others: np.ndarray) -> Parity:
 
 def summary(record: dict[str, Any]) -> str:
     """The record's figures as lines of text."""
-    lines = [f"subnet           {record['arch']}"]
-    lines.append(f"cost             {record['macs']:,} multiply-accumulates, {record['params']:,} parameters")
+    cost_line = f"cost             {record['macs']:,} multiply-accumulates, {record['params']:,} parameters"
+    lines = [f"subnet           {record['arch']}", cost_line]
     for name, agreed in record["parity"].items():
         same = f"same prediction on {agreed['same_predictions']:.1%}"
         lines.append(f"{name}: largest difference of logits {agreed['difference']:.1e} of the largest, {same}")

@@ -33,11 +33,7 @@ def save_inference_model(subnet: ResNet, folder: Path, image_size: int) -> None:
 
 
 def model_file(folder: str | Path) -> Path:
-    """The program of an inference model: ``.json`` from Paddle 3, ``.pdmodel`` from Paddle 2.
-
-    Raises:
-        UserError: there is none in this folder.
-    """
+    """The program of an inference model: ``.json`` from Paddle 3, ``.pdmodel`` from Paddle 2. Raises UserError for none."""
     for suffix in (".json", ".pdmodel"):
         path = Path(folder) / (PREFIX + suffix)
         if path.exists():
@@ -67,11 +63,7 @@ def open_inference_model(folder: str | Path, device: str = "cpu") -> Network:
 
 
 def require_onnx() -> None:
-    """Check that ONNX files can be written and run, before any work is done.
-
-    Raises:
-        UserError: paddle2onnx or onnxruntime is missing or not compatible with this Paddle; the message names the version.
-    """
+    """Raise a UserError if paddle2onnx or onnxruntime is missing or does not fit this Paddle; it names the version that does."""
     wanted = "paddle2onnx>=2.1" if int(paddle_version().split(".")[0]) >= 3 else "paddle2onnx==1.3.1"
     try:
         import onnxruntime  # noqa: F401

@@ -22,9 +22,8 @@ WARM_UP, REPEATS = 5, 20
 class Latency:
     """Milliseconds of one forward pass of an extracted subnet, per architecture; each is measured once and stored in ``folder``.
 
-    A plain network of the subnet's shape (weights do not influence the time) runs WARM_UP times, then REPEATS times; the
-    result is the median. Each time includes copying the logits to the CPU's memory. Other load on the machine disturbs the
-    measurement. Results are stored per device, processor, threads, versions and batch.
+    It is the median of REPEATS runs after WARM_UP ones of a plain network of the subnet's shape (weights do not influence the
+    time), with the copy of the logits to the CPU's memory. Other load on the machine disturbs the measurement.
     """
 
     def __init__(self, device: str, space: SpaceKey, model: Model, image_size: int, batch: int, folder: Path) -> None:
