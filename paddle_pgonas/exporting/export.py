@@ -53,12 +53,10 @@ TOLERANCE = 1e-3
 
 
 class Parity(NamedTuple):
-    """Agreement of two computations of the logits."""
+    """Largest difference of two computations' logits, relative to the largest; share of images with the same highest logit."""
 
     difference: float
-    """Largest difference of logits, relative to the largest logit."""
     same_predictions: float
-    """Share of images on which both have the same highest logit."""
 
 
 def export(
@@ -70,10 +68,8 @@ def export(
     ``config.yaml``, ``inference.*`` (a Paddle inference model for any batch size), on request ``inference.onnx``, and last
     ``record.json``. The model's logits are compared with the scorer's and with those of the network before it was saved: on this
     number of validation ``images``, taken evenly; without ``data.root`` (possible with ``score.bn: running``) on images of noise,
-    which the record states.
-
-    Raises UserError for ``score.bn: batch``, weights that do not fit, a folder with other things in it, a missing package for ONNX,
-    or a model whose logits differ.
+    which the record states. Raises UserError for ``score.bn: batch``, weights that do not fit, a folder with other things in it,
+    a missing package for ONNX, or a model whose logits differ.
     """
     folder = Path(output)
     _check_folder(folder, weights)
@@ -86,7 +82,9 @@ def export(
     trained = load_weights(net, weights)
     net.eval()
     if config.data.source == "folder" and config.data.root is None and config.score.bn == "running":
-        shown = _noise(config.data.image_size, images)
+        side = config.data.image_size
+        noise = np.random.default_rng(0).integers(0, 256, (images, side, side, 3), dtype=np.uint8)
+        shown = DecodedImages(noise, np.zeros(0, np.int64), "noise", np.arange(images), images)  # without labels
     else:
         shown = open_images(config.changed(data={"val_limit": images})).for_scoring(config.score)
     subnet, calibration, pixels = extract(net, arch), list[list[paddle.Tensor]](), shown.calibration
@@ -122,19 +120,15 @@ def export(
 
 
 def load_subnet(folder: str | Path) -> ResNet:
-    """The exported subnet as a network in evaluation mode, from ``subnet.safetensors`` alone.
-
-    Raises UserError if this file is missing, damaged, or no exported subnet.
-    """
+    """The exported network in evaluation mode, from ``subnet.safetensors``; a UserError if that is missing, damaged or none."""
     path = Path(folder) / "subnet.safetensors"
     arrays, record = read_arrays(path)
     try:
         arch = find_space(record["space"]).parse(record["arch"])
         subnet = ResNet(arch, record["num_classes"], record["activation"])
-    except KeyError as error:
-        raise UserError(f"{path}: not an exported subnet, its record lacks {error}") from None
-    except UserError as error:
-        raise UserError(f"{path}: not an exported subnet: {error}") from None
+    except (KeyError, UserError) as error:
+        fault = f", its record lacks {error}" if isinstance(error, KeyError) else f": {error}"
+        raise UserError(f"{path}: not an exported subnet{fault}") from None
     put_plain_weights(subnet, path, arrays)
     subnet.eval()
     return subnet
@@ -160,8 +154,7 @@ def _folder_inside(folder: Path) -> Iterator[Path]:
 
 
 def _move(part: Path, folder: Path) -> None:
-    """Move a finished export into its folder. An old record is removed first and the new one moved last: without it an export is
-    incomplete."""
+    """An old record is removed first and the new one moved last, because without it an export is incomplete."""
     for old in (folder / "record.json", *folder.glob("inference.*")):  # other versions of Paddle use other file names
         old.unlink(missing_ok=True)
     for path in sorted(part.iterdir(), key=lambda path: path.name == "record.json"):
@@ -169,7 +162,6 @@ def _move(part: Path, folder: Path) -> None:
 
 
 def _describe(arch: Arch, config: Config) -> dict[str, Any]:
-    """Description of the network and its input."""
     data, side, classes = config.data, config.data.image_size, config.model.num_classes
     return {
         "arch": arch.code,
@@ -181,11 +173,6 @@ def _describe(arch: Arch, config: Config) -> dict[str, Any]:
         "input": {"shape": [None, 3, side, side], "resize": data.resize, "mean": data.mean, "std": data.std},
         "bn": config.score.bn,
     }
-
-
-def _noise(side: int, count: int) -> DecodedImages:
-    pixels = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
-    return DecodedImages(pixels, np.zeros(0, np.int64), "noise", np.arange(count), count)
 
 
 def _scorer(net: Supernet, arch: Arch, bn: str, calibration: list[list[paddle.Tensor]]) -> Network:
@@ -203,10 +190,7 @@ def _scorer(net: Supernet, arch: Arch, bn: str, calibration: list[list[paddle.Te
 
 
 def _compare(ways: dict[str, Network], images: DecodedImages, data: Data, size: int) -> dict[str, Any]:
-    """Logits of all ways on all images: how each agrees with the scorer, ``paddle.inference`` with dygraph too, and top-1.
-
-    Raises UserError for logits that differ by more than rounding.
-    """
+    """How the logits of all ways agree with the scorer's, and ``paddle.inference`` with dygraph; and the top-1 of each."""
     logits: dict[str, list[np.ndarray]] = {name: [] for name in ways}
     for start in progress(range(0, len(images.images), size), "checking", "batches"):
         pixels = np.ascontiguousarray(images.images[start : start + size])
@@ -215,8 +199,8 @@ def _compare(ways: dict[str, Network], images: DecodedImages, data: Data, size: 
             logits[name].append(way(x))
     whole = {name: np.concatenate(parts) for name, parts in logits.items()}
     pairs = [(name, "scorer") for name in ways if name != "scorer"] + [("paddle.inference", "dygraph")]
-    differences = {f"{name} / {other}": parity(whole[name], whole[other]) for name, other in pairs}
-    for name, agreed in differences.items():
+    agreements = {f"{name} / {other}": parity(whole[name], whole[other]) for name, other in pairs}
+    for name, agreed in agreements.items():
         if not agreed.difference <= TOLERANCE:
             raise UserError(
                 f"the logits of {name} differ by {agreed.difference:.1e} of the largest (at most {TOLERANCE:.0e} is rounding); "
@@ -227,7 +211,7 @@ def _compare(ways: dict[str, Network], images: DecodedImages, data: Data, size: 
     return {
         "images": len(images.images),
         "images_are": "validation" if len(labels) else "noise",
-        "parity": {name: agreed._asdict() for name, agreed in differences.items()},
+        "parity": {name: agreed._asdict() for name, agreed in agreements.items()},
         "top1": top1,
     }
 

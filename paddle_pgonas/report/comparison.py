@@ -15,7 +15,6 @@ from paddle_pgonas.priors.cost import Setting, macs, setting
 from paddle_pgonas.progress import progress
 from paddle_pgonas.scores.correlation import (
     LEVEL,
-    STATISTICS,
     Agreement,
     Estimate,
     attainable_kendall,
@@ -160,8 +159,7 @@ def _rows(wanted: Scores, files: list[tuple[str, list[str], Scores]], k: int) ->
             both = [code for code in codes if code in first_scores]
             if len(both) >= max(2, k):
                 difference = agree(scores, both).minus(agree(first_scores, both))
-        archs = [wanted[code].arch for code in codes]
-        rows.append(Row(name, archs, _accs(wanted, codes), _accs(scores, codes), agreed, difference))
+        rows.append(Row(name, [wanted[code].arch for code in codes], _accs(wanted, codes), _accs(scores, codes), agreed, difference))
     return rows
 
 
@@ -207,8 +205,7 @@ def _names(paths: Sequence[str | Path]) -> list[str]:
 def cells(estimates: dict[str, Estimate], signed: bool = False) -> list[tuple[str, str]]:
     """Each statistic as a number and its interval in brackets; a dash for undefined values."""
     texts = []
-    for name in STATISTICS:
-        _, factor, digits = COLUMNS[name]
+    for name, (_, factor, digits) in COLUMNS.items():
         value, low, high = (f"{factor * number:{'+' if signed else ''}.{digits}f}" for number in estimates[name])
         texts.append((value, f"[{low}, {high}]") if math.isfinite(estimates[name].value) else ("-", ""))
     return texts

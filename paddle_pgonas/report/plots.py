@@ -110,8 +110,7 @@ def _of_ranks(comparison: Comparison) -> Iterable[Picture]:
 
 
 def _of_cost(comparison: Comparison) -> Iterable[Picture]:
-    first = comparison.rows[0]
-    shown = [(comparison.reference, first.archs, first.reference)]
+    shown = [(comparison.reference, comparison.rows[0].archs, comparison.rows[0].reference)]
     shown += [(row.name, row.archs, row.scores) for row in comparison.rows]
     setting = f"{comparison.setting.image_size} pixels with {comparison.setting.num_classes:,} classes"
     for number, (name, archs, values) in enumerate(shown):
@@ -144,28 +143,21 @@ def _of_training(metrics: Sequence[dict[str, Any]]) -> Iterable[Picture]:
 
 def rank_scatter(row: Row, reference: str) -> Figure:
     """Rank in the file against rank in the reference; a perfect file lies on the diagonal."""
-    figure, axes = _axes((4.2, 4.2))
+    figure, axes = _axes(f"rank in {_short(reference)}", f"rank in {_short(row.name)}", (4.2, 4.2))
     x, y = rankdata(row.reference), rankdata(row.scores)
     axes.plot([1, len(x)], [1, len(x)], color="grey", linewidth=0.8)
     _points(axes, x, y)
-    axes.set_xlabel(f"rank in {_short(reference)}", parse_math=False)
-    axes.set_ylabel(f"rank in {_short(row.name)}", parse_math=False)
     axes.set_aspect("equal")
     return figure
 
 
 def cost_scatter(macs: np.ndarray, values: np.ndarray, name: str, setting: str) -> Figure:
-    """A file's values against multiply-accumulates in millions, and their mean in up to ten groups of equal number.
-
-    ``setting`` are the images and classes of the costs, in words.
-    """
-    figure, axes = _axes()
+    """Values against millions of multiply-accumulates at a ``setting`` (in words), and their mean in up to ten equal groups."""
+    figure, axes = _axes(f"million multiply-accumulates at {setting}", f"value in {_short(name)}")
     _points(axes, macs, values)
     groups = np.array_split(np.argsort(macs, kind="stable"), min(10, max(1, len(macs) // 5)))
     means = [(macs[group].mean(), values[group].mean()) for group in groups]
     axes.plot(*zip(*means, strict=True), color=ACCENT, marker="o", markersize=4, linewidth=1.4, label="mean of a group")
-    axes.set_xlabel(f"million multiply-accumulates at {setting}")
-    axes.set_ylabel(f"value in {_short(name)}", parse_math=False)
     _legend_above(figure, axes)
     return figure
 
@@ -182,13 +174,12 @@ def by_depth(archs: Sequence[Arch]) -> np.ndarray:
 
 def by_width(archs: Sequence[Arch]) -> np.ndarray:
     """Channels of each stage's residual sums in percent of the stage's widest, ``[architecture, stage]``."""
-    percent = np.array([0.0, *(100 * ratio for ratio in archs[0].space.ratios)])
-    return percent[np.array([arch.conv2 for arch in archs])]
+    return 100 * np.array(archs[0].space.ratios)[np.array([arch.conv2 for arch in archs]) - 1]
 
 
 def _group_means(error: np.ndarray, groups: np.ndarray, label: str) -> tuple[Figure, str]:
     """Mean error and its 95 % interval for each value of each stage, and a text that names the largest."""
-    figure, axes = _axes()
+    figure, axes = _axes(label, "mean rank error, % of ranks")
     axes.axhline(0, color="grey", linewidth=0.8)
     worst = (0.0, "")
     for stage, values in enumerate(groups.T):
@@ -201,8 +192,6 @@ def _group_means(error: np.ndarray, groups: np.ndarray, label: str) -> tuple[Fig
         for kind, mean, margin in zip(kinds, means, margins, strict=True):
             if (clear := abs(mean) - margin) > worst[0]:
                 worst = clear, f"; furthest off: stage {stage + 1} at {kind:g}, {mean:+.1f} % of the ranks"
-    axes.set_xlabel(label)
-    axes.set_ylabel("mean rank error, % of ranks")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend_above(figure, axes)
     return figure, worst[1]
@@ -210,7 +199,7 @@ def _group_means(error: np.ndarray, groups: np.ndarray, label: str) -> tuple[Fig
 
 def training_curves(metrics: Sequence[dict[str, Any]], keys: Sequence[str], label: str) -> Figure:
     """Logged values over the steps; for long noisy logs a running mean, with the values as thin lines."""
-    figure, axes = _axes()
+    figure, axes = _axes("step", label)
     for number, key in enumerate(keys):
         points = [(line["step"], line[key]) for line in metrics if "step" in line and isinstance(line.get(key), int | float)]
         if not points:
@@ -223,16 +212,17 @@ def training_curves(metrics: Sequence[dict[str, Any]], keys: Sequence[str], labe
             mean = np.ones(window) / window
             steps, values = np.convolve(steps, mean, "valid"), np.convolve(values, mean, "valid")
         axes.plot(steps, values, color=color, linewidth=1.4, marker="" if len(steps) > 1 else "o", label=name)
-    axes.set_xlabel("step")
-    axes.set_ylabel(label)
     if len(keys) > 1:
         _legend_above(figure, axes)
     return figure
 
 
-def _axes(size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
+def _axes(x_label: str, y_label: str, size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
     figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots()
+    axes = figure.subplots()
+    axes.set_xlabel(x_label, parse_math=False)
+    axes.set_ylabel(y_label, parse_math=False)
+    return figure, axes
 
 
 def _legend_above(figure: Figure, axes: Axes) -> None:
@@ -261,12 +251,10 @@ def pareto_scatter(
 ) -> Figure:
     """All (cost, score) points of a search, the Pareto front as a step line, and the limit of the cost."""
     with rc_context(STYLE):
-        figure, axes = _axes((5.6, 4.2))
+        figure, axes = _axes(cost_name, score, (5.6, 4.2))
         _points(axes, *np.array(points).T)
         axes.step(*zip(*front, strict=True), where="post", color=ACCENT, linewidth=1.2, marker="o", markersize=3, label="front")
         if limit is not None:
             axes.axvline(limit, color="grey", linewidth=0.8, linestyle="--", label="limit")
-        axes.set_xlabel(cost_name)
-        axes.set_ylabel(score, parse_math=False)
         axes.legend(loc="lower right")
     return figure

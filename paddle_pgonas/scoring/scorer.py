@@ -50,8 +50,7 @@ def score(
     are kept in ``folder``, so that an interrupted run continues and several processes share the work; None stores nothing. Raises
     UserError for logits that are not finite, or a folder that cannot be written.
     """
-    order = scoring_order(archs)
-    chunks = chunked(order)
+    chunks = chunked(scoring_order(archs))
     store = None if folder is None else ChunkStore(folder, archs, images, identity(net, images, data, settings))
     if store is not None:
         print(store.summary(len(chunks)))

@@ -93,7 +93,9 @@ def _shares(weights: Sequence[str | Path], archs: Sequence[Arch]) -> list[list[i
     """Positions of the architectures that each file scores."""
     left, shares = list(range(len(archs))), []
     for path in weights:
-        region = _trained_region(path, archs[0])
+        # The whole file is read, not only its record, so that damage is found before hours of scoring with the other files.
+        ranges = read_arrays(path)[1].get("config", {}).get("train", {}).get("depth_ranges")
+        region = Subspace(archs[0].space, None, ranges and tuple((low, high) for low, high in ranges))  # without: of all depths
         share = [position for position in left if region.within_depths(archs[position])]
         if not share:
             raise UserError(
@@ -108,10 +110,3 @@ def _shares(weights: Sequence[str | Path], archs: Sequence[Arch]) -> list[list[i
             "give the supernet of all depths as the last file"
         )
     return shares
-
-
-def _trained_region(path: str | Path, arch: Arch) -> Subspace:
-    """The depths for which the weights of a file were trained; all depths if its record does not name them."""
-    # The whole file is read, not only its record, so that damage is found before hours of scoring with the other files.
-    ranges = read_arrays(path)[1].get("config", {}).get("train", {}).get("depth_ranges")
-    return Subspace(arch.space, None, ranges and tuple((low, high) for low, high in ranges))

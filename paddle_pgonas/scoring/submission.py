@@ -32,13 +32,10 @@ def write_submission(
 ) -> None:
     """Score the candidates, write ``output`` (``NAME.json``), ``NAME.metrics.json`` and ``NAME.record.json``, and check the file.
 
-    Args:
-        weights: a supernet's weights; of several (few-shot supernets) each scores the candidates of its ``train.depth_ranges``.
-            An empty list scores the network of ``model.pretrained`` before any training.
-        path: the candidate file.
-        metric: one of ``top1``, ``top5``, ``probability`` or ``likelihood`` (``exp(-loss)``); becomes ``acc``.
-        candidates: the file's entries to score; all by default.
-        prior: name and weight of a prior that is added to the metric, see :func:`~paddle_pgonas.priors.by_name.with_prior`.
+    The candidate file is ``path``; ``candidates`` are the entries of it that are scored, all by default. Of several ``weights``
+    (few-shot supernets) each scores the candidates of its ``train.depth_ranges``; an empty list scores the network of
+    ``model.pretrained`` before any training. ``acc`` is the ``metric`` ``top1``, ``top5``, ``probability`` or ``likelihood``
+    (``exp(-loss)``), to which :func:`~paddle_pgonas.priors.by_name.with_prior` adds a ``prior`` of this name and weight.
 
     Raises UserError if weights or images do not fit, an output is an input, a file cannot be written, the candidate file changed
     meanwhile, or the prior is the same for all candidates.

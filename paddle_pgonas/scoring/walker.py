@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
 
 import paddle
 import paddle.nn.functional as F
@@ -22,13 +24,11 @@ Maps = list[paddle.Tensor]
 
 
 class Walker:
-    """Walks trees with a supernet's weights. Logits equal those of the active subnet in evaluation mode.
+    """Walks trees with a supernet's weights, never changing them. Logits equal those of the active subnet in evaluation mode.
 
-    Args:
-        net: only its weights and outer activations are used, never changed.
-        bn: with which statistics maps are normalised: ``running`` uses leading slices of the supernet's, ``batch`` those of each
-            batch of images, ``calibrated`` each prefix's own, which :meth:`calibrate` has stored in the tree.
-        dtype: of feature maps and of convolutions' weights; statistics and logits are float32 in any case.
+    ``bn`` says with which statistics maps are normalised: ``running`` uses leading slices of the supernet's, ``batch`` those of
+    each batch of images, ``calibrated`` each prefix's own, which :meth:`calibrate` has stored in the tree. ``dtype`` is that of
+    feature maps and of convolutions' weights; statistics and logits are float32 in any case.
     """
 
     def __init__(self, net: Supernet, bn: str, dtype: str = "float32") -> None:
@@ -85,13 +85,12 @@ class Walker:
         """Compute all children that are the same block of the network in different widths, and descend into each.
 
         ``maps`` are the parent's output, of which the block reads the leading ``c_in`` channels. A block is
-        ``act(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))``, and a narrower layer is a leading slice of a wider one. So conv1
-        and the shortcut are computed once, for the widest child, and conv2 grows: the children come by rising inner width, and to
-        the sum over the inner channels of the narrower ones only the further channels are added.
+        ``act(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))``. What the children share is listed in ``tree.py``:
+        they come by rising inner width, and to the sum over the inner channels of the narrower ones only the further are added.
         """
         index, c_in, _, _, stride = next(iter(group.children))
-        name, by_mid_width = f"blocks.{index}", group.by_mid_width()
-        c_mid, c_out = by_mid_width[-1][0], max(block.c_out for block in group.children)
+        name, rising = f"blocks.{index}", sorted(group.children, key=attrgetter("c_mid"))
+        c_mid, c_out = rising[-1].c_mid, max(block.c_out for block in rising)
         maps = _channels(maps, 0, c_in)  # [n, c_in, H, W]; below h, w = H / stride, W / stride
         inner = self._conv(f"{name}.conv1", maps, 0, c_mid, stride)  # [n, c_mid, h, w]
         inner = [F.relu_(x) for x in self._batch_norm(f"{name}.bn1", inner, parent, c_in)]
@@ -101,16 +100,15 @@ class Walker:
             shortcut = self._batch_norm(f"{name}.downsample.1", shortcut, parent, c_in)
         summed: Maps = []  # [n, c_out, h, w]: conv2 over the inner channels 0:done, in all output channels
         done = 0
-        for mid, children in by_mid_width:
+        for mid, blocks in groupby(rising, attrgetter("c_mid")):
             more = self._conv(f"{name}.conv2", _channels(inner, done, mid), done, c_out, 1)
             # In place, as a map is large. The narrower children are finished with it: bn2 copied what they needed.
             summed = [x.add_(added) for x, added in zip(summed, more, strict=True)] if summed else more
             done = mid
-            for child in children:
-                assert child.block is not None
-                width = child.block.c_out
-                outs = self._batch_norm(f"{name}.bn2", _channels(summed, 0, width), child, mid)
-                pairs = zip(outs, _channels(shortcut, 0, width), strict=True)
+            for block in blocks:
+                child = group.children[block]
+                outs = self._batch_norm(f"{name}.bn2", _channels(summed, 0, block.c_out), child, mid)
+                pairs = zip(outs, _channels(shortcut, 0, block.c_out), strict=True)
                 self._descend(child, [self._activate(index, out.add_(x)) for out, x in pairs], visit)
 
     def _batch_norm(self, name: str, maps: Maps, node: Node, c_in: int) -> Maps:
@@ -118,22 +116,20 @@ class Walker:
 
         A layer's calibrated statistics are kept in ``node``, under its name and the input width of the convolution before it.
         """
-        weight, bias = self._vectors(name, maps, "weight", "bias")
-        if self.calibrating:
+        width = maps[0].shape[1]
+        parts = ("weight", "bias", "_mean", "_variance")
+        weight, bias, mean, variance = (self.weights.vector(f"{name}.{part}", width) for part in parts)
+        if self.calibrating or self.bn == "batch":
             outs, mean, variance = _normalised_over_batch(maps, weight, bias)
             if self.calibrating > 1:
                 share, (old_mean, old_variance) = 1 / self.calibrating, node.statistics[name, c_in]
                 mean, variance = old_mean.lerp(mean, share), old_variance.lerp(variance, share)
-            node.statistics[name, c_in] = (mean, variance)
+            if self.calibrating:
+                node.statistics[name, c_in] = (mean, variance)
             return outs
-        if self.bn == "batch":
-            return _normalised_over_batch(maps, weight, bias)[0]
-        calibrated = self.bn == "calibrated"
-        statistics = node.statistics[name, c_in] if calibrated else self._vectors(name, maps, "_mean", "_variance")
-        return [F.batch_norm(x, *statistics, weight, bias, training=False) for x in maps]
-
-    def _vectors(self, name: str, maps: Maps, *parts: str) -> list[paddle.Tensor]:
-        return [self.weights.vector(f"{name}.{part}", maps[0].shape[1]) for part in parts]
+        if self.bn == "calibrated":
+            mean, variance = node.statistics[name, c_in]
+        return [F.batch_norm(x, mean, variance, weight, bias, training=False) for x in maps]
 
     def _activate(self, index: int, x: paddle.Tensor) -> paddle.Tensor:
         """The activation after a block's sum; PReLU needs its slope in the dtype of the feature maps."""
@@ -152,10 +148,7 @@ class Walker:
 
 
 class Slices:
-    """Leading slices of the supernet's tensors, the last used ones cached up to SLICE_BYTES.
-
-    ``whole`` are the tensors by the challenge's names. Convolutions' weights have this ``dtype``; all others stay float32.
-    """
+    """Leading slices of a supernet's tensors, the last used cached up to SLICE_BYTES; convolutions' weights are of ``dtype``."""
 
     def __init__(self, whole: dict[str, paddle.Tensor], dtype: str) -> None:
         self.whole = {name: tensor.detach() for name, tensor in whole.items()}

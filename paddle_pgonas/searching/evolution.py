@@ -63,7 +63,7 @@ def evolve(task: Task, population: int, generations: int, seed: int) -> list[Sco
     problem = _Problem(task, rng)
     algorithm = NSGA2(
         pop_size=population,
-        sampling=Population.new("X", _column(first_generation(task.space, population, rng))),
+        sampling=Population.new("X", np.array(first_generation(task.space, population, rng), dtype=object)[:, None]),
         crossover=_Crossover(n_parents=2, n_offsprings=2),
         mutation=_Mutation(),
         eliminate_duplicates=_Known(problem.seen),
@@ -169,19 +169,11 @@ class _Known(DuplicateElimination):
 class _Crossover(Crossover):
     def _do(self, problem: _Problem, x: np.ndarray, *args: Any, **kwargs: Any) -> np.ndarray:
         children = np.empty_like(x)  # [2, matings, 1]
-        for mating in range(x.shape[1]):
-            for child in range(2):
-                children[child, mating, 0] = cross(problem.rng, x[0, mating, 0], x[1, mating, 0])
+        for mating, child in np.ndindex(x.shape[1], 2):
+            children[child, mating, 0] = cross(problem.rng, x[0, mating, 0], x[1, mating, 0])
         return children
 
 
 class _Mutation(Mutation):
     def _do(self, problem: _Problem, x: np.ndarray, *args: Any, **kwargs: Any) -> np.ndarray:
-        return _column([mutate(problem.rng, row[0]) for row in x])
-
-
-def _column(archs: Sequence[Arch]) -> np.ndarray:
-    """Individuals as pymoo takes them: objects [len(archs), 1]."""
-    column = np.empty((len(archs), 1), dtype=object)
-    column[:, 0] = archs
-    return column
+        return np.array([mutate(problem.rng, row[0]) for row in x], dtype=object).reshape(x.shape)  # [individuals, 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import statistics
 import time
 from pathlib import Path
@@ -68,8 +69,6 @@ class Latency:
 
 def _processor() -> str:
     """The processor's name as Linux gives it; the machine's type elsewhere."""
-    import platform
-
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -121,8 +121,23 @@ def search(
     if processes.world() > 1 and (weights is None or "latency_ms" in limits):
         raise UserError("several processes share the scoring with weights; a prior or a latency needs one process")
     measures = weights is not None or "latency_ms" in limits  # and stores its measurements
+    side, model, folder = config.data.image_size, config.model, Path(config.output_dir) / "search"
     with exclusive(config.output_dir, "search") if measures else nullcontext():
-        task = _open_task(config, weights, str(prior), limits, metric, latency_batch)
+        latency = None
+        if "latency_ms" in limits:
+            from paddle_pgonas.searching.latency import Latency
+
+            latency = Latency(select_device(config.device), config.space, model, side, latency_batch, folder)
+        if prior is not None:
+            scores = _prior_scores(config.prior(prior))
+        else:
+            from paddle_pgonas.scoring.session import Session
+
+            session = Session(config, weights)
+            processes.join()
+            scores = supernet_scores(session, folder, metric)
+        costs = make_costs(side, model.num_classes, latency)
+        task = Task(config.search_space, costs, limits, next(iter(limits), "macs"), scores)
         _check_limits(task)
         scored = evolve(task, population, generations, config.seed)
     settings = {
@@ -133,28 +148,6 @@ def search(
         "config": config.model_dump(mode="json"),
     }
     return Result(task, prior or f"{metric}, score.bn {config.score.bn}", scored, settings)
-
-
-def _open_task(
-    config: Config, weights: str | Path | None, prior: str, limits: Mapping[str, float], metric: str, latency_batch: int
-) -> Task:
-    """The search problem, with all that it needs opened: supernet and images, or the prior, and the device of the latency."""
-    side, model, folder = config.data.image_size, config.model, Path(config.output_dir) / "search"
-    latency = None
-    if "latency_ms" in limits:
-        from paddle_pgonas.searching.latency import Latency
-
-        latency = Latency(select_device(config.device), config.space, model, side, latency_batch, folder)
-    if weights is None:
-        scores = _prior_scores(config.prior(prior))
-    else:
-        from paddle_pgonas.scoring.session import Session
-
-        session = Session(config, weights)
-        processes.join()
-        scores = supernet_scores(session, folder, metric)
-    costs = make_costs(side, model.num_classes, latency)
-    return Task(config.search_space, costs, limits, next(iter(limits), "macs"), scores)
 
 
 def make_costs(image_size: int, num_classes: int, latency: Callable[[Arch], float] | None = None) -> Costs:
@@ -196,10 +189,7 @@ def supernet_scores(session: Session, folder: Path, metric: str) -> Scores:
 
 
 def _measure_together(session: Session, archs: Sequence[Arch]) -> np.ndarray:
-    """``METRICS`` of the architectures, float64 [len(archs), 4]; each process measures neighbours in the prefix tree.
-
-    Raises UserError in all processes if :meth:`Session.measure` does in one.
-    """
+    """``METRICS``, float64 [len(archs), 4]; each process measures neighbours in the prefix tree. All raise what one raises."""
     from paddle_pgonas.scoring.tree import scoring_order
 
     rank, world = processes.rank(), processes.connected()
