@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import paddle
 
-from paddle_pgonas.config.loading import Config, Data, Model, save_config
+from paddle_pgonas.config.loading import Config, Data, save_config
 from paddle_pgonas.data.cache import DecodedImages
 from paddle_pgonas.data.images import open_images
 from paddle_pgonas.data.transforms import to_network
@@ -40,7 +40,7 @@ from paddle_pgonas.scoring.scorer import calibration_batches
 from paddle_pgonas.scoring.tree import build_tree
 from paddle_pgonas.scoring.walker import Walker
 from paddle_pgonas.space.arch import Arch
-from paddle_pgonas.space.named import SpaceKey, find_space
+from paddle_pgonas.space.named import find_space
 
 EXPORTED = ("subnet.safetensors", "code.txt", "config.yaml", "record.json")
 """The files of an export, in addition to ``inference.*``."""
@@ -53,12 +53,10 @@ TOLERANCE = 1e-3
 
 
 class Parity(NamedTuple):
-    """Agreement of two computations of the logits."""
+    """Largest difference of two computations' logits, relative to the largest; share of images with the same highest logit."""
 
     difference: float
-    """Largest difference of logits, relative to the largest logit."""
     same_predictions: float
-    """Share of images on which both have the same highest logit."""
 
 
 def export(
@@ -68,15 +66,10 @@ def export(
 
     Writes ``subnet.safetensors`` (under the challenge's names, BatchNorm statistics by ``score.bn``), ``code.txt``,
     ``config.yaml``, ``inference.*`` (a Paddle inference model for any batch size), on request ``inference.onnx``, and last
-    ``record.json``. The model's logits are compared with the scorer's and with those of the network before it was saved.
-
-    Args:
-        images: number of validation images for the comparison, taken evenly; without ``data.root`` (possible with
-            ``score.bn: running``) images of noise are used, which the record states.
-
-    Raises:
-        UserError: ``score.bn: batch``, weights that do not fit, a folder with other things in it, a missing package for ONNX, or
-            a model whose logits differ.
+    ``record.json``. The model's logits are compared with the scorer's and with those of the network before it was saved: on this
+    number of validation ``images``, taken evenly; without ``data.root`` (possible with ``score.bn: running``) on images of noise,
+    which the record states. Raises UserError for ``score.bn: batch``, weights that do not fit, a folder with other things in it,
+    a missing package for ONNX, or a model whose logits differ.
     """
     folder = Path(output)
     _check_folder(folder, weights)
@@ -89,27 +82,29 @@ def export(
     trained = load_weights(net, weights)
     net.eval()
     if config.data.source == "folder" and config.data.root is None and config.score.bn == "running":
-        shown = _noise(config.data.image_size, images)
+        side = config.data.image_size
+        noise = np.random.default_rng(0).integers(0, 256, (images, side, side, 3), dtype=np.uint8)
+        shown = DecodedImages(noise, np.zeros(0, np.int64), "noise", np.arange(images), images)  # without labels
     else:
         shown = open_images(config.changed(data={"val_limit": images})).for_scoring(config.score)
-    calibration: list[list[paddle.Tensor]] = []
-    if shown.calibration is not None:
-        whole = len(shown.calibration)
-        calibration = list(calibration_batches(shown.calibration, config.data, config.score.calibration_batch, whole))
-    description = _describe(arch, config.space, config.data, config.model) | {"bn": config.score.bn}
-    subnet = extract(net, arch)
-    if calibration:
+    subnet, calibration, pixels = extract(net, arch), list[list[paddle.Tensor]](), shown.calibration
+    if pixels is not None:
+        calibration += calibration_batches(pixels, config.data, config.score.calibration_batch, len(pixels))
         calibrate(subnet, [batch for [batch] in calibration])
+    description = _describe(arch, config)
     with exclusive(folder, "export"), _folder_inside(folder) as part:
         save_inference_model(subnet, part, config.data.image_size)
-        scorer = _scorer(net, arch, config.score.bn, calibration)
         save_weights(part / "subnet.safetensors", subnet, description)  # raises if Paddle ignored a full disk
-        ways = {"scorer": scorer, "dygraph": _dygraph(subnet), "paddle.inference": open_inference_model(part, device)}
+        ways = {
+            "scorer": _scorer(net, arch, config.score.bn, calibration),
+            "dygraph": paddle.no_grad()(lambda x: subnet(paddle.to_tensor(x)).numpy()),
+            "paddle.inference": open_inference_model(part, device),
+        }
         if onnx:
             (part / "inference.onnx").write_bytes(convert_to_onnx(part))
             ways["onnxruntime"] = open_onnx_model(part / "inference.onnx")
         record = description | {
-            "calibration_images": None if shown.calibration is None else len(shown.calibration),
+            "calibration_images": None if pixels is None else len(pixels),
             "weights": str(weights),
             "trained_steps": trained.get("step"),
             "model": model_file(part).name,
@@ -125,20 +120,15 @@ def export(
 
 
 def load_subnet(folder: str | Path) -> ResNet:
-    """The exported subnet as a network in evaluation mode, from ``subnet.safetensors`` alone.
-
-    Raises:
-        UserError: the file is missing, damaged, or no exported subnet.
-    """
+    """The exported network in evaluation mode, from ``subnet.safetensors``; a UserError if that is missing, damaged or none."""
     path = Path(folder) / "subnet.safetensors"
     arrays, record = read_arrays(path)
     try:
         arch = find_space(record["space"]).parse(record["arch"])
         subnet = ResNet(arch, record["num_classes"], record["activation"])
-    except KeyError as error:
-        raise UserError(f"{path}: not an exported subnet, its record lacks {error}") from None
-    except UserError as error:
-        raise UserError(f"{path}: not an exported subnet: {error}") from None
+    except (KeyError, UserError) as error:
+        fault = f", its record lacks {error}" if isinstance(error, KeyError) else f": {error}"
+        raise UserError(f"{path}: not an exported subnet{fault}") from None
     put_plain_weights(subnet, path, arrays)
     subnet.eval()
     return subnet
@@ -147,7 +137,7 @@ def load_subnet(folder: str | Path) -> ResNet:
 def _check_folder(folder: Path, weights: str | Path) -> None:
     """Accept only a new folder, an empty one or that of an earlier export: a run's folder has files of the same names."""
     for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
-        if name not in EXPORTED and not name.startswith(("inference.", ".export-")) and not name.endswith(".part"):
+        if name not in EXPORTED and not name.startswith(("inference.", WORKING)) and not name.endswith(".part"):
             raise UserError(f"{folder}: holds {name}, which no export writes; give the export a folder of its own")
     refuse_overwriting([folder / name for name in EXPORTED], [weights])
 
@@ -164,32 +154,25 @@ def _folder_inside(folder: Path) -> Iterator[Path]:
 
 
 def _move(part: Path, folder: Path) -> None:
-    """Move a finished export into its folder. An old record is removed first and the new one moved last: without it an export is
-    incomplete."""
+    """An old record is removed first and the new one moved last, because without it an export is incomplete."""
     for old in (folder / "record.json", *folder.glob("inference.*")):  # other versions of Paddle use other file names
         old.unlink(missing_ok=True)
     for path in sorted(part.iterdir(), key=lambda path: path.name == "record.json"):
         path.replace(folder / path.name)
 
 
-def _describe(arch: Arch, space: SpaceKey, data: Data, model: Model) -> dict[str, Any]:
-    """Description of the network and its input; ``space`` as the configuration names it."""
-    side, classes = data.image_size, model.num_classes
+def _describe(arch: Arch, config: Config) -> dict[str, Any]:
+    data, side, classes = config.data, config.data.image_size, config.model.num_classes
     return {
         "arch": arch.code,
-        "space": space,
-        "activation": model.activation,
+        "space": config.space,
+        "activation": config.model.activation,
         "num_classes": classes,
         "macs": cost.macs(arch, side, classes),
         "params": cost.params(arch, classes),
         "input": {"shape": [None, 3, side, side], "resize": data.resize, "mean": data.mean, "std": data.std},
+        "bn": config.score.bn,
     }
-
-
-def _noise(side: int, count: int) -> DecodedImages:
-    """Random pixels without labels."""
-    pixels = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
-    return DecodedImages(pixels, np.zeros(0, np.int64), "noise", np.arange(count), count)
 
 
 def _scorer(net: Supernet, arch: Arch, bn: str, calibration: list[list[paddle.Tensor]]) -> Network:
@@ -206,20 +189,8 @@ def _scorer(net: Supernet, arch: Arch, bn: str, calibration: list[list[paddle.Te
     return run
 
 
-def _dygraph(subnet: ResNet) -> Network:
-    def run(x: np.ndarray) -> np.ndarray:
-        with paddle.no_grad():
-            return subnet(paddle.to_tensor(x)).numpy()
-
-    return run
-
-
 def _compare(ways: dict[str, Network], images: DecodedImages, data: Data, size: int) -> dict[str, Any]:
-    """Logits of all ways on all images: how each agrees with the scorer, ``paddle.inference`` with dygraph too, and top-1.
-
-    Raises:
-        UserError: logits that differ by more than rounding.
-    """
+    """How the logits of all ways agree with the scorer's, and ``paddle.inference`` with dygraph; and the top-1 of each."""
     logits: dict[str, list[np.ndarray]] = {name: [] for name in ways}
     for start in progress(range(0, len(images.images), size), "checking", "batches"):
         pixels = np.ascontiguousarray(images.images[start : start + size])
@@ -228,8 +199,8 @@ def _compare(ways: dict[str, Network], images: DecodedImages, data: Data, size: 
             logits[name].append(way(x))
     whole = {name: np.concatenate(parts) for name, parts in logits.items()}
     pairs = [(name, "scorer") for name in ways if name != "scorer"] + [("paddle.inference", "dygraph")]
-    differences = {f"{name} / {other}": parity(whole[name], whole[other]) for name, other in pairs}
-    for name, agreed in differences.items():
+    agreements = {f"{name} / {other}": parity(whole[name], whole[other]) for name, other in pairs}
+    for name, agreed in agreements.items():
         if not agreed.difference <= TOLERANCE:
             raise UserError(
                 f"the logits of {name} differ by {agreed.difference:.1e} of the largest (at most {TOLERANCE:.0e} is rounding); "
@@ -240,7 +211,7 @@ def _compare(ways: dict[str, Network], images: DecodedImages, data: Data, size: 
     return {
         "images": len(images.images),
         "images_are": "validation" if len(labels) else "noise",
-        "parity": {name: agreed._asdict() for name, agreed in differences.items()},
+        "parity": {name: agreed._asdict() for name, agreed in agreements.items()},
         "top1": top1,
     }
 
@@ -253,8 +224,8 @@ def parity(logits: np.ndarray, others: np.ndarray) -> Parity:
 
 def summary(record: dict[str, Any]) -> str:
     """The record's figures as lines of text."""
-    lines = [f"subnet           {record['arch']}"]
-    lines.append(f"cost             {record['macs']:,} multiply-accumulates, {record['params']:,} parameters")
+    cost_line = f"cost             {record['macs']:,} multiply-accumulates, {record['params']:,} parameters"
+    lines = [f"subnet           {record['arch']}", cost_line]
     for name, agreed in record["parity"].items():
         same = f"same prediction on {agreed['same_predictions']:.1%}"
         lines.append(f"{name}: largest difference of logits {agreed['difference']:.1e} of the largest, {same}")

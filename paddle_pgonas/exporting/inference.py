@@ -19,8 +19,6 @@ Network = Callable[[np.ndarray], np.ndarray]
 PREFIX = "inference"
 """Name of an inference model's files, without the suffix."""
 
-OPSET = 13
-
 
 def save_inference_model(subnet: ResNet, folder: Path, image_size: int) -> None:
     """Write the network in evaluation mode as ``inference.*``, for any batch size."""
@@ -33,13 +31,8 @@ def save_inference_model(subnet: ResNet, folder: Path, image_size: int) -> None:
 
 
 def model_file(folder: str | Path) -> Path:
-    """The program of an inference model: ``.json`` from Paddle 3, ``.pdmodel`` from Paddle 2.
-
-    Raises:
-        UserError: there is none in this folder.
-    """
-    for suffix in (".json", ".pdmodel"):
-        path = Path(folder) / (PREFIX + suffix)
+    """The program of an inference model: ``.json`` from Paddle 3, ``.pdmodel`` from Paddle 2. Raises UserError for none."""
+    for path in (Path(folder) / f"{PREFIX}.json", Path(folder) / f"{PREFIX}.pdmodel"):
         if path.exists():
             return path
     raise UserError(f"{folder}: holds no inference model ({PREFIX}.json or {PREFIX}.pdmodel); export a subnet into it first")
@@ -67,11 +60,7 @@ def open_inference_model(folder: str | Path, device: str = "cpu") -> Network:
 
 
 def require_onnx() -> None:
-    """Check that ONNX files can be written and run, before any work is done.
-
-    Raises:
-        UserError: paddle2onnx or onnxruntime is missing or not compatible with this Paddle; the message names the version.
-    """
+    """Raise a UserError if paddle2onnx or onnxruntime is missing or does not fit this Paddle; it names the version that does."""
     wanted = "paddle2onnx>=2.1" if int(paddle_version().split(".")[0]) >= 3 else "paddle2onnx==1.3.1"
     try:
         import onnxruntime  # noqa: F401
@@ -86,7 +75,7 @@ def convert_to_onnx(folder: Path) -> bytes:
     import paddle2onnx
 
     # Without a file name it only converts; with one, version 2 optimises the graph and pip-installs packages for that.
-    return bytes(paddle2onnx.export(str(model_file(folder)), str(folder / f"{PREFIX}.pdiparams"), opset_version=OPSET))
+    return bytes(paddle2onnx.export(str(model_file(folder)), str(folder / f"{PREFIX}.pdiparams"), opset_version=13))
 
 
 def open_onnx_model(path: Path) -> Network:

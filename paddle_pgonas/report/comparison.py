@@ -15,7 +15,6 @@ from paddle_pgonas.priors.cost import Setting, macs, setting
 from paddle_pgonas.progress import progress
 from paddle_pgonas.scores.correlation import (
     LEVEL,
-    STATISTICS,
     Agreement,
     Estimate,
     attainable_kendall,
@@ -76,13 +75,12 @@ class Comparison:
         return np.array([macs(arch, self.setting.image_size, self.setting.num_classes) for arch in archs]) / 1e6
 
     def as_json(self) -> dict[str, Any]:
-        """The figures for programs; the keys are stable.
+        """The figures for programs; the keys are stable, and undefined values are null.
 
         ``reference``, ``space``, ``k``, ``level`` (of the intervals), ``ceiling`` (Kendall tau of error-free scores with this
-        reference, or null), ``notes`` (lines of text), and ``rows``, one per file: ``file``, ``count`` (architectures
-        compared), ``resamples``, per statistic (``pearson``, ``kendall``, ``spearman``, ``kendall_top``, ``precision_at_k``)
-        an object of ``value``, ``low``, ``high``, and ``difference``: null in the first row, else ``to`` (the first row's
-        file) and per statistic the same object. Undefined values are null.
+        reference), ``notes`` (lines of text), and ``rows``, one per file: ``file``, ``count`` (architectures compared),
+        ``resamples``, per statistic (``pearson``, ``kendall``, ``spearman``, ``kendall_top``, ``precision_at_k``) an object of
+        ``value``, ``low``, ``high``, and ``difference``: null in the first row, else ``to`` (its file) and the same objects.
         """
         return {
             "reference": self.reference,
@@ -90,16 +88,18 @@ class Comparison:
             "k": self.k,
             "level": LEVEL,
             "ceiling": self.ceiling,
-            "rows": [self._row_as_json(row) for row in self.rows],
+            "rows": [
+                {
+                    "file": row.name,
+                    "count": len(row.scores),
+                    "resamples": resamples_for(len(row.scores)),
+                    **_finite(row.estimates),
+                    "difference": None if row.difference is None else {"to": self.rows[0].name, **_finite(row.difference)},
+                }
+                for row in self.rows
+            ],
             "notes": self.notes,
         }
-
-    def _row_as_json(self, row: Row) -> dict[str, Any]:
-        figures = {"file": row.name, "count": len(row.scores), "resamples": resamples_for(len(row.scores))}
-        difference = None
-        if row.difference is not None:
-            difference = {"to": self.rows[0].name} | {key: _finite(value) for key, value in row.difference.items()}
-        return figures | {key: _finite(value) for key, value in row.estimates.items()} | {"difference": difference}
 
 
 def compare(
@@ -112,15 +112,10 @@ def compare(
 ) -> Comparison:
     """Read the files and compare each with the reference, matched by architecture (names do not matter).
 
-    Args:
-        k: the k of precision at k; by default :func:`default_k` of the smallest number compared.
-        space: of the architectures; by default the first built-in one with codes as long as the reference's.
-        image_size: side of the images, for the costs in pictures; without it the space's is assumed, and the page says so.
-        num_classes: likewise; without it 1,000.
-
-    Raises:
-        UserError: a file that cannot be read, fewer than two files in all, fewer than two common architectures, or a k
-            that is not between 1 and their number.
+    ``k`` is that of precision at k, by default :func:`default_k` of the smallest number compared; ``space`` by default the first
+    built-in one with codes as long as the reference's. The costs in pictures are of images of side ``image_size`` with
+    ``num_classes``; without them the space's image size and 1,000 are assumed, and the page says so. Raises UserError for a file
+    that cannot be read, fewer than two files in all, fewer than two common architectures, or a k beyond 1 to their number.
     """
     reference = truth or paths[0]
     others = list(paths) if truth else list(paths[1:])
@@ -142,7 +137,7 @@ def compare(
     k = default_k(fewest) if k is None else k
     if not 1 <= k <= fewest:
         raise UserError(f"--top must be 1 to {fewest}, the number of architectures compared, not {k}")
-    rows, ceiling = _rows(wanted, files, k), _ceiling(list(wanted.values()))
+    rows, ceiling = _rows(wanted, files, k), _ceiling(wanted)
     return Comparison(space, Path(reference).name, k, rows, ceiling, notes, setting(space, image_size, num_classes))
 
 
@@ -164,20 +159,19 @@ def _rows(wanted: Scores, files: list[tuple[str, list[str], Scores]], k: int) ->
             both = [code for code in codes if code in first_scores]
             if len(both) >= max(2, k):
                 difference = agree(scores, both).minus(agree(first_scores, both))
-        archs = [wanted[code].arch for code in codes]
-        rows.append(Row(name, archs, _accs(wanted, codes), _accs(scores, codes), agreed, difference))
+        rows.append(Row(name, [wanted[code].arch for code in codes], _accs(wanted, codes), _accs(scores, codes), agreed, difference))
     return rows
 
 
-def _ceiling(entries: Sequence[Candidate]) -> float | None:
-    errors = [entry.std_error for entry in entries]
+def _ceiling(wanted: Scores) -> float | None:
+    errors = [entry.std_error for entry in wanted.values()]
     if None in errors:
         return None
-    ceiling = attainable_kendall(np.array([entry.acc for entry in entries], dtype=float), np.array(errors, dtype=float))
+    ceiling = attainable_kendall(_accs(wanted, wanted), np.array(errors, dtype=float))
     return ceiling if math.isfinite(ceiling) else None
 
 
-def _accs(scores: Scores, codes: list[str]) -> np.ndarray:
+def _accs(scores: Scores, codes: Iterable[str]) -> np.ndarray:
     return np.array([scores[code].acc for code in codes], dtype=float)
 
 
@@ -187,7 +181,6 @@ def _constant(name: str, entries: Iterable[Candidate]) -> list[str]:
 
 
 def _gaps(name: str, scores: Scores, reference: str, wanted: Scores) -> list[str]:
-    """One line each for architectures that are missing on one side, and for names that stand for different ones."""
     notes = []
     if lacking := [entry.name for code, entry in wanted.items() if code not in scores]:
         notes.append(f"{name} lacks {len(lacking):,} of the {len(wanted):,} architectures of {reference}: {_some(lacking)}")
@@ -212,8 +205,7 @@ def _names(paths: Sequence[str | Path]) -> list[str]:
 def cells(estimates: dict[str, Estimate], signed: bool = False) -> list[tuple[str, str]]:
     """Each statistic as a number and its interval in brackets; a dash for undefined values."""
     texts = []
-    for name in STATISTICS:
-        _, factor, digits = COLUMNS[name]
+    for name, (_, factor, digits) in COLUMNS.items():
         value, low, high = (f"{factor * number:{'+' if signed else ''}.{digits}f}" for number in estimates[name])
         texts.append((value, f"[{low}, {high}]") if math.isfinite(estimates[name].value) else ("-", ""))
     return texts
@@ -250,8 +242,8 @@ def verdict(comparison: Comparison) -> str:
 
 def explanation(comparison: Comparison) -> list[str]:
     """Explanation of the figures."""
-    resamples = sorted({resamples_for(len(row.scores)) for row in comparison.rows})
-    drawn = " to ".join(f"{count:,}" for count in dict.fromkeys((resamples[0], resamples[-1])))
+    resamples = {resamples_for(len(row.scores)) for row in comparison.rows}
+    drawn = " to ".join(f"{count:,}" for count in sorted({min(resamples), max(resamples)}))
     return [
         f"In brackets: {100 * LEVEL:.0f} % bootstrap intervals over the architectures, {drawn} resamples; "
         "for a difference the same ones for both files.",
@@ -262,14 +254,12 @@ def explanation(comparison: Comparison) -> list[str]:
 def table(comparison: Comparison) -> str:
     """The comparison as aligned text, each figure with its interval; below it the differences to the first file."""
     lines = [["against " + comparison.reference, "count", *heads(comparison)]]
-    for row in comparison.rows:
-        lines.append([row.name, f"{len(row.scores):,}", *(" ".join(cell) for cell in cells(row.estimates))])
+    lines += [[row.name, f"{len(row.scores):,}", *map(" ".join, cells(row.estimates))] for row in comparison.rows]
     blocks = [_aligned(lines)]
     if len(comparison.rows) > 1:
         lines = [["difference to " + comparison.rows[0].name, *heads(comparison)]]
-        for row in comparison.rows[1:]:
-            if row.difference is not None:
-                lines.append([row.name, *(" ".join(cell) for cell in cells(row.difference, signed=True))])
+        differing = [(row.name, row.difference) for row in comparison.rows if row.difference is not None]
+        lines += [[name, *map(" ".join, cells(difference, signed=True))] for name, difference in differing]
         blocks.append(_aligned(lines))
     return "\n\n".join([*blocks, "\n".join([verdict(comparison), *explanation(comparison), *comparison.notes])])
 
@@ -281,6 +271,9 @@ def _aligned(lines: list[list[str]]) -> str:
     return "\n".join(text)
 
 
-def _finite(estimate: Estimate) -> dict[str, float | None]:
+def _finite(estimates: dict[str, Estimate]) -> dict[str, dict[str, float | None]]:
     """Replaces NaN, the correlation of a constant file, by None, because JSON has no NaN."""
-    return {key: value if math.isfinite(value) else None for key, value in estimate._asdict().items()}
+    return {
+        name: {key: value if math.isfinite(value) else None for key, value in estimate._asdict().items()}
+        for name, estimate in estimates.items()
+    }

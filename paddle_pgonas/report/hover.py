@@ -30,9 +30,7 @@ def points(
 ) -> list[Point]:
     """A point per subnet with its code, depths, cost and ranks; none beyond ``MOST`` subnets.
 
-    Args:
-        macs: each subnet's multiply-accumulates, in millions.
-        ranks: a file's name and the subnets' ranks in it, of which 1 is that of the lowest value, as in the pictures.
+    ``macs`` are in millions. ``ranks`` are a file's name and the subnets' ranks in it, of which 1 is that of the lowest value.
     """
     if len(archs) > MOST:
         return []

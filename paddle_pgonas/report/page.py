@@ -24,30 +24,18 @@ Table = tuple[str, list[str], list[tuple[str, list[Cell]]]]
 
 
 def write_page(
-    path: str | Path,
-    comparison: Comparison,
-    pictures: Sequence[Picture] | None = None,
-    provenance: Provenance | None = None,
+    path: str | Path, comparison: Comparison, pictures: Sequence[Picture] | None = None, provenance: Provenance | None = None
 ) -> None:
-    """Write the report.
+    """Write the report, with the training run, versions and commands of ``provenance`` if it is given.
 
-    Args:
-        pictures: drawn pictures, for example if they are also written as files; drawn here by default.
-        provenance: the training run, versions and commands to show; none by default.
-
-    Raises:
-        UserError: the file cannot be written.
+    ``pictures`` are drawn pictures, for example if they are also written as files; by default they are drawn here. Raises
+    UserError if the file cannot be written.
     """
     if pictures is None:
         pictures = draw_pictures(comparison, provenance.metrics if provenance else ())
     shown = groupby(progress(pictures, "page", "pictures"), lambda picture: picture.section)
-    environment = Environment(
-        loader=PackageLoader("paddle_pgonas.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader = PackageLoader("paddle_pgonas.report", "")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template("page.html").render(
         comparison=comparison,
         verdict=verdict(comparison),

@@ -37,12 +37,7 @@ STYLE = {
 }
 SIZE = (4.2, 3.4)
 
-RANKS, COST, ERRORS, TRAINING = (
-    "Rank against rank",
-    "Values against cost",
-    "Where the ranking goes wrong",
-    "Training run",
-)
+RANKS, COST, ERRORS, TRAINING = "Rank against rank", "Values against cost", "Where the ranking goes wrong", "Training run"
 """The sections of the page."""
 
 
@@ -82,8 +77,7 @@ SCHEDULES = ("lr", "rank_lambda")
 def pictures(comparison: Comparison, metrics: Sequence[dict[str, Any]] = ()) -> list[Picture]:
     """All pictures of a comparison, and of a training log if there is one."""
     with rc_context(STYLE):
-        shown = [*_of_ranks(comparison), *_of_cost(comparison), *_of_errors(comparison), *_of_training(metrics)]
-    return shown
+        return [*_of_ranks(comparison), *_of_cost(comparison), *_of_errors(comparison), *_of_training(metrics)]
 
 
 def svg(figure: Figure, points: Sequence[hover.Point] = ()) -> str:
@@ -97,11 +91,7 @@ def svg(figure: Figure, points: Sequence[hover.Point] = ()) -> str:
 
 
 def write_plots(folder: str | Path, shown: Sequence[Picture]) -> None:
-    """Write every picture as ``<stem>.png`` and ``<stem>.svg``.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
+    """Write every picture as ``<stem>.png`` and ``<stem>.svg``. Raises UserError if the folder cannot be written."""
     for picture in progress(shown, "plots", "pictures"):
         for kind in ("png", "svg"):
             with atomic_path(Path(folder) / f"{picture.stem}.{kind}") as part, rc_context(STYLE):
@@ -120,8 +110,7 @@ def _of_ranks(comparison: Comparison) -> Iterable[Picture]:
 
 
 def _of_cost(comparison: Comparison) -> Iterable[Picture]:
-    first = comparison.rows[0]
-    shown = [(comparison.reference, first.archs, first.reference)]
+    shown = [(comparison.reference, comparison.rows[0].archs, comparison.rows[0].reference)]
     shown += [(row.name, row.archs, row.scores) for row in comparison.rows]
     setting = f"{comparison.setting.image_size} pixels with {comparison.setting.num_classes:,} classes"
     for number, (name, archs, values) in enumerate(shown):
@@ -134,10 +123,11 @@ def _of_cost(comparison: Comparison) -> Iterable[Picture]:
 def _of_errors(comparison: Comparison) -> Iterable[Picture]:
     for number, row in enumerate(comparison.rows, start=1):
         error = rank_errors(row)
-        for kind, groups in (("depth", by_depth(row.archs)), ("width", by_width(row.archs))):
-            label = "blocks in the stage" if kind == "depth" else "width of the stage, % of its widest"
+        for kind, groups, what, label in (
+            ("depth", by_depth(row.archs), "number of blocks", "blocks in the stage"),
+            ("width", by_width(row.archs), "width (of conv2)", "width of the stage, % of its widest"),
+        ):
             figure, worst = _group_means(error, groups, label)
-            what = "number of blocks" if kind == "depth" else "width (of conv2)"
             caption = f"{row.name}: mean rank error by each stage's {what}, above 0 over-rated against {comparison.reference}"
             yield Picture(_stem(f"error_{kind}", number, row.name), ERRORS, caption + worst, figure)
 
@@ -153,29 +143,21 @@ def _of_training(metrics: Sequence[dict[str, Any]]) -> Iterable[Picture]:
 
 def rank_scatter(row: Row, reference: str) -> Figure:
     """Rank in the file against rank in the reference; a perfect file lies on the diagonal."""
-    figure, axes = _axes((4.2, 4.2))
+    figure, axes = _axes(f"rank in {_short(reference)}", f"rank in {_short(row.name)}", (4.2, 4.2))
     x, y = rankdata(row.reference), rankdata(row.scores)
     axes.plot([1, len(x)], [1, len(x)], color="grey", linewidth=0.8)
-    _points(axes, x, y, INK)
-    axes.set_xlabel(f"rank in {_short(reference)}", parse_math=False)
-    axes.set_ylabel(f"rank in {_short(row.name)}", parse_math=False)
+    _points(axes, x, y)
     axes.set_aspect("equal")
     return figure
 
 
 def cost_scatter(macs: np.ndarray, values: np.ndarray, name: str, setting: str) -> Figure:
-    """A file's values against multiply-accumulates in millions, and their mean in up to ten groups of equal number.
-
-    Args:
-        setting: the images and classes that the costs are of, in words.
-    """
-    figure, axes = _axes()
-    _points(axes, macs, values, INK)
+    """Values against millions of multiply-accumulates at a ``setting`` (in words), and their mean in up to ten equal groups."""
+    figure, axes = _axes(f"million multiply-accumulates at {setting}", f"value in {_short(name)}")
+    _points(axes, macs, values)
     groups = np.array_split(np.argsort(macs, kind="stable"), min(10, max(1, len(macs) // 5)))
     means = [(macs[group].mean(), values[group].mean()) for group in groups]
     axes.plot(*zip(*means, strict=True), color=ACCENT, marker="o", markersize=4, linewidth=1.4, label="mean of a group")
-    axes.set_xlabel(f"million multiply-accumulates at {setting}")
-    axes.set_ylabel(f"value in {_short(name)}", parse_math=False)
     _legend_above(figure, axes)
     return figure
 
@@ -192,13 +174,12 @@ def by_depth(archs: Sequence[Arch]) -> np.ndarray:
 
 def by_width(archs: Sequence[Arch]) -> np.ndarray:
     """Channels of each stage's residual sums in percent of the stage's widest, ``[architecture, stage]``."""
-    percent = np.array([0.0, *(100 * ratio for ratio in archs[0].space.ratios)])
-    return percent[np.array([arch.conv2 for arch in archs])]
+    return 100 * np.array(archs[0].space.ratios)[np.array([arch.conv2 for arch in archs]) - 1]
 
 
 def _group_means(error: np.ndarray, groups: np.ndarray, label: str) -> tuple[Figure, str]:
     """Mean error and its 95 % interval for each value of each stage, and a text that names the largest."""
-    figure, axes = _axes()
+    figure, axes = _axes(label, "mean rank error, % of ranks")
     axes.axhline(0, color="grey", linewidth=0.8)
     worst = (0.0, "")
     for stage, values in enumerate(groups.T):
@@ -209,11 +190,8 @@ def _group_means(error: np.ndarray, groups: np.ndarray, label: str) -> tuple[Fig
         axes.errorbar(kinds, means, margins, label=f"stage {stage + 1}", linewidth=1.2, capsize=2,
                       color=COLORS[stage % len(COLORS)], marker=MARKERS[stage % len(MARKERS)], markersize=4)  # fmt: skip
         for kind, mean, margin in zip(kinds, means, margins, strict=True):
-            clear = abs(mean) - margin
-            if clear > worst[0]:
+            if (clear := abs(mean) - margin) > worst[0]:
                 worst = clear, f"; furthest off: stage {stage + 1} at {kind:g}, {mean:+.1f} % of the ranks"
-    axes.set_xlabel(label)
-    axes.set_ylabel("mean rank error, % of ranks")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend_above(figure, axes)
     return figure, worst[1]
@@ -221,7 +199,7 @@ def _group_means(error: np.ndarray, groups: np.ndarray, label: str) -> tuple[Fig
 
 def training_curves(metrics: Sequence[dict[str, Any]], keys: Sequence[str], label: str) -> Figure:
     """Logged values over the steps; for long noisy logs a running mean, with the values as thin lines."""
-    figure, axes = _axes()
+    figure, axes = _axes("step", label)
     for number, key in enumerate(keys):
         points = [(line["step"], line[key]) for line in metrics if "step" in line and isinstance(line.get(key), int | float)]
         if not points:
@@ -233,32 +211,30 @@ def training_curves(metrics: Sequence[dict[str, Any]], keys: Sequence[str], labe
             axes.plot(steps, values, color=color, linewidth=0.6, alpha=0.3)
             mean = np.ones(window) / window
             steps, values = np.convolve(steps, mean, "valid"), np.convolve(values, mean, "valid")
-        marker = "" if len(steps) > 1 else "o"
-        axes.plot(steps, values, color=color, linewidth=1.4, marker=marker, label=name)
-    axes.set_xlabel("step")
-    axes.set_ylabel(label)
+        axes.plot(steps, values, color=color, linewidth=1.4, marker="" if len(steps) > 1 else "o", label=name)
     if len(keys) > 1:
         _legend_above(figure, axes)
     return figure
 
 
-def _axes(size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
+def _axes(x_label: str, y_label: str, size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
     figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots()
+    axes = figure.subplots()
+    axes.set_xlabel(x_label, parse_math=False)
+    axes.set_ylabel(y_label, parse_math=False)
+    return figure, axes
 
 
 def _legend_above(figure: Figure, axes: Axes) -> None:
-    """A legend above the axes."""
-    count = len(axes.get_legend_handles_labels()[1])
-    if count:
+    if count := len(axes.get_legend_handles_labels()[1]):
         figure.legend(loc="outside upper center", ncols=min(count, 4), fontsize=8, handlelength=1.5, columnspacing=1.2)
 
 
-def _points(axes: Axes, x: np.ndarray, y: np.ndarray, color: str) -> None:
+def _points(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
     """A scatter plot whose points are smaller and more transparent if there are many."""
     count = len(x)
     size, alpha = max(1.5, min(18, 4000 / count)), max(0.15, min(0.8, 300 / count))
-    axes.scatter(x, y, s=size, color=color, alpha=alpha, linewidths=0, rasterized=True)
+    axes.scatter(x, y, s=size, color=INK, alpha=alpha, linewidths=0, rasterized=True)
 
 
 def _short(name: str) -> str:
@@ -275,13 +251,10 @@ def pareto_scatter(
 ) -> Figure:
     """All (cost, score) points of a search, the Pareto front as a step line, and the limit of the cost."""
     with rc_context(STYLE):
-        figure, axes = _axes((5.6, 4.2))
-        cloud = np.array(points)
-        _points(axes, cloud[:, 0], cloud[:, 1], INK)
+        figure, axes = _axes(cost_name, score, (5.6, 4.2))
+        _points(axes, *np.array(points).T)
         axes.step(*zip(*front, strict=True), where="post", color=ACCENT, linewidth=1.2, marker="o", markersize=3, label="front")
         if limit is not None:
             axes.axvline(limit, color="grey", linewidth=0.8, linestyle="--", label="limit")
-        axes.set_xlabel(cost_name)
-        axes.set_ylabel(score, parse_math=False)
         axes.legend(loc="lower right")
     return figure

@@ -42,13 +42,9 @@ def run_config(run: Path) -> Config | None:
 
 
 def read_provenance(run: Path | None, files: Sequence[str], command: str) -> Provenance:
-    """Collect what a training run's folder and the records beside the score files (``<file>.record.json``).
+    """Collect what a training run's folder and the records beside the score files (``<file>.record.json``) tell.
 
-    Args:
-        command: the command line that makes the report.
-
-    Raises:
-        UserError: there is no folder ``run``, or a record is not JSON.
+    ``command`` is the command line that makes the report. Raises UserError for no folder ``run``, or a record that is not JSON.
     """
     if run is not None and not run.is_dir():
         raise UserError(f"{run}: no such folder; --run takes the output_dir of a training run")
@@ -59,8 +55,8 @@ def read_provenance(run: Path | None, files: Sequence[str], command: str) -> Pro
     if run is not None and (trained := _training_record(run / "supernet.safetensors")):
         facts["training"] = {"steps": trained.get("step"), **_object(trained.get("versions"))}
     if config:
-        again = ["-c", str(config_path), "-o", f"output_dir={run}-again"]
-        commands.append(shlex.join(["python", "tools/train_supernet.py", *again]))
+        options = ["-c", str(config_path), "-o", f"output_dir={run}-again"]
+        commands.append(shlex.join(["python", "tools/train_supernet.py", *options]))
     for file in files:
         path = Path(file).with_suffix(".record.json")
         if path.is_file():
@@ -81,7 +77,6 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _numbers(line: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a log's line that can be drawn."""
     return {name: float(value) for name, value in line.items() if isinstance(value, int | float) and abs(value) < LARGEST}
 
 

@@ -1,7 +1,4 @@
-"""Scoring: every candidate with the supernet's weights, along a prefix tree that shares common activations.
-
-All modules but :mod:`paddle_pgonas.scoring.tree`, which plans the work, need Paddle.
-"""
+"""Scoring: every candidate with the supernet's weights, along a prefix tree. All modules but ``tree`` need Paddle."""
 
 from paddle_pgonas.runtime import prepare_process
 

@@ -19,16 +19,13 @@ METRICS = ("top1", "top5", "probability", "loss")
 
 
 class ChunkStore:
-    """Sums of the metrics per chunk and number of images.
+    """Sums of the metrics per chunk and number of images. ``identity`` is all that they depend on besides the candidates.
 
     Each chunk is a fixed range of the sorted candidates, so its result does not depend on the process that computes it;
     processes that compute the same chunk write the same bytes, so they need no lock. A smaller number of validation images is a
     prefix of a larger one (:func:`~paddle_pgonas.data.sources.spread_order`): a chunk's sums over the first images are stored,
     and only the others are computed when ``data.val_limit`` is raised. With ``score.bn: batch`` the result depends on the images
     of each batch, so it cannot be extended.
-
-    Args:
-        identity: everything that the sums depend on in addition to the candidates.
     """
 
     def __init__(self, folder: Path, archs: Sequence[Arch], data: DecodedImages, identity: Mapping[str, Any]) -> None:
@@ -62,7 +59,6 @@ class ChunkStore:
         return [(int(match[1]), int(match[2])) for name in self.store.names() if (match := _NAME.fullmatch(name))]
 
     def _prefix_fingerprint(self, count: int) -> str | None:
-        """The fingerprint of the first ``count`` images."""
         if count == self.data.asked:
             return self.data.fingerprint
         return self.data.prefix_fingerprint and self.data.prefix_fingerprint(count)

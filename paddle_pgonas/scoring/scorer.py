@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,18 +46,11 @@ def score(
 ) -> np.ndarray:
     """Measure :data:`METRICS` of every architecture with the supernet's weights: float64 [len(archs), 4], in their order.
 
-    Args:
-        images: those of :meth:`~paddle_pgonas.data.images.JobImages.for_scoring`.
-        data: how they are normalised.
-        settings: batches, BatchNorm statistics and precision.
-        folder: the folder of finished chunks, so that an interrupted run continues and several processes share the work; None
-            stores nothing.
-
-    Raises:
-        UserError: logits that are not finite, or a folder that cannot be written.
+    ``images`` are those of :meth:`~paddle_pgonas.data.images.JobImages.for_scoring`, normalised as ``data`` says. Finished chunks
+    are kept in ``folder``, so that an interrupted run continues and several processes share the work; None stores nothing. Raises
+    UserError for logits that are not finite, or a folder that cannot be written.
     """
-    order = scoring_order(archs)
-    chunks = chunked(order)
+    chunks = chunked(scoring_order(archs))
     store = None if folder is None else ChunkStore(folder, archs, images, identity(net, images, data, settings))
     if store is not None:
         print(store.summary(len(chunks)))
@@ -85,26 +79,22 @@ def chunked(order: Sequence[T]) -> list[Sequence[T]]:
 def _my_order(chunks: int) -> list[int]:
     """The chunks in this process's order: its own share, then those of the others from their ends, if still missing."""
     rank, world = processes.rank(), processes.world()
-    bounds = [chunks * r // world for r in range(world + 1)]
-    own = list(range(bounds[rank], bounds[rank + 1]))
-    for step in range(1, world):
-        other = (rank + step) % world
-        own += reversed(range(bounds[other], bounds[other + 1]))
-    return own
+    shares = [range(chunks * r // world, chunks * (r + 1) // world) for r in range(world)]
+    others = shares[rank + 1 :] + shares[:rank]
+    return [*shares[rank], *chain.from_iterable(map(reversed, others))]
 
 
 def identity(net: Supernet, images: DecodedImages, data: Data, settings: Score) -> dict[str, object]:
     """Everything that the scores depend on in addition to the candidates."""
-    mode = settings.bn
     return {
         "weights": checksum({}, {name: tensor.numpy() for name, tensor in net.weights().items()}),
         "activation": net.activation,
         "images": images.fingerprint,
         "normalisation": [data.mean, data.std],
-        "bn": mode,
+        "bn": settings.bn,
         "calibration": None if images.calibration is None else checksum({}, {"images": images.calibration}),
-        "calibration_batch": settings.calibration_batch if mode == "calibrated" else None,
-        "batch_size": settings.batch_size if mode == "batch" else None,
+        "calibration_batch": settings.calibration_batch if settings.bn == "calibrated" else None,
+        "batch_size": settings.batch_size if settings.bn == "batch" else None,
         "amp": settings.amp,
         "chunk": CHUNK,  # the start of a walk influences the rounding of sums
         "metrics": METRICS,
@@ -124,10 +114,7 @@ class _Scorer:
             self.on_device = paddle.to_tensor(np.ascontiguousarray(images.images))
 
     def chunk(self, archs: Sequence[Arch], bar: Progress, first: int) -> np.ndarray:
-        """Sums of the metrics over the images from the ``first`` on: float64 [len(archs), 4].
-
-        On out-of-memory the batch is halved.
-        """
+        """Sums of the metrics over the images from the ``first`` on: float64 [len(archs), 4]. Out of memory halves the batch."""
         while True:
             try:
                 return self._walk_images(archs, bar, first)
@@ -143,25 +130,22 @@ class _Scorer:
                 self.batch_size //= 2
                 print(f"out of memory: score.batch_size is now {self.batch_size}", file=sys.stderr)
 
-    def _batch(self, start: int, stop: int) -> tuple[paddle.Tensor, paddle.Tensor]:
-        """Normalised images [N, 3, S, S] and labels [N]."""
-        if self.on_device is not None:
-            pixels = self.on_device[start:stop]
-        else:
-            pixels = paddle.to_tensor(np.ascontiguousarray(self.images.images[start:stop]))
-        return to_network(pixels, self.data), paddle.to_tensor(self.images.labels[start:stop])
-
     def _walk_images(self, archs: Sequence[Arch], bar: Progress, first: int) -> np.ndarray:
         root = build_tree(archs)
         if self.images.calibration is not None and self.settings.bn == "calibrated":
             # On out-of-memory the micro-batches are halved too.
-            batch = self.settings.calibration_batch
-            self.walker.calibrate(root, calibration_batches(self.images.calibration, self.data, batch, self.batch_size))
+            size = self.settings.calibration_batch
+            self.walker.calibrate(root, calibration_batches(self.images.calibration, self.data, size, self.batch_size))
         sums = np.zeros((len(archs), len(METRICS)))
         for start in range(first, len(self.images.labels), self.batch_size):
-            x, y = self._batch(start, start + self.batch_size)
+            batch = slice(start, start + self.batch_size)
+            if self.on_device is not None:
+                pixels = self.on_device[batch]
+            else:
+                pixels = paddle.to_tensor(np.ascontiguousarray(self.images.images[batch]))
             measured: dict[int, paddle.Tensor] = {}
-            self.walker.walk(root, x, partial(_visit, y, measured, bar))
+            visit = partial(_visit, paddle.to_tensor(self.images.labels[batch]), measured, bar)
+            self.walker.walk(root, to_network(pixels, self.data), visit)
             sums[list(measured)] += paddle.stack(list(measured.values())).numpy()  # one synchronization with the device per batch
         bad = np.flatnonzero(~np.isfinite(sums).all(axis=1))
         if len(bad):

@@ -26,14 +26,10 @@ from paddle_pgonas.space.subspace import Subspace
 
 
 class Session:
-    """The configured images and a supernet with the weights of a file.
+    """The configured images (``images``, if they are open already) and a supernet with the weights of a file.
 
-    Args:
-        weights: the file; None takes the initial supernet of a training: ``model.pretrained``, reordered if configured.
-        images: those of the configuration, if they are open already.
-
-    Raises:
-        UserError: weights or images that do not fit the configuration, or neither a file nor ``model.pretrained``.
+    Without a file it is the initial supernet of a training: ``model.pretrained``, reordered if configured. Raises UserError for
+    weights or images that do not fit the configuration, or neither a file nor ``model.pretrained``.
     """
 
     def __init__(self, config: Config, weights: str | Path | None, images: DecodedImages | None = None) -> None:
@@ -51,11 +47,7 @@ class Session:
         self.images = open_images(config).for_scoring(config.score) if images is None else images
 
     def measure(self, archs: Sequence[Arch], folder: Path | None = None) -> np.ndarray:
-        """``METRICS`` (top-1, top-5, probability, loss) of each architecture: float64 [len(archs), 4].
-
-        Args:
-            folder: as in :func:`paddle_pgonas.scoring.scorer.score`.
-        """
+        """``METRICS`` of each architecture, float64 [len(archs), 4]; finished chunks are kept in ``folder`` if one is given."""
         return scorer.score(self.net, archs, self.images, *self.sections, folder)
 
     def identity(self) -> dict[str, object]:
@@ -73,8 +65,7 @@ def metric_values(measured: np.ndarray, metric: str) -> np.ndarray:
 def score(config: Config, weights: str | Path, archs: Sequence[Arch], metric: str = "top1") -> np.ndarray:
     """Score architectures with a supernet's weights on the configured images: float64 [len(archs)].
 
-    Args:
-        metric: ``top1``, ``top5``, ``probability`` or ``likelihood`` (``exp(-loss)``).
+    ``metric`` is ``top1``, ``top5``, ``probability`` or ``likelihood`` (``exp(-loss)``).
     """
     return metric_values(Session(config, weights).measure(archs), metric)
 
@@ -85,10 +76,8 @@ def measure_with(
     """``METRICS`` of each architecture, float64 [len(archs), 4], by the weights assigned to it, and the sessions that measured.
 
     One weight file scores all architectures; without any file the pretrained network does. Of several files each scores the
-    architectures within the ``train.depth_ranges`` of its record that no earlier file scores.
-
-    Raises:
-        UserError: as :class:`Session`; or an architecture that no file was trained for; raised before anything is scored.
+    architectures within the ``train.depth_ranges`` of its record that no earlier file scores. Raises UserError as
+    :class:`Session`, and, before anything is scored, for an architecture that no file was trained for.
     """
     shares = _shares(weights, archs) if len(weights) > 1 else [list(range(len(archs)))]
     files: list[str | Path | None] = list(weights) or [None]
@@ -104,14 +93,16 @@ def _shares(weights: Sequence[str | Path], archs: Sequence[Arch]) -> list[list[i
     """Positions of the architectures that each file scores."""
     left, shares = list(range(len(archs))), []
     for path in weights:
-        region = _trained_region(path, archs[0])
+        # The whole file is read, not only its record, so that damage is found before hours of scoring with the other files.
+        ranges = read_arrays(path)[1].get("config", {}).get("train", {}).get("depth_ranges")
+        region = Subspace(archs[0].space, None, ranges and tuple((low, high) for low, high in ranges))  # without: of all depths
         share = [position for position in left if region.within_depths(archs[position])]
         if not share:
             raise UserError(
                 f"{path}: no candidate is left for the depths that these weights were trained for; leave the file out"
             )
         shares.append(share)
-        left = [position for position in left if not region.within_depths(archs[position])]
+        left = sorted(set(left).difference(share))
     if left:
         missing = archs[left[0]]
         raise UserError(
@@ -119,11 +110,3 @@ def _shares(weights: Sequence[str | Path], archs: Sequence[Arch]) -> list[list[i
             "give the supernet of all depths as the last file"
         )
     return shares
-
-
-def _trained_region(path: str | Path, arch: Arch) -> Subspace:
-    """The depths for which the weights of a file were trained; all depths if its record does not name them."""
-    # The whole file is read, not only its record, so that damage is found before hours of scoring with the other files.
-    train = read_arrays(path)[1].get("config", {}).get("train", {})
-    ranges = train.get("depth_ranges")
-    return Subspace(arch.space, None, ranges and tuple((low, high) for low, high in ranges))

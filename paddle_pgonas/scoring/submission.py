@@ -32,17 +32,13 @@ def write_submission(
 ) -> None:
     """Score the candidates, write ``output`` (``NAME.json``), ``NAME.metrics.json`` and ``NAME.record.json``, and check the file.
 
-    Args:
-        weights: a supernet's weights; of several (few-shot supernets) each scores the candidates of its ``train.depth_ranges``.
-            An empty list scores the network of ``model.pretrained`` before any training.
-        path: the candidate file.
-        metric: one of ``top1``, ``top5``, ``probability`` or ``likelihood`` (``exp(-loss)``); becomes ``acc``.
-        candidates: the file's entries to score; all by default.
-        prior: name and weight of a prior that is added to the metric, see :func:`~paddle_pgonas.priors.by_name.with_prior`.
+    The candidate file is ``path``; ``candidates`` are the entries of it that are scored, all by default. Of several ``weights``
+    (few-shot supernets) each scores the candidates of its ``train.depth_ranges``; an empty list scores the network of
+    ``model.pretrained`` before any training. ``acc`` is the ``metric`` ``top1``, ``top5``, ``probability`` or ``likelihood``
+    (``exp(-loss)``), to which :func:`~paddle_pgonas.priors.by_name.with_prior` adds a ``prior`` of this name and weight.
 
-    Raises:
-        UserError: weights or images do not fit, an output is an input, a file cannot be written, the candidate file changed
-            meanwhile, or the prior is the same for all candidates.
+    Raises UserError if weights or images do not fit, an output is an input, a file cannot be written, the candidate file changed
+    meanwhile, or the prior is the same for all candidates.
     """
     started = time.time()
     files = [weights] if isinstance(weights, str | Path) else list(weights)
@@ -51,7 +47,8 @@ def write_submission(
     content = content_digest(path)
     candidates = candidates or read_candidates(path, config.search_space)
     archs = [candidate.arch for candidate in candidates]
-    formula = None if prior is None else config.prior(prior[0])
+    name, weight = prior or ("", 0.0)
+    formula = config.prior(name) if prior else None
     if formula is not None:
         formula(archs[0])  # an imported prior that fails must not cost hours of scoring
     measured, sessions = measure_with(config, files, archs, Path(config.output_dir) / "scores")
@@ -61,18 +58,19 @@ def write_submission(
     if content_digest(path) != content:
         raise UserError(f"{path}: the candidates changed while they were scored; give the command again to score what is new")
     acc = metric_values(measured, metric)
-    if prior is not None and formula is not None:
-        name, weight = prior
+    if formula is not None:
         values = np.array([formula(arch) for arch in progress(archs, name, "subnets")])
         if np.ptp(values) == 0:
             raise UserError(f"--prior {name} is the same for all candidates ({len(archs)}); leave it out")
         acc = with_prior(acc, name, values, weight)
-    write_scores(output, candidates, [float(value) for value in acc])
+    write_scores(output, candidates, acc.tolist())
     check_submission(output, candidates, config.search_space)
-    _write_metrics(f"{stem}.metrics.json", candidates, measured)
+    metrics = [dict(zip(METRICS, row, strict=True)) for row in measured.tolist()]
+    lines = [f"{json.dumps(entry.name)}: {json.dumps(row)}" for entry, row in zip(candidates, metrics, strict=True)]
+    write_text(f"{stem}.metrics.json", "{\n" + ",\n".join(lines) + "\n}\n")
     record = {
         "acc": metric,
-        "prior": prior and f"{prior[0]}, weight {prior[1]:g}",
+        "prior": prior and f"{name}, weight {weight:g}",
         "bn": config.score.bn,
         "weights": [str(file) for file in files],
         "trained_steps": [session.trained.get("step") for session in sessions],
@@ -85,14 +83,5 @@ def write_submission(
         "config": config.model_dump(mode="json"),
     }
     write_json(f"{stem}.record.json", record)
-    shown = metric if prior is None else f"{metric} with {prior[0]}"
+    shown = f"{metric} with {name}" if prior else metric
     print(f"{len(candidates)} candidates, {images} images, {shown} {acc.min():.4f} to {acc.max():.4f}: {output}")
-
-
-def _write_metrics(path: str, candidates: Sequence[Candidate], measured: np.ndarray) -> None:
-    """Every metric of every candidate, one line each: ``{"arch1": {"top1": ..., ...}, ...}``."""
-    lines = (
-        f"{json.dumps(entry.name)}: {json.dumps(dict(zip(METRICS, row.tolist(), strict=True)))}"
-        for entry, row in zip(candidates, measured, strict=True)
-    )
-    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")

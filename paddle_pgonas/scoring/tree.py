@@ -2,13 +2,12 @@
 
 A subnet's path is its sequence of residual blocks. Candidates in the order of their paths have long common prefixes, so the
 activations along the current path are kept and each subnet is computed from the first block in which it differs. The children of
-a node share three more computations, because a narrower layer is a leading slice of a wider one:
+a node share three more computations, because a narrower layer is a leading slice of a wider one (which changes no score, because
+BatchNorm and ReLU work channel by channel):
 
 * one conv1, of the widest child; the others use its leading channels;
 * one conv2 per inner width, accumulated over slices of the input channels from the narrowest child to the widest;
 * one conv2 and one shortcut for all output widths; narrower children use their leading channels.
-
-Scores do not change, because BatchNorm and ReLU work channel by channel.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from paddle_pgonas.priors.geometry import block_layers, body_side, head_layer, stem_layer
 from paddle_pgonas.space.arch import Arch, Block
@@ -32,13 +31,6 @@ class Node:
     """Positions of the candidates whose last block this is."""
     statistics: dict[tuple[str, int], Any] = field(default_factory=dict)
     """Calibrated BatchNorm statistics of this prefix, by layer and the input width of the layer's convolution."""
-
-    def by_mid_width(self) -> list[tuple[int, list[Node]]]:
-        """Children by inner width, narrowest first."""
-        groups: dict[int, list[Node]] = {}
-        for block, child in self.children.items():
-            groups.setdefault(block.c_mid, []).append(child)
-        return sorted(groups.items())
 
 
 def scoring_order(archs: Sequence[Arch]) -> list[int]:
@@ -69,45 +61,36 @@ def stem_width(root: Node) -> int:
     return max(block.c_in for block in root.children)
 
 
-@dataclass
-class Cost:
-    """Cost of a walk."""
+class Cost(NamedTuple):
+    """Cost of a walk: multiply-accumulates for one image, and the number of distinct prefixes (nodes)."""
 
-    macs: int = 0
-    """Multiply-accumulates for one image."""
-    blocks: int = 0
-    """Number of distinct prefixes (nodes)."""
+    macs: int
+    blocks: int
 
 
 def walk_cost(root: Node, arch: Arch, image_size: int, num_classes: int) -> Cost:
     """The cost of walking a tree. ``arch`` is any member, for the space's geometry."""
     space = arch.space
-    total = Cost(macs=stem_layer(space, stem_width(root), image_size).macs)
+    macs, blocks = stem_layer(space, stem_width(root), image_size).macs, 0
     stack = [(root, body_side(space, image_size))]
     while stack:
         node, side = stack.pop()
         if node.candidates:
             assert node.block is not None
-            total.macs += head_layer(space, node.block.c_out, num_classes).macs
+            macs += head_layer(space, node.block.c_out, num_classes).macs
         # Stages have different depths, so children of one node may belong to different blocks of the network.
         for group in sibling_groups(node):
-            blocks = group.children
-            widest = next(iter(blocks))
-            if len(blocks) > 1:
-                c_mid, c_out = max(block.c_mid for block in blocks), max(block.c_out for block in blocks)
-                widest = widest._replace(c_mid=c_mid, c_out=c_out)
-            computed = block_layers(widest, side)
-            total.macs += sum([layer.macs for layer in computed])
-            total.blocks += len(blocks)
-            stack.extend((child, computed[0].side) for child in blocks.values())
-    return total
+            siblings = group.children
+            c_mid, c_out = max(block.c_mid for block in siblings), max(block.c_out for block in siblings)
+            computed = block_layers(next(iter(siblings))._replace(c_mid=c_mid, c_out=c_out), side)
+            macs += sum(layer.macs for layer in computed)
+            blocks += len(siblings)
+            stack.extend((child, computed[0].side) for child in siblings.values())
+    return Cost(macs, blocks)
 
 
 def sibling_groups(node: Node) -> list[Node]:
-    """The node's children grouped by their block in the network and, after the stem, by their input width.
-
-    Each group is a new node that shares the child objects of ``node``.
-    """
+    """New nodes that share this one's children: those of one block in the network and, after the stem, of one input width."""
     groups: dict[tuple[int, int], Node] = {}
     for block, child in node.children.items():
         groups.setdefault((block.index, block.c_in), Node(node.block)).children[block] = child

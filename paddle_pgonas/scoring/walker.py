@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
 
 import paddle
 import paddle.nn.functional as F
@@ -23,13 +24,11 @@ Maps = list[paddle.Tensor]
 
 
 class Walker:
-    """Walks trees with a supernet's weights. Logits equal those of the active subnet in evaluation mode.
+    """Walks trees with a supernet's weights, never changing them. Logits equal those of the active subnet in evaluation mode.
 
-    Args:
-        net: only its weights and outer activations are used, never changed.
-        bn: ``running`` uses leading slices of the supernet's statistics, ``batch`` those of each batch of images,
-            ``calibrated`` each prefix's own, which :meth:`calibrate` has stored in the tree.
-        dtype: of feature maps and of convolutions' weights; statistics and logits are float32 in any case.
+    ``bn`` says with which statistics maps are normalised: ``running`` uses leading slices of the supernet's, ``batch`` those of
+    each batch of images, ``calibrated`` each prefix's own, which :meth:`calibrate` has stored in the tree. ``dtype`` is that of
+    feature maps and of convolutions' weights; statistics and logits are float32 in any case.
     """
 
     def __init__(self, net: Supernet, bn: str, dtype: str = "float32") -> None:
@@ -37,27 +36,25 @@ class Walker:
         self.blocks = net.model.blocks
         self.head = f"blocks.{net.space.first_blocks[-1]}.fc"
         self.stem = (net.space.stem_stride, net.space.stem_pool)
-        self.dtype = dtype
-        self.mode: BatchNorm = MODES[bn](self.weights)
+        self.dtype, self.bn = dtype, bn
+        self.calibrating = 0
+        """Number of the calibration's batch, from 1; 0 outside of a calibration."""
         self.macs = 0
         """Multiply-accumulates of all convolutions and linear layers so far."""
 
     def calibrate(self, root: Node, batches: Iterable[Sequence[paddle.Tensor]]) -> None:
         """Store in every node the statistics of its BatchNorm layers on these images.
 
-        Several batches give the average of their statistics, where each batch is normalised with its own (a cumulative moving
-        average). Within a batch the statistics are exact, independent of the micro-batches.
-
-        Args:
-            batches: each one a sequence of micro-batches of normalised images [n, 3, S, S].
+        Each batch is a sequence of micro-batches of normalised images [n, 3, S, S]. Several batches give the average of their
+        statistics, where each batch is normalised with its own (a cumulative moving average). Within a batch the statistics are
+        exact, independent of the micro-batches.
         """
-        scoring = self.mode
         try:
             for number, micro_batches in enumerate(batches, start=1):
-                self.mode = _Calibrating(self.weights, number)
+                self.calibrating = number
                 self._walk(root, list(micro_batches), None)
         finally:  # out of memory, which the caller meets with smaller micro-batches
-            self.mode = scoring
+            self.calibrating = 0
 
     def walk(self, root: Node, x: paddle.Tensor, visit: Visit | None) -> None:
         """Call ``visit(node, logits [N, classes])`` at every node where candidates end, for images x [N, 3, S, S]."""
@@ -87,16 +84,13 @@ class Walker:
     def _siblings(self, parent: Node, group: Node, maps: Maps, visit: Visit | None) -> None:
         """Compute all children that are the same block of the network in different widths, and descend into each.
 
-        A block is ``act(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))``, and a narrower layer is a leading slice of a wider
-        one. So conv1 and the shortcut are computed once, for the widest child, and conv2 grows: the children come by rising
-        inner width, and to the sum over the inner channels of the narrower ones only the further channels are added.
-
-        Args:
-            maps: the parent's output; the block reads its leading ``c_in`` channels.
+        ``maps`` are the parent's output, of which the block reads the leading ``c_in`` channels. A block is
+        ``act(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))``. What the children share is listed in ``tree.py``:
+        they come by rising inner width, and to the sum over the inner channels of the narrower ones only the further are added.
         """
         index, c_in, _, _, stride = next(iter(group.children))
-        name, by_mid_width = f"blocks.{index}", group.by_mid_width()
-        c_mid, c_out = by_mid_width[-1][0], max(block.c_out for block in group.children)
+        name, rising = f"blocks.{index}", sorted(group.children, key=attrgetter("c_mid"))
+        c_mid, c_out = rising[-1].c_mid, max(block.c_out for block in rising)
         maps = _channels(maps, 0, c_in)  # [n, c_in, H, W]; below h, w = H / stride, W / stride
         inner = self._conv(f"{name}.conv1", maps, 0, c_mid, stride)  # [n, c_mid, h, w]
         inner = [F.relu_(x) for x in self._batch_norm(f"{name}.bn1", inner, parent, c_in)]
@@ -106,20 +100,36 @@ class Walker:
             shortcut = self._batch_norm(f"{name}.downsample.1", shortcut, parent, c_in)
         summed: Maps = []  # [n, c_out, h, w]: conv2 over the inner channels 0:done, in all output channels
         done = 0
-        for mid, children in by_mid_width:
+        for mid, blocks in groupby(rising, attrgetter("c_mid")):
             more = self._conv(f"{name}.conv2", _channels(inner, done, mid), done, c_out, 1)
             # In place, as a map is large. The narrower children are finished with it: bn2 copied what they needed.
             summed = [x.add_(added) for x, added in zip(summed, more, strict=True)] if summed else more
             done = mid
-            for child in children:
-                assert child.block is not None
-                width = child.block.c_out
-                outs = self._batch_norm(f"{name}.bn2", _channels(summed, 0, width), child, mid)
-                pairs = zip(outs, _channels(shortcut, 0, width), strict=True)
+            for block in blocks:
+                child = group.children[block]
+                outs = self._batch_norm(f"{name}.bn2", _channels(summed, 0, block.c_out), child, mid)
+                pairs = zip(outs, _channels(shortcut, 0, block.c_out), strict=True)
                 self._descend(child, [self._activate(index, out.add_(x)) for out, x in pairs], visit)
 
     def _batch_norm(self, name: str, maps: Maps, node: Node, c_in: int) -> Maps:
-        return self.mode(name, maps, node, c_in)
+        """New maps, normalised with a layer's leading weights and biases; ``maps`` stay as they are.
+
+        A layer's calibrated statistics are kept in ``node``, under its name and the input width of the convolution before it.
+        """
+        width = maps[0].shape[1]
+        parts = ("weight", "bias", "_mean", "_variance")
+        weight, bias, mean, variance = (self.weights.vector(f"{name}.{part}", width) for part in parts)
+        if self.calibrating or self.bn == "batch":
+            outs, mean, variance = _normalised_over_batch(maps, weight, bias)
+            if self.calibrating > 1:
+                share, (old_mean, old_variance) = 1 / self.calibrating, node.statistics[name, c_in]
+                mean, variance = old_mean.lerp(mean, share), old_variance.lerp(variance, share)
+            if self.calibrating:
+                node.statistics[name, c_in] = (mean, variance)
+            return outs
+        if self.bn == "calibrated":
+            mean, variance = node.statistics[name, c_in]
+        return [F.batch_norm(x, mean, variance, weight, bias, training=False) for x in maps]
 
     def _activate(self, index: int, x: paddle.Tensor) -> paddle.Tensor:
         """The activation after a block's sum; PReLU needs its slope in the dtype of the feature maps."""
@@ -137,77 +147,8 @@ class Walker:
         return outs
 
 
-class BatchNorm(ABC):
-    """With which statistics feature maps are normalised. Weight and bias are the supernet's leading ones in all modes."""
-
-    def __init__(self, weights: Slices) -> None:
-        self.weights = weights
-
-    @abstractmethod
-    def __call__(self, name: str, maps: Maps, node: Node, c_in: int) -> Maps:
-        """New, normalised maps; ``maps`` stay as they are.
-
-        Args:
-            name: of the layer, whose leading channels are used.
-            node: holds the calibrated statistics of the layer, under its name and ``c_in``.
-            c_in: input width of the convolution before the layer.
-        """
-
-    def vectors(self, name: str, maps: Maps, *parts: str) -> list[paddle.Tensor]:
-        """The leading values [C] of a layer's vectors, for maps of C channels."""
-        return [self.weights.vector(f"{name}.{part}", maps[0].shape[1]) for part in parts]
-
-
-class _Running(BatchNorm):
-    """With the running statistics of the supernet's training."""
-
-    def __call__(self, name: str, maps: Maps, node: Node, c_in: int) -> Maps:
-        vectors = self.vectors(name, maps, "_mean", "_variance", "weight", "bias")
-        return [F.batch_norm(x, *vectors, training=False) for x in maps]
-
-
-class _Batch(BatchNorm):
-    """With the statistics of the batch itself."""
-
-    def __call__(self, name: str, maps: Maps, node: Node, c_in: int) -> Maps:
-        return _normalised_over_batch(maps, *self.vectors(name, maps, "weight", "bias"))[0]
-
-
-class _Calibrated(BatchNorm):
-    """With the statistics that a calibration stored in the tree."""
-
-    def __call__(self, name: str, maps: Maps, node: Node, c_in: int) -> Maps:
-        vectors = self.vectors(name, maps, "weight", "bias")
-        return [F.batch_norm(x, *node.statistics[name, c_in], *vectors, training=False) for x in maps]
-
-
-class _Calibrating(BatchNorm):
-    """The calibration: with the batch's statistics, whose mean over the first ``number`` batches is stored in the tree."""
-
-    def __init__(self, weights: Slices, number: int) -> None:
-        super().__init__(weights)
-        self.number = number
-
-    def __call__(self, name: str, maps: Maps, node: Node, c_in: int) -> Maps:
-        outs, mean, variance = _normalised_over_batch(maps, *self.vectors(name, maps, "weight", "bias"))
-        if self.number > 1:
-            share, (old_mean, old_variance) = 1 / self.number, node.statistics[name, c_in]
-            mean, variance = old_mean.lerp(mean, share), old_variance.lerp(variance, share)
-        node.statistics[name, c_in] = (mean, variance)
-        return outs
-
-
-MODES: dict[str, Callable[[Slices], BatchNorm]] = {"running": _Running, "batch": _Batch, "calibrated": _Calibrated}
-"""By ``score.bn``."""
-
-
 class Slices:
-    """Leading slices of the supernet's tensors, the last used ones cached up to SLICE_BYTES.
-
-    Args:
-        whole: the tensors by the challenge's names.
-        dtype: of convolutions' weights; all others stay float32.
-    """
+    """Leading slices of a supernet's tensors, the last used cached up to SLICE_BYTES; convolutions' weights are of ``dtype``."""
 
     def __init__(self, whole: dict[str, paddle.Tensor], dtype: str) -> None:
         self.whole = {name: tensor.detach() for name, tensor in whole.items()}
@@ -232,7 +173,6 @@ class Slices:
         return self._cached((name, width), lambda: self.whole[name][:width].clone())
 
     def _cached(self, key: Hashable, cut: Callable[[], paddle.Tensor]) -> paddle.Tensor:
-        """The slice of this key; computed by ``cut`` if it is not cached."""
         if (piece := self.cached.get(key)) is not None:
             self.cached.move_to_end(key)
             return piece

@@ -1,9 +1,7 @@
-"""NSGA-II (pymoo's) over architectures.
+"""NSGA-II over architectures: pymoo's algorithm with a crossover and a mutation of :class:`Arch`.
 
-An individual is an :class:`Arch`, not a vector of integers: tied widths are equal by construction, and unused blocks
-have no codes, so equal subnets are equal individuals. pymoo provides the algorithm (feasible before infeasible, non-dominated
-ranks, crowding); this module defines crossover and mutation of architectures. No subnet is proposed twice, and one beyond a limit
-is never scored.
+An individual is no vector of integers: tied widths are equal by construction, and unused blocks have no codes, so equal subnets
+are equal individuals. No subnet is proposed twice, and one beyond a limit is never scored.
 """
 
 from __future__ import annotations
@@ -62,12 +60,12 @@ def evolve(task: Task, population: int, generations: int, seed: int) -> list[Sco
     The first generation holds the smallest and the largest subnet and random ones. Equal seeds and scores give equal results.
     """
     rng = random.Random(f"search {seed}")
-    problem = _Problem(task)
+    problem = _Problem(task, rng)
     algorithm = NSGA2(
         pop_size=population,
-        sampling=Population.new("X", _column(first_generation(task.space, population, rng))),
-        crossover=_Crossover(rng),
-        mutation=_Mutation(rng),
+        sampling=Population.new("X", np.array(first_generation(task.space, population, rng), dtype=object)[:, None]),
+        crossover=_Crossover(n_parents=2, n_offsprings=2),
+        mutation=_Mutation(),
         eliminate_duplicates=_Known(problem.seen),
     )
     algorithm.setup(problem, termination=("n_gen", generations), seed=seed, verbose=False)
@@ -132,9 +130,9 @@ def mutate(rng: random.Random, arch: Arch) -> Arch:
 class _Problem(Problem):
     """pymoo's view of a task: minimise the cost and the negative score, within the limits."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, rng: random.Random) -> None:
         super().__init__(n_var=1, n_obj=2, n_ieq_constr=len(task.limits), vtype=object)
-        self.task = task
+        self.task, self.rng = task, rng
         self.scored: list[ScoredSubnet] = []
         self.seen: set[Arch] = set()
 
@@ -169,29 +167,13 @@ class _Known(DuplicateElimination):
 
 
 class _Crossover(Crossover):
-    def __init__(self, rng: random.Random) -> None:
-        super().__init__(n_parents=2, n_offsprings=2)
-        self.rng = rng
-
-    def _do(self, problem: Problem, x: np.ndarray, *args: Any, **kwargs: Any) -> np.ndarray:
+    def _do(self, problem: _Problem, x: np.ndarray, *args: Any, **kwargs: Any) -> np.ndarray:
         children = np.empty_like(x)  # [2, matings, 1]
-        for mating in range(x.shape[1]):
-            for child in range(2):
-                children[child, mating, 0] = cross(self.rng, x[0, mating, 0], x[1, mating, 0])
+        for mating, child in np.ndindex(x.shape[1], 2):
+            children[child, mating, 0] = cross(problem.rng, x[0, mating, 0], x[1, mating, 0])
         return children
 
 
 class _Mutation(Mutation):
-    def __init__(self, rng: random.Random) -> None:
-        super().__init__()
-        self.rng = rng
-
-    def _do(self, problem: Problem, x: np.ndarray, *args: Any, **kwargs: Any) -> np.ndarray:
-        return _column([mutate(self.rng, row[0]) for row in x])
-
-
-def _column(archs: Sequence[Arch]) -> np.ndarray:
-    """Individuals as pymoo takes them: objects [len(archs), 1]."""
-    column = np.empty((len(archs), 1), dtype=object)
-    column[:, 0] = archs
-    return column
+    def _do(self, problem: _Problem, x: np.ndarray, *args: Any, **kwargs: Any) -> np.ndarray:
+        return np.array([mutate(problem.rng, row[0]) for row in x], dtype=object).reshape(x.shape)  # [individuals, 1]

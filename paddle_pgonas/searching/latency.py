@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import statistics
 import time
 from pathlib import Path
@@ -22,9 +23,8 @@ WARM_UP, REPEATS = 5, 20
 class Latency:
     """Milliseconds of one forward pass of an extracted subnet, per architecture; each is measured once and stored in ``folder``.
 
-    A plain network of the subnet's shape (weights do not influence the time) runs WARM_UP times, then REPEATS times; the
-    result is the median. Each time includes copying the logits to the CPU's memory. Other load on the machine disturbs the
-    measurement. Results are stored per device, processor, threads, versions and batch.
+    It is the median of REPEATS runs after WARM_UP ones of a plain network of the subnet's shape (weights do not influence the
+    time), with the copy of the logits to the CPU's memory. Other load on the machine disturbs the measurement.
     """
 
     def __init__(self, device: str, space: SpaceKey, model: Model, image_size: int, batch: int, folder: Path) -> None:
@@ -69,8 +69,6 @@ class Latency:
 
 def _processor() -> str:
     """The processor's name as Linux gives it; the machine's type elsewhere."""
-    import platform
-
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

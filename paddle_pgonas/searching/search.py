@@ -66,10 +66,9 @@ class Result:
         """Write the front in the candidate file's format, ``NAME.record.json`` with all costs, and ``NAME.svg``."""
         from paddle_pgonas.report.plots import pareto_scatter, svg
 
-        chosen = self.front
-        names = [f"front{number}" for number in range(1, len(chosen) + 1)]
-        candidates = [Candidate(name, entry.arch, entry.arch.code, None) for name, entry in zip(names, chosen, strict=True)]
-        write_scores(output, candidates, [entry.score for entry in chosen])
+        chosen = {f"front{number}": entry for number, entry in enumerate(self.front, start=1)}
+        candidates = [Candidate(name, entry.arch, entry.arch.code, None) for name, entry in chosen.items()]
+        write_scores(output, candidates, [entry.score for entry in chosen.values()])
         stem = Path(output).with_suffix("")
         record = {
             "best": _plain(self.best),
@@ -77,13 +76,13 @@ class Result:
             "limits": dict(self.task.limits),
             "scored": len(self.scored),
             **self.settings,
-            "front": {name: _plain(entry) for name, entry in zip(names, chosen, strict=True)},
+            "front": {name: _plain(entry) for name, entry in chosen.items()},
             "versions": versions(),
         }
         write_json(f"{stem}.record.json", record)
         axis = self.task.axis
         points = [(entry.costs[axis], entry.score) for entry in self.scored]
-        line = [(entry.costs[axis], entry.score) for entry in chosen]
+        line = [(entry.costs[axis], entry.score) for entry in chosen.values()]
         picture = pareto_scatter(points, line, self.task.limits.get(axis), COSTS[axis], self.scored_by)
         write_text(f"{stem}.svg", svg(picture))
 
@@ -105,15 +104,12 @@ def search(
     first one writes. Measured scores and latencies are stored in ``<output_dir>/search``: an interrupted search, started again,
     repeats at most one generation and ends with the same result. All random numbers come from ``seed`` of the configuration.
 
-    Args:
-        weights: of a supernet, whose ``metric`` on the configured images is the score.
-        prior: instead of weights, the name of a prior as the score; needs no images.
-        limits: largest ``macs`` (per image at ``data.image_size``), ``params`` and ``latency_ms`` (a batch of ``latency_batch``
-            on this device). The first of them is the cost of the front; without any, it is ``macs``.
+    The score is a supernet's ``metric`` (of its ``weights``) on the configured images, or the ``prior`` of this name, which needs
+    no images. ``limits`` are the largest ``macs`` (per image at ``data.image_size``), ``params`` and ``latency_ms`` (a batch of
+    ``latency_batch`` on this device); the first of them is the cost of the front, without any it is ``macs``.
 
-    Raises:
-        UserError: neither or both of weights and prior, a limit that not even the smallest subnet keeps, several processes with
-            nothing to share, or another search that keeps its measurements in the same folder.
+    Raises UserError for neither or both of weights and prior, a limit that not even the smallest subnet keeps, several processes
+    with nothing to share, or another search that keeps its measurements in the same folder.
     """
     if (weights is None) == (prior is None):
         raise UserError("give either weights (of a supernet) or a prior to score with")
@@ -125,40 +121,33 @@ def search(
     if processes.world() > 1 and (weights is None or "latency_ms" in limits):
         raise UserError("several processes share the scoring with weights; a prior or a latency needs one process")
     measures = weights is not None or "latency_ms" in limits  # and stores its measurements
+    side, model, folder = config.data.image_size, config.model, Path(config.output_dir) / "search"
     with exclusive(config.output_dir, "search") if measures else nullcontext():
-        task = _open_task(config, weights, str(prior), limits, metric, latency_batch)
+        latency = None
+        if "latency_ms" in limits:
+            from paddle_pgonas.searching.latency import Latency
+
+            latency = Latency(select_device(config.device), config.space, model, side, latency_batch, folder)
+        if prior is not None:
+            scores = _prior_scores(config.prior(prior))
+        else:
+            from paddle_pgonas.scoring.session import Session
+
+            session = Session(config, weights)
+            processes.join()
+            scores = supernet_scores(session, folder, metric)
+        costs = make_costs(side, model.num_classes, latency)
+        task = Task(config.search_space, costs, limits, next(iter(limits), "macs"), scores)
         _check_limits(task)
         scored = evolve(task, population, generations, config.seed)
     settings = {
-        "weights": None if weights is None else str(weights),
+        "weights": weights and str(weights),
         "population": population,
         "generations": generations,
         "latency_batch": latency_batch,
         "config": config.model_dump(mode="json"),
     }
     return Result(task, prior or f"{metric}, score.bn {config.score.bn}", scored, settings)
-
-
-def _open_task(
-    config: Config, weights: str | Path | None, prior: str, limits: Mapping[str, float], metric: str, latency_batch: int
-) -> Task:
-    """The search problem, with all that it needs opened: supernet and images, or the prior, and the device of the latency."""
-    side, model, folder = config.data.image_size, config.model, Path(config.output_dir) / "search"
-    latency = None
-    if "latency_ms" in limits:
-        from paddle_pgonas.searching.latency import Latency
-
-        latency = Latency(select_device(config.device), config.space, model, side, latency_batch, folder)
-    if weights is None:
-        scores = _prior_scores(config.prior(prior))
-    else:
-        from paddle_pgonas.scoring.session import Session
-
-        session = Session(config, weights)
-        processes.join()
-        scores = supernet_scores(session, folder, metric)
-    costs = make_costs(side, model.num_classes, latency)
-    return Task(config.search_space, costs, limits, next(iter(limits), "macs"), scores)
 
 
 def make_costs(image_size: int, num_classes: int, latency: Callable[[Arch], float] | None = None) -> Costs:
@@ -178,13 +167,9 @@ def _prior_scores(prior: Prior) -> Scores:
 def supernet_scores(session: Session, folder: Path, metric: str) -> Scores:
     """Scores by a supernet: each generation at once along shared prefixes, each subnet once, kept on disk.
 
-    Subnets that are measured together are one entry: so a resumed search measures the same subnets together as an uninterrupted
-    one, with the same rounding.
-
-    Args:
-        folder: of the measurements.
+    Subnets that are measured together are one entry in ``folder``: so a resumed search measures the same subnets together as an
+    uninterrupted one, with the same rounding.
     """
-    from paddle_pgonas.scoring.chunks import METRICS
     from paddle_pgonas.scoring.session import metric_values
 
     store = Store(folder, {"kept": "search scores", **session.identity()})
@@ -198,36 +183,29 @@ def supernet_scores(session: Session, folder: Path, metric: str) -> Scores:
             if processes.leads():
                 store.put(digest({"codes": codes}), {"codes": codes}, {"metrics": values})
             measured.update(zip(codes, values, strict=True))
-        rows = np.array([measured[arch.code] for arch in archs]).reshape(len(archs), len(METRICS))
-        return metric_values(rows, metric).tolist()
+        return metric_values(np.stack([measured[arch.code] for arch in archs]), metric).tolist()
 
     return scores
 
 
 def _measure_together(session: Session, archs: Sequence[Arch]) -> np.ndarray:
-    """``METRICS`` of the architectures, float64 [len(archs), 4]; each process measures neighbours in the prefix tree.
-
-    Raises:
-        UserError: as :meth:`Session.measure` does, in all processes if in one.
-    """
-    from paddle_pgonas.scoring.chunks import METRICS
+    """``METRICS``, float64 [len(archs), 4]; each process measures neighbours in the prefix tree. All raise what one raises."""
     from paddle_pgonas.scoring.tree import scoring_order
 
     rank, world = processes.rank(), processes.connected()
     if world == 1:
         return session.measure(archs)
     order = scoring_order(archs)
-    mine = order[len(order) * rank // world : len(order) * (rank + 1) // world]
+    mine = [archs[position] for position in order[len(order) * rank // world : len(order) * (rank + 1) // world]]
     try:
-        part: tuple[Sequence[int], np.ndarray | str] = mine, session.measure([archs[position] for position in mine])
+        part: np.ndarray | str = session.measure(mine)
     except UserError as error:
-        part = mine, str(error)
-    measured = np.empty((len(archs), len(METRICS)))
-    for positions, values in processes.gather(part):
-        if isinstance(values, str):
-            raise UserError(values)
-        measured[positions] = values
-    return measured
+        part = str(error)
+    parts = processes.gather(part)
+    for message in parts:
+        if isinstance(message, str):
+            raise UserError(message)
+    return np.concatenate(parts)[np.argsort(order)]
 
 
 def _check_limits(task: Task) -> None:
