@@ -11,7 +11,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from paddle_pgonas.nn.functional import conv2d
+from paddle_pgonas.nn.elastic import conv2d
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.scoring.tree import Node, sibling_groups, stem_width
 

@@ -14,7 +14,7 @@ import pytest
 from conftest import REPOSITORY, assert_one_line, flops, zen
 
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.nn.functional import conv2d
+from paddle_pgonas.nn.elastic import conv2d
 from paddle_pgonas.searching.evolution import Task
 from paddle_pgonas.space.arch import MINI, TRACK1, SearchSpace
 from studies.speed import data, priors, scoring, search, training
