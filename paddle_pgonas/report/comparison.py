@@ -159,7 +159,8 @@ def _rows(wanted: Scores, files: list[tuple[str, list[str], Scores]], k: int) ->
             both = [code for code in codes if code in first_scores]
             if len(both) >= max(2, k):
                 difference = agree(scores, both).minus(agree(first_scores, both))
-        rows.append(Row(name, [wanted[code].arch for code in codes], _accs(wanted, codes), _accs(scores, codes), agreed, difference))
+        archs = [wanted[code].arch for code in codes]
+        rows.append(Row(name, archs, _accs(wanted, codes), _accs(scores, codes), agreed, difference))
     return rows
 
 

@@ -112,10 +112,7 @@ class Walker:
                 self._descend(child, [self._activate(index, out.add_(x)) for out, x in pairs], visit)
 
     def _batch_norm(self, name: str, maps: Maps, node: Node, c_in: int) -> Maps:
-        """New maps, normalised with a layer's leading weights and biases; ``maps`` stay as they are.
-
-        A layer's calibrated statistics are kept in ``node``, under its name and the input width of the convolution before it.
-        """
+        """New maps by a layer's leading weights and biases; ``c_in`` is the input width of the convolution before the layer."""
         width = maps[0].shape[1]
         parts = ("weight", "bias", "_mean", "_variance")
         weight, bias, mean, variance = (self.weights.vector(f"{name}.{part}", width) for part in parts)
