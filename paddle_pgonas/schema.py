@@ -65,12 +65,7 @@ def broken_rule(name: str, problem: str) -> ValidationError:
 
 
 def key(
-    default: Any,
-    *,
-    at_least: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-    free: bool = False,
+    default: Any, *, at_least: float | None = None, at_most: float | None = None, below: float | None = None, free: bool = False
 ) -> Any:
     """A key of a section: default and range. A resumed run may have another value of a ``free`` one, which changes no weight."""
     return Field(default, ge=at_least, le=at_most, lt=below, json_schema_extra={"free": free})

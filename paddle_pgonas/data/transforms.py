@@ -69,8 +69,10 @@ def shift(images: np.ndarray, moves: np.ndarray, flip: bool) -> np.ndarray:
     return np.where(flipped[:, None, None, None] == 1, moved[:, :, ::-1], moved) if flip else moved
 
 
-def to_network(images: paddle.Tensor, data: Data) -> paddle.Tensor:
-    """uint8 [N, S, S, 3] to normalised float32 [N, 3, S, S], on the device where the images are."""
+def to_network(images: paddle.Tensor | np.ndarray, data: Data) -> paddle.Tensor:
+    """uint8 [N, S, S, 3] to normalised float32 [N, 3, S, S], on the device where the images are; arrays on the current one."""
+    if isinstance(images, np.ndarray):
+        images = paddle.to_tensor(np.ascontiguousarray(images))
     scale = paddle.to_tensor([1 / (255 * std) for std in data.std], dtype="float32")
     shift_by = paddle.to_tensor([-mean / std for mean, std in zip(data.mean, data.std, strict=True)], dtype="float32")
     return (images.astype("float32") * scale + shift_by).transpose([0, 3, 1, 2])

@@ -193,8 +193,7 @@ def _compare(ways: dict[str, Network], images: DecodedImages, data: Data, size: 
     """How the logits of all ways agree with the scorer's, and ``paddle.inference`` with dygraph; and the top-1 of each."""
     logits: dict[str, list[np.ndarray]] = {name: [] for name in ways}
     for start in progress(range(0, len(images.images), size), "checking", "batches"):
-        pixels = np.ascontiguousarray(images.images[start : start + size])
-        x = to_network(paddle.to_tensor(pixels), data).numpy()
+        x = to_network(images.images[start : start + size], data).numpy()
         for name, way in ways.items():
             logits[name].append(way(x))
     whole = {name: np.concatenate(parts) for name, parts in logits.items()}

@@ -22,7 +22,6 @@ PREFIX = "inference"
 
 def save_inference_model(subnet: ResNet, folder: Path, image_size: int) -> None:
     """Write the network in evaluation mode as ``inference.*``, for any batch size."""
-    subnet.eval()
     # A plain chain of blocks, because jit.save cannot trace ResNet's optional depth argument.
     chain = nn.Sequential(*subnet.blocks.values())
     chain.eval()

@@ -138,12 +138,10 @@ class Pgonas:
         if priors[0] == priors[1] and options.equal_priors == "skip":
             return
         second_is_better = priors[1] > priors[0]
-        learns = {
-            "second": (False, True),
-            "both": (True, True),
-            "better": (not second_is_better, second_is_better),
-        }[options.rank_gradient]
-        losses = [_loss(net, arch, x, y, gradient) for arch, gradient in zip((first, second), learns, strict=True)]
+        sides = {"second": (False, True), "both": (True, True), "better": (not second_is_better, second_is_better)}
+        losses = [
+            _loss(net, arch, x, y, gradient) for arch, gradient in zip((first, second), sides[options.rank_gradient], strict=True)
+        ]
         better, worse = losses[::-1] if second_is_better else losses
         compared = paddle.stack([better.detach(), worse.detach()])
         if options.pair_losses == "all_processes":

@@ -74,10 +74,7 @@ def candidates_within(subspace: Subspace, path: str) -> tuple[Arch, ...]:
 
 
 def _of_rounds(archs: tuple[Arch, ...], seed: int, number: int) -> Arch:
-    """The architecture of this number, counted over the whole run, where each round shuffles them anew.
-
-    A step without pairs skips theirs; pairs that are sampled again take later ones.
-    """
+    """The architecture of this number, counted over the whole run; a step without pairs skips theirs. Rounds are shuffled anew."""
     turn, place = divmod(number, len(archs))
     return archs[_order(len(archs), seed, turn)[place]]
 

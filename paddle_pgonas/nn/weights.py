@@ -58,25 +58,19 @@ def read_arrays(path: str | Path) -> tuple[Arrays, Record]:
 
 
 def challenge_name(name: str, array: np.ndarray) -> str:
-    """The challenge's name for a parameter of a published checkpoint.
-
-    A block's only parameter with a single value is the slope of its PReLU, so it belongs to ``act`` whatever its layer is called.
-    """
+    """The challenge's name for a parameter of a published checkpoint."""
     name = plain_name(re.sub(r"^((model|_layers)\.)+", "", name))
+    # A block's only parameter with a single value is the slope of its PReLU, whatever its layer is called.
     if array.size == 1 and (match := re.match(r"(blocks\.\d+)\.\w+\._weight$", name)):
         return f"{match[1]}{SLOPE}"
     return name
 
 
 def load_weights(supernet: Supernet, path: str | Path, *, pretrained: bool = False) -> Record:
-    """Load a file's weights into the supernet and return the file's record.
+    """Load a file's weights into the supernet and return its record. Raises UserError if the file is not of this network.
 
-    Args:
-        pretrained: the weights start a training: they may be those of another activation, and missing PReLU slopes
-            keep their initial value (the published runs started from a ReLU network).
-
-    Raises:
-        UserError: no weights of this network at all, or those of another space, activation or number of classes.
+    ``pretrained`` weights start a training: they may be those of another activation, and missing PReLU slopes keep their initial
+    value (the published runs started from a ReLU network).
     """
     arrays, record = read_weights(path)
     put_weights(supernet, path, arrays, record, pretrained=pretrained)

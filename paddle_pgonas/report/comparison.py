@@ -13,15 +13,7 @@ import numpy as np
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.priors.cost import Setting, macs, setting
 from paddle_pgonas.progress import progress
-from paddle_pgonas.scores.correlation import (
-    LEVEL,
-    Agreement,
-    Estimate,
-    attainable_kendall,
-    correlate,
-    default_k,
-    resamples_for,
-)
+from paddle_pgonas.scores.correlation import LEVEL, Agreement, Estimate, attainable_kendall, correlate, default_k, resamples_for
 from paddle_pgonas.scores.faults import EXAMPLES
 from paddle_pgonas.scores.files import Candidate, detect_space, read_scored
 from paddle_pgonas.space.arch import Arch, SearchSpace
@@ -159,9 +151,8 @@ def _rows(wanted: Scores, files: list[tuple[str, list[str], Scores]], k: int) ->
             both = [code for code in codes if code in first_scores]
             if len(both) >= max(2, k):
                 difference = agree(scores, both).minus(agree(first_scores, both))
-        rows.append(
-            Row(name, [wanted[code].arch for code in codes], _accs(wanted, codes), _accs(scores, codes), agreed, difference)
-        )
+        archs = [wanted[code].arch for code in codes]
+        rows.append(Row(name, archs, _accs(wanted, codes), _accs(scores, codes), agreed, difference))
     return rows
 
 

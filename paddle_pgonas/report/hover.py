@@ -39,7 +39,7 @@ def points(
         lines = [arch.code, f"depths {' '.join(map(str, arch.depths))}, {macs[number]:.3g} million multiply-accumulates"]
         lines += [f"rank {rank[number]:g} of {len(rank)} in {name}" for name, rank in ranks]
         texts.append("\n".join(lines))
-    return [Point(*point) for point in zip(x.tolist(), y.tolist(), texts, strict=True)]
+    return list(map(Point, x.tolist(), y.tolist(), texts))
 
 
 def circles(figure: Figure, shown: Sequence[Point]) -> str:

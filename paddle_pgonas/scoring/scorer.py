@@ -38,7 +38,7 @@ def calibration_batches(images: np.ndarray, data: Data, batch: int | None, micro
     for start in range(0, len(images), size):
         part = images[start : start + size]
         micro_batches = (part[first : first + micro_batch] for first in range(0, len(part), micro_batch))
-        yield [to_network(paddle.to_tensor(pixels), data) for pixels in micro_batches]
+        yield [to_network(pixels, data) for pixels in micro_batches]
 
 
 def score(
@@ -139,10 +139,7 @@ class _Scorer:
         sums = np.zeros((len(archs), len(METRICS)))
         for start in range(first, len(self.images.labels), self.batch_size):
             batch = slice(start, start + self.batch_size)
-            if self.on_device is not None:
-                pixels = self.on_device[batch]
-            else:
-                pixels = paddle.to_tensor(np.ascontiguousarray(self.images.images[batch]))
+            pixels = (self.images.images if self.on_device is None else self.on_device)[batch]
             measured: dict[int, paddle.Tensor] = {}
             visit = partial(_visit, paddle.to_tensor(self.images.labels[batch]), measured, bar)
             self.walker.walk(root, to_network(pixels, self.data), visit)

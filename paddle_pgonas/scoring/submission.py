@@ -35,9 +35,8 @@ def write_submission(
     The candidate file is ``path``; ``candidates`` are the entries of it that are scored, all by default. Of several ``weights``
     (few-shot supernets) each scores the candidates of its ``train.depth_ranges``; an empty list scores the network of
     ``model.pretrained`` before any training. ``acc`` is the ``metric`` ``top1``, ``top5``, ``probability`` or ``likelihood``
-    (``exp(-loss)``), to which :func:`~paddle_pgonas.priors.by_name.with_prior` adds a ``prior`` of this name and weight.
-
-    Raises UserError if weights or images do not fit, an output is an input, a file cannot be written, the candidate file changed
+    (``exp(-loss)``), to which :func:`~paddle_pgonas.priors.by_name.with_prior` adds a ``prior`` of this name and weight. Raises
+    UserError if weights or images do not fit, an output is an input, a file cannot be written, the candidate file changed
     meanwhile, or the prior is the same for all candidates.
     """
     started = time.time()

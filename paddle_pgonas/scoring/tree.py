@@ -81,8 +81,11 @@ def walk_cost(root: Node, arch: Arch, image_size: int, num_classes: int) -> Cost
         # Stages have different depths, so children of one node may belong to different blocks of the network.
         for group in sibling_groups(node):
             siblings = group.children
-            c_mid, c_out = max(block.c_mid for block in siblings), max(block.c_out for block in siblings)
-            computed = block_layers(next(iter(siblings))._replace(c_mid=c_mid, c_out=c_out), side)
+            widest = next(iter(siblings))
+            if len(siblings) > 1:  # most nodes have one child
+                c_mid, c_out = max(block.c_mid for block in siblings), max(block.c_out for block in siblings)
+                widest = widest._replace(c_mid=c_mid, c_out=c_out)
+            computed = block_layers(widest, side)
             macs += sum(layer.macs for layer in computed)
             blocks += len(siblings)
             stack.extend((child, computed[0].side) for child in siblings.values())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
+from typing import NamedTuple
 
 import paddle
 import paddle.nn.functional as F
@@ -36,9 +38,7 @@ class Walker:
         self.blocks = net.model.blocks
         self.head = f"blocks.{net.space.first_blocks[-1]}.fc"
         self.stem = (net.space.stem_stride, net.space.stem_pool)
-        self.dtype, self.bn = dtype, bn
-        self.calibrating = 0
-        """Number of the calibration's batch, from 1; 0 outside of a calibration."""
+        self.dtype, self.normalise = dtype, MODES[bn]
         self.macs = 0
         """Multiply-accumulates of all convolutions and linear layers so far."""
 
@@ -49,12 +49,13 @@ class Walker:
         statistics, where each batch is normalised with its own (a cumulative moving average). Within a batch the statistics are
         exact, independent of the micro-batches.
         """
+        usual = self.normalise
         try:
             for number, micro_batches in enumerate(batches, start=1):
-                self.calibrating = number
+                self.normalise = partial(_calibrating, number)
                 self._walk(root, list(micro_batches), None)
         finally:  # out of memory, which the caller meets with smaller micro-batches
-            self.calibrating = 0
+            self.normalise = usual
 
     def walk(self, root: Node, x: paddle.Tensor, visit: Visit | None) -> None:
         """Call ``visit(node, logits [N, classes])`` at every node where candidates end, for images x [N, 3, S, S]."""
@@ -112,24 +113,10 @@ class Walker:
                 self._descend(child, [self._activate(index, out.add_(x)) for out, x in pairs], visit)
 
     def _batch_norm(self, name: str, maps: Maps, node: Node, c_in: int) -> Maps:
-        """New maps, normalised with a layer's leading weights and biases; ``maps`` stay as they are.
-
-        A layer's calibrated statistics are kept in ``node``, under its name and the input width of the convolution before it.
-        """
-        width = maps[0].shape[1]
-        parts = ("weight", "bias", "_mean", "_variance")
-        weight, bias, mean, variance = (self.weights.vector(f"{name}.{part}", width) for part in parts)
-        if self.calibrating or self.bn == "batch":
-            outs, mean, variance = _normalised_over_batch(maps, weight, bias)
-            if self.calibrating > 1:
-                share, (old_mean, old_variance) = 1 / self.calibrating, node.statistics[name, c_in]
-                mean, variance = old_mean.lerp(mean, share), old_variance.lerp(variance, share)
-            if self.calibrating:
-                node.statistics[name, c_in] = (mean, variance)
-            return outs
-        if self.bn == "calibrated":
-            mean, variance = node.statistics[name, c_in]
-        return [F.batch_norm(x, mean, variance, weight, bias, training=False) for x in maps]
+        """New maps by a layer's leading weights and biases; ``c_in`` is the input width of the convolution before the layer."""
+        width, parts = maps[0].shape[1], ("weight", "bias", "_mean", "_variance")
+        layer = Layer((name, c_in), *(self.weights.vector(f"{name}.{part}", width) for part in parts))
+        return self.normalise(maps, layer, node)
 
     def _activate(self, index: int, x: paddle.Tensor) -> paddle.Tensor:
         """The activation after a block's sum; PReLU needs its slope in the dtype of the feature maps."""
@@ -145,6 +132,43 @@ class Walker:
         outs = [conv2d(x, weight, stride) for x in maps]
         self.macs += sum(out.size for out in outs) * c_in * weight.shape[2] ** 2
         return outs
+
+
+class Layer(NamedTuple):
+    """Leading slices of a BatchNorm layer's vectors [C], and the key of its statistics in a node."""
+
+    key: tuple[str, int]
+    weight: paddle.Tensor
+    bias: paddle.Tensor
+    mean: paddle.Tensor
+    variance: paddle.Tensor
+
+
+def _running(maps: Maps, layer: Layer, node: Node) -> Maps:
+    return [F.batch_norm(x, layer.mean, layer.variance, layer.weight, layer.bias, training=False) for x in maps]
+
+
+def _of_batch(maps: Maps, layer: Layer, node: Node) -> Maps:
+    return _normalised_over_batch(maps, layer.weight, layer.bias)[0]
+
+
+def _calibrated(maps: Maps, layer: Layer, node: Node) -> Maps:
+    mean, variance = node.statistics[layer.key]
+    return _running(maps, layer._replace(mean=mean, variance=variance), node)
+
+
+def _calibrating(number: int, maps: Maps, layer: Layer, node: Node) -> Maps:
+    """As ``batch``; stores the statistics, from the second batch on their average over the ``number`` of batches so far."""
+    outs, mean, variance = _normalised_over_batch(maps, layer.weight, layer.bias)
+    if number > 1:
+        old_mean, old_variance = node.statistics[layer.key]
+        mean, variance = old_mean.lerp(mean, 1 / number), old_variance.lerp(variance, 1 / number)
+    node.statistics[layer.key] = (mean, variance)
+    return outs
+
+
+MODES: dict[str, Callable[[Maps, Layer, Node], Maps]] = {"running": _running, "batch": _of_batch, "calibrated": _calibrated}
+"""How maps are normalised, by the value of ``bn``."""
 
 
 class Slices:

@@ -106,10 +106,9 @@ def search(
 
     The score is a supernet's ``metric`` (of its ``weights``) on the configured images, or the ``prior`` of this name, which needs
     no images. ``limits`` are the largest ``macs`` (per image at ``data.image_size``), ``params`` and ``latency_ms`` (a batch of
-    ``latency_batch`` on this device); the first of them is the cost of the front, without any it is ``macs``.
-
-    Raises UserError for neither or both of weights and prior, a limit that not even the smallest subnet keeps, several processes
-    with nothing to share, or another search that keeps its measurements in the same folder.
+    ``latency_batch`` on this device); the first of them is the cost of the front, without any it is ``macs``. Raises
+    UserError for neither or both of weights and prior, a limit that not even the smallest subnet keeps, several processes with
+    nothing to share, or another search that keeps its measurements in the same folder.
     """
     if (weights is None) == (prior is None):
         raise UserError("give either weights (of a supernet) or a prior to score with")

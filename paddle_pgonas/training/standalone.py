@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import paddle
 from paddle import nn
 
@@ -91,7 +90,7 @@ def accuracy(net: ResNet, images: DecodedImages, data: Data, batch_size: int) ->
     with paddle.no_grad():
         for start in range(0, len(images.labels), batch_size):
             part = slice(start, start + batch_size)
-            x = to_network(paddle.to_tensor(np.ascontiguousarray(images.images[part])), data)
+            x = to_network(images.images[part], data)
             right += int((net(x).argmax(-1).numpy() == images.labels[part]).sum())
     return right / len(images.labels)
 

@@ -21,22 +21,19 @@ from paddle_pgonas.space.arch import Arch
 class Watcher:
     """Measures the smallest, middle and largest subnet, and, if configured, Kendall tau with the prior and the truth.
 
-    It uses ``train.watch_images`` validation images and the BatchNorm statistics of ``score.bn``, and does not change the
-    supernet.
+    It uses ``train.watch_images`` validation images and the statistics of ``score.bn``, and does not change the supernet.
     """
 
     def __init__(self, config: Config) -> None:
         settings, space = config.train, config.search_space
         self.config = config.changed(data={"val_limit": settings.watch_images})
         self.images = open_images(self.config).for_scoring(self.config.score)
-        self.latest: dict[str, float] = {}
-        """The last measurement."""
+        self.latest: dict[str, float] = {}  # the last measurement
         self.named = {"smallest": space.smallest, "middle": space.middle, "largest": space.largest}
         rng = random.Random("watched subnets")
         self.references: dict[str, dict[Arch, float]] = {}
         if settings.watch_subnets:
-            drawn = [space.sample(rng) for _ in range(settings.watch_subnets)]
-            prior = config.prior(settings.watch_prior)
+            prior, drawn = config.prior(settings.watch_prior), [space.sample(rng) for _ in range(settings.watch_subnets)]
             self.references[settings.watch_prior] = {arch: prior(arch) for arch in drawn}
         if settings.watch_truth:
             truth = read_scores(settings.watch_truth, space)
@@ -48,8 +45,7 @@ class Watcher:
         With ``train.watch_truth``, all metrics of its subnets are written to ``<output_dir>/watched/<step>.json``.
         """
         archs = list(dict.fromkeys([*self.named.values(), *(arch for known in self.references.values() for arch in known)]))
-        measured_rows = score(net, archs, self.images, self.config.data, self.config.score)
-        rows_of = dict(zip(archs, measured_rows, strict=True))
+        rows_of = dict(zip(archs, score(net, archs, self.images, self.config.data, self.config.score), strict=True))
         if "truth" in self.references:
             rows = {arch.code: dict(zip(METRICS, rows_of[arch].tolist(), strict=True)) for arch in self.references["truth"]}
             write_json(Path(self.config.output_dir) / "watched" / f"{step}.json", rows)
