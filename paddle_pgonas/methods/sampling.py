@@ -74,7 +74,7 @@ def candidates_within(subspace: Subspace, path: str) -> tuple[Arch, ...]:
 
 
 def _of_rounds(archs: tuple[Arch, ...], seed: int, number: int) -> Arch:
-    """The architecture of this number, counted over the whole run; a step without pairs skips theirs. Rounds are shuffled anew."""
+    """The architecture of this number, counted over the whole run; a step without pairs skips theirs. Rounds are shuffled."""
     turn, place = divmod(number, len(archs))
     return archs[_order(len(archs), seed, turn)[place]]
 
