@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
-from conftest import fill_golden
+from conftest import TINY, fill_golden
 
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Train
@@ -108,9 +108,9 @@ def batch() -> tuple[paddle.Tensor, paddle.Tensor]:
 
 
 def golden_net(bn: str = "batch") -> Supernet:
-    net = Supernet(MINI, 10, bn=bn)
+    net = Supernet(TINY, 10, bn=bn)
     fill_golden(net)
-    net.weights()["blocks.13.fc.weight"].set_value(net.weights()["blocks.13.fc.weight"] * 0.05)  # losses of trained size
+    net.weights()["blocks.5.fc.weight"].set_value(net.weights()["blocks.5.fc.weight"] * 0.05)  # losses of trained size
     net.train()
     return net
 
@@ -142,7 +142,7 @@ def straightforward(net: Supernet, options: Any, x: paddle.Tensor, y: paddle.Ten
     for _ in range(options.pairs):
         first, second = net.space.sample(step.rng), net.space.sample(step.rng)
         loss_first, loss_second = F.cross_entropy(logits(first), y), F.cross_entropy(logits(second), y)
-        second_is_better = cost.macs(second, MINI.image_size, 10) > cost.macs(first, MINI.image_size, 10)
+        second_is_better = cost.macs(second, TINY.image_size, 10) > cost.macs(first, TINY.image_size, 10)
         if options.rank_gradient == "second" or (options.rank_gradient == "better" and second_is_better):
             loss_first = loss_first.detach()
         elif options.rank_gradient == "better":
@@ -173,14 +173,14 @@ def test_weights_after_twenty_steps_equal_the_straightforward_ones(options: Any)
 
     BatchNorm is frozen, as published: with batch statistics a skipped forward also leaves the running ones alone.
     """
-    teacher = extract(golden_net(), MINI.largest)
+    teacher = extract(golden_net(), TINY.largest)
     teacher.eval()
     x, y = batch()
     results, orders = [], set()
     for ours in (True, False):
         net = golden_net(bn="frozen")
         optimizer = paddle.optimizer.Momentum(0.0003, 0.9, net.model.parameters())
-        strategy = options.start(parts(teacher=lambda x: teacher(x).detach()))
+        strategy = options.start(parts(TINY, teacher=lambda x: teacher(x).detach()))
         for index in range(20):
             step = step_at(index, 1, 20)
             if ours:
@@ -204,13 +204,13 @@ def test_rank_loss_reaches_the_sides_it_should_and_raises_the_worse(side: str) -
     seen = set()
     for seed in range(12):
         net, pair = golden_net(), random_pair(seed)
-        metrics = rank_of_one_pair(net, pgonas(pairs=1, rank_gradient=side, rank_lambda="constant"), *pair)
-        bias = net.weights()["blocks.13.fc.bias"]
+        metrics = rank_of_one_pair(net, pgonas(TINY, pairs=1, rank_gradient=side, rank_lambda="constant"), *pair)
+        bias = net.weights()["blocks.5.fc.bias"]
         if not metrics.pairs_out_of_order:
             assert bias.grad is None
             continue
         found, wanted = bias.grad.numpy(), np.zeros(10)
-        second_is_better = cost.macs(pair[1], MINI.image_size, 10) > cost.macs(pair[0], MINI.image_size, 10)
+        second_is_better = cost.macs(pair[1], TINY.image_size, 10) > cost.macs(pair[0], TINY.image_size, 10)
         seen.add(second_is_better)
         for position, arch in enumerate(pair):
             is_better = second_is_better == (position == 1)
@@ -225,7 +225,7 @@ def test_rank_loss_reaches_the_sides_it_should_and_raises_the_worse(side: str) -
 
 def random_pair(seed: int) -> tuple[Arch, Arch]:
     rng = random.Random(seed)
-    return MINI.sample(rng), MINI.sample(rng)
+    return TINY.sample(rng), TINY.sample(rng)
 
 
 def rank_of_one_pair(net: Supernet, strategy: Pgonas, first: Arch, second: Arch) -> Metrics:
@@ -240,7 +240,7 @@ def test_of_equal_priors_the_second_is_worse_as_published_or_the_pair_is_left_ou
     pair = random_pair(0)
     reports = []
     for equal_priors in ("skip", "second_worse"):
-        strategy = pgonas(equal_priors=equal_priors, rank_lambda="constant")
+        strategy = pgonas(TINY, equal_priors=equal_priors, rank_lambda="constant")
         strategy.prior = lambda arch: 1.0
         reports += [rank_of_one_pair(golden_net(), strategy, *order) for order in (pair, pair[::-1])]
     assert [report.pairs for report in reports] == [0, 0, 1, 1]
@@ -256,7 +256,7 @@ def test_a_pair_is_judged_on_all_processes_images_or_on_ones_own(monkeypatch: py
     pair, seen = random_pair(0), set()
     for order in (pair, pair[::-1]):
         alone, together = (
-            rank_of_one_pair(golden_net(), pgonas(pair_losses=name, rank_lambda="constant"), *order).pairs_out_of_order
+            rank_of_one_pair(golden_net(), pgonas(TINY, pair_losses=name, rank_lambda="constant"), *order).pairs_out_of_order
             for name in ("per_process", "all_processes")
         )
         assert alone == 1 - together
@@ -336,12 +336,12 @@ def test_smaller_subnets_learn_from_the_labels_until_told_to_distil() -> None:
 
     def gradient(epoch: int, labels: paddle.Tensor) -> np.ndarray:
         net, step = golden_net(), Step(random.Random(0), epoch)
-        SandwichOptions(label_epochs=1).start(parts())(net, x, labels, step)
+        SandwichOptions(label_epochs=1).start(parts(TINY))(net, x, labels, step)
         return net.weights()["blocks.1.conv1.weight"].grad.numpy()
 
     net = golden_net()
     rng = random.Random(0)
-    for arch in (MINI.largest, MINI.smallest, MINI.sample(rng), MINI.sample(rng)):
+    for arch in (TINY.largest, TINY.smallest, TINY.sample(rng), TINY.sample(rng)):
         net.set_active_subnet(arch)
         F.cross_entropy(net(x), y).backward()
     np.testing.assert_allclose(gradient(0, y), net.weights()["blocks.1.conv1.weight"].grad.numpy(), rtol=1e-4, atol=1e-6)
@@ -350,5 +350,5 @@ def test_smaller_subnets_learn_from_the_labels_until_told_to_distil() -> None:
 
 def test_no_pair_runs_while_the_weight_is_zero() -> None:
     x, y = batch()
-    metrics = pgonas(rank_lambda="warmup")(golden_net(), x, y, step_at(0, 1, 70))
+    metrics = pgonas(TINY, rank_lambda="warmup")(golden_net(), x, y, step_at(0, 1, 70))
     assert metrics.pairs == 0 and metrics.schedules == {"rank_lambda": 0}

@@ -41,6 +41,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Script:
     return run
 
 
+@pytest.mark.slow
 def test_a_training_step_and_an_evaluation_are_those_of_paddle(script: Script) -> None:
     checked = script("check.py")
     assert checked.returncode == 0, checked.stderr
