@@ -19,7 +19,7 @@ from paddle_pgonas.config.loading import Data
 from paddle_pgonas.data.batches import EpochBatches, calibration_images
 from paddle_pgonas.data.cache import decoded
 from paddle_pgonas.data.sources import Digits, Folder, open_source, spread_order
-from paddle_pgonas.data.transforms import center_crop, draw_shifts, draw_window, random_resized_crop, shift, to_network
+from paddle_pgonas.data.transforms import center_crop, random_resized_crop, random_shifts, random_window, shift, to_network
 from paddle_pgonas.errors import UserError
 
 
@@ -200,7 +200,7 @@ def test_a_training_crop_is_cut_out_before_it_is_scaled() -> None:
     sizes = np.random.default_rng(0)
     for seed in range(50):
         image = noise(sizes)
-        left, top, width, height = draw_window(*image.size, np.random.default_rng(seed))
+        left, top, width, height = random_window(*image.size, np.random.default_rng(seed))
         wanted = np.asarray(image.crop((left, top, left + width, top + height)).resize((64, 64), Image.Resampling.BILINEAR))
         crop = random_resized_crop(image, 64, np.random.default_rng(seed))
         assert (crop == wanted).all() or (crop[:, ::-1] == wanted).all()
@@ -215,7 +215,7 @@ def test_training_crop_has_the_size_asked_for_even_of_a_sliver() -> None:
 def test_shift_moves_each_image_by_an_eighth_at_most() -> None:
     images = np.zeros((64, 16, 16, 3), dtype=np.uint8)
     images[:, 8, 8] = 255
-    moved = shift(images, draw_shifts(np.random.default_rng(0), 64, 16), flip=False)
+    moved = shift(images, random_shifts(np.random.default_rng(0), 64, 16), flip=False)
     places = {tuple(np.argwhere(image[..., 0])[0]) for image in moved}
     assert len(places) > 10
     assert all(abs(y - 8) <= 2 and abs(x - 8) <= 2 for y, x in places)

@@ -12,7 +12,7 @@ import paddle
 from paddle_pgonas.config.loading import Data
 from paddle_pgonas.data.cache import decoded, readable_crops
 from paddle_pgonas.data.sources import ImageSource, UnreadableImage, evenly
-from paddle_pgonas.data.transforms import draw_shifts, random_resized_crop, shift
+from paddle_pgonas.data.transforms import random_resized_crop, random_shifts, shift
 from paddle_pgonas.data.unreadable import Unreadable
 from paddle_pgonas.errors import UserError
 
@@ -57,7 +57,7 @@ class EpochBatches(paddle.io.Dataset):
         part = chosen[mine]
         images = np.asarray(self.images.images[np.sort(part)])[np.argsort(np.argsort(part))]
         if self.data.augment != "none":
-            moves = draw_shifts(rng, total, self.data.image_size)[:, mine]
+            moves = random_shifts(rng, total, self.data.image_size)[:, mine]
             images = shift(images, moves, flip=self.data.augment == "shift_flip")
         return images, self.labels[part]
 

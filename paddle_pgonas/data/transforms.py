@@ -33,12 +33,12 @@ def random_resized_crop(image: Image.Image, size: int, rng: np.random.Generator)
     The window is cropped before it is scaled, so that pixels outside do not influence its borders, as in ``paddle.vision``. Its
     RandomResizedCrop is not used, because it draws from the global generators; here each image has its own.
     """
-    left, top, width, height = draw_window(*image.size, rng)
+    left, top, width, height = random_window(*image.size, rng)
     crop = np.asarray(F.resize(F.crop(image, top, left, height, width), (size, size)))
     return crop[:, ::-1] if rng.random() < 0.5 else crop
 
 
-def draw_window(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+def random_window(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
     """Left, top, width and height of a window with 8 to 100 % of the area and aspect 3/4 to 4/3; after ten attempts the largest
     central one within the aspect ratios, as is usual.
     """
@@ -52,14 +52,14 @@ def draw_window(width: int, height: int, rng: np.random.Generator) -> tuple[int,
     return (width - w) // 2, (height - h) // 2, w, h
 
 
-def draw_shifts(rng: np.random.Generator, count: int, side: int) -> np.ndarray:
+def random_shifts(rng: np.random.Generator, count: int, side: int) -> np.ndarray:
     """Top and left of a window on an image padded by an eighth of its side, and 1 for a flip, at random: int64 [3, count]."""
     pad = max(1, side // 8)
     return np.concatenate([rng.integers(0, 2 * pad + 1, (2, count)), rng.integers(0, 2, (1, count))])
 
 
 def shift(images: np.ndarray, moves: np.ndarray, flip: bool) -> np.ndarray:
-    """Training on small images, uint8 [N, S, S, 3]: shift with black padding and ``flip`` by the moves of :func:`draw_shifts`."""
+    """Training on small images, uint8 [N, S, S, 3]: shift with black padding and ``flip`` by the moves of :func:`random_shifts`."""
     count, side = images.shape[:2]
     pad = max(1, side // 8)
     padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))

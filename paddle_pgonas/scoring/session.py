@@ -95,8 +95,8 @@ def _shares(weights: Sequence[str | Path], archs: Sequence[Arch]) -> list[list[i
     for path in weights:
         # The whole file is read, not only its record, so that damage is found before hours of scoring with the other files.
         ranges = read_arrays(path)[1].get("config", {}).get("train", {}).get("depth_ranges")
-        region = Subspace(archs[0].space, None, ranges and tuple((low, high) for low, high in ranges))  # without: of all depths
-        share = [position for position in left if region.within_depths(archs[position])]
+        trained = Subspace(archs[0].space, None, ranges and tuple((low, high) for low, high in ranges))  # without: of all depths
+        share = [position for position in left if trained.within_depths(archs[position])]
         if not share:
             raise UserError(
                 f"{path}: no candidate is left for the depths that these weights were trained for; leave the file out"
