@@ -59,7 +59,7 @@ def random_shifts(rng: np.random.Generator, count: int, side: int) -> np.ndarray
 
 
 def shift(images: np.ndarray, moves: np.ndarray, flip: bool) -> np.ndarray:
-    """Training on small images, uint8 [N, S, S, 3]: shift with black padding and ``flip`` by the moves of :func:`random_shifts`."""
+    """Training on small images, uint8 [N, S, S, 3]: shift with black padding and ``flip`` by :func:`random_shifts`."""
     count, side = images.shape[:2]
     pad = max(1, side // 8)
     padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
