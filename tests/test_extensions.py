@@ -77,6 +77,10 @@ class NoLosses(Method):
         return lambda net, x, y, step: Metrics()
 
 
+class NoStart(Method):
+    pass
+
+
 def no_options(parts):
     return {"subnets": 2}
 
@@ -235,6 +239,7 @@ def test_a_bad_import_path_is_one_line(tool: Tool, folder: Path, path: str, prob
         (["method=own_code:LargestAlon"], "method.name own_code:LargestAlon: "),
         (["method=own_code:LargestAlon"], "did you mean own_code:LargestAlone?"),
         (["method=own_code:no_options"], "must be a subclass of paddle_pgonas.methods.base.Method"),
+        (["method=own_code:NoStart"], "must be a subclass of paddle_pgonas.methods.base.Method with start(parts)"),
         (["method=own_code:NoMetrics"], "method.name own_code:NoMetrics: a step returned 3"),
         (["method=own_code:NoLosses"], "it must return a methods.base.Metrics with at least one loss"),
         (["method=own_code:LargestAlone", "method.passes=0"], "method: passes must be at least 1, not 0"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from inspect import isabstract
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from pydantic import ConfigDict
@@ -34,10 +36,6 @@ class Parts:
     """The full network of a weight file, fixed: logits [N, classes] of images [N, 3, S, S], without a gradient."""
 
 
-def _backward(loss: paddle.Tensor) -> None:
-    loss.backward()
-
-
 @dataclass(frozen=True)
 class Step:
     """A step of the training, in addition to the network and the batch."""
@@ -48,7 +46,7 @@ class Step:
     """Counted from 0 over all epochs."""
     steps_per_epoch: int = 1
     epochs: int = 1
-    backward: Callable[[paddle.Tensor], None] = _backward
+    backward: Callable[[paddle.Tensor], None] = lambda loss: loss.backward()
     """Adds the gradients of a loss (the trainer's function scales the loss first, for fp16 and micro-batches)."""
 
     @property
@@ -110,14 +108,14 @@ class Strategy(Protocol):
         ...
 
 
-class Method(Section):
+class Method(Section, ABC):
     """The options of a method: the section ``method`` of a configuration."""
 
     name: Text
 
+    @abstractmethod
     def start(self, parts: Parts) -> Strategy:
         """The method with these options, for one training."""
-        raise NotImplementedError
 
 
 class Imported(Method):
@@ -128,8 +126,8 @@ class Imported(Method):
     def start(self, parts: Parts) -> Strategy:
         """Import the class, check the keys and start it; UserError if it is no :class:`Method`, or a step returns no Metrics."""
         options = import_callable(self.name, "method.name")
-        if not (isinstance(options, type) and issubclass(options, Method)):
-            raise UserError(f"method.name {self.name}: must be a subclass of paddle_pgonas.methods.base.Method")
+        if not (isinstance(options, type) and issubclass(options, Method) and not isabstract(options)):
+            raise UserError(f"method.name {self.name}: must be a subclass of paddle_pgonas.methods.base.Method with start(parts)")
         strategy = validate(options, self.model_dump(), "method").start(parts)
 
         def checked(net: Supernet, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> Metrics:
@@ -163,9 +161,9 @@ class Distilling(Method):
         yield from super()._problems()
         yield from self.no_use("temperature", self.distillation == "kl", "method.distillation=kl")
 
+    @abstractmethod
     def subnets(self, parts: Parts) -> RandomSubnets:
         """How the method samples."""
-        raise NotImplementedError
 
     def distil(self) -> Callable[[paddle.Tensor, paddle.Tensor], paddle.Tensor]:
         """The loss of a student's logits [N, C] against the teacher's detached logits [N, C]."""
