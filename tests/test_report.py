@@ -259,7 +259,7 @@ def test_costs_are_those_of_the_runs_images_and_classes(tmp_path: Path) -> None:
         assert f"{millions:.3g} million multiply-accumulates" in point.text
     assert f"{macs(found.rows[0].archs[0], 8, 10) / 1e6:.3g} million" in shown["rank_1_s"].points[0].text
     assert "at 8 pixels with 10 classes" in shown["cost_1_s"].caption
-    assert shown["cost_1_s"].figure.axes[0].get_xlabel() == "million multiply-accumulates at 8 pixels with 10 classes"
+    assert shown["cost_1_s"].figure.axes[0].get_xlabel() == "million MACs at 8 pixels with 10 classes"
     write_page(tmp_path / "report.html", found)
     assert "assumed" not in Elements((tmp_path / "report.html").read_text(encoding="utf-8")).words
 

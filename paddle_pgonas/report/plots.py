@@ -153,7 +153,7 @@ def rank_scatter(row: Row, reference: str) -> Figure:
 
 def cost_scatter(macs: np.ndarray, values: np.ndarray, name: str, setting: str) -> Figure:
     """Values against millions of multiply-accumulates at a ``setting`` (in words), and their mean in up to ten equal groups."""
-    figure, axes = _axes(f"million multiply-accumulates at {setting}", f"value in {_short(name)}")
+    figure, axes = _axes(f"million MACs at {setting}", f"value in {_short(name)}")
     _points(axes, macs, values)
     groups = np.array_split(np.argsort(macs, kind="stable"), min(10, max(1, len(macs) // 5)))
     means = [(macs[group].mean(), values[group].mean()) for group in groups]
