@@ -34,6 +34,13 @@ def test_each_distillation_trains(tmp_path: Path, name: str) -> None:
     assert not equal(weights(plain), weights(other))
 
 
+def test_without_a_method_nothing_is_read_or_written(tmp_path: Path) -> None:
+    """Reading ImageNet takes long."""
+    with pytest.raises(UserError, match="method: none is configured"):
+        train(load_config(CONFIGS / "mini" / "standalone_digits.yaml", [f"output_dir={tmp_path}", "device=cpu"]))
+    assert not list(tmp_path.iterdir())
+
+
 def test_one_seed_gives_one_result(tmp_path: Path) -> None:
     first = weights(train(config(tmp_path / "a")))
     assert equal(first, weights(train(config(tmp_path / "b"))))

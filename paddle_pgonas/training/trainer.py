@@ -52,6 +52,8 @@ def train(config: Config, resume: bool = False, other_data: bool = False) -> Pat
 
 def train_supernet(config: Config, resume: bool = False, watch: Watch | None = None, other_data: bool = False) -> Path:
     """As :func:`train`; the scalars that ``watch`` returns, which is called after each checkpoint, are logged."""
+    if config.method is None:
+        raise UserError(f"method: none is configured; choose one with -o method=NAME ({', '.join(METHODS)})")
     select_device(config.device)
     processes.join()
     folder = Path(config.output_dir)
@@ -90,11 +92,10 @@ def open_batches(config: Config) -> EpochBatches:
 def start_run(config: Config, batches: EpochBatches) -> Run:
     """The training of the configured supernet by the configured method, before its first step.
 
-    Raises UserError if no method is configured, weights do not fit, or the batch does not fit into the GPU.
+    Raises UserError if weights do not fit, or the batch does not fit into the GPU.
     """
     space, model, subspace = config.search_space, config.model, config.subspace
-    if config.method is None:
-        raise UserError(f"method: none is configured; choose one with -o method=NAME ({', '.join(METHODS)})")
+    assert config.method is not None  # train_supernet has said so
     check_memory(layers(subspace.largest, config.data.image_size, model.num_classes), config.train)
     net = build_supernet(space, config.seed, **model.model_dump())
     parts = Parts(subspace, config.seed, cache(config.prior), partial(build_teacher, space, model.num_classes))
