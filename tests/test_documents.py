@@ -159,7 +159,7 @@ def test_there_are_commands_to_test() -> None:
     assert without == {"common.yaml", "common_digits.yaml"}  # bases, not runs
     assert len(commands(REPOSITORY / "README.md")) >= 9
     runnable = [command for command in commands(REPOSITORY / "docs" / "tools.md") if "runs/walk" in command]
-    elsewhere = {"export_subnet", "benchmark", "run", "verify_published"}
+    elsewhere = {"export_subnet", "benchmark", "run", "verify_entry", "verify_published"}
     assert {program_of(command)[0] for command in runnable} == set(TOOLS) - elsewhere
 
 
