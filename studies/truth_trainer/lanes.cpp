@@ -26,6 +26,19 @@ constexpr int LANES = 16;
 typedef float Lanes __attribute__((vector_size(4 * LANES)));
 typedef int32_t Mask __attribute__((vector_size(4 * LANES)));
 
+// What the innermost loops accumulate in. A register of AVX-512 holds all lanes; without it one holds half of them, and there are
+// half as many registers, so each half is computed by itself in blocks that fit.
+#ifdef __AVX512F__
+constexpr int HALVES = 1, MOST_OUT = 6, MOST_GRADS = 4, INPUTS = 2;
+#else
+constexpr int HALVES = 2, MOST_OUT = 2, MOST_GRADS = 3, INPUTS = 1;
+#endif
+typedef float Half __attribute__((vector_size(4 * LANES / HALVES)));
+typedef Half View __attribute__((may_alias));  // the halves of Lanes in memory: that of Lanes i is at i * HALVES
+
+const View* view(const Lanes* x) { return reinterpret_cast<const View*>(x); }
+View* view(Lanes* x) { return reinterpret_cast<View*>(x); }
+
 // In every lane the sum over the lanes of its copy.
 Lanes over_parts(Lanes x, int parts) {
     for (int apart = 1; apart < parts; apart *= 2) {
@@ -66,47 +79,49 @@ struct Taps {
 };
 
 struct Weight {  // of a convolution, read either as [tap][in][out] or, for the gradient of its input, as [tap][out][in]
-    const Lanes* data;
+    const View* data;
     long tap, in, out;
 };
 
 // XB neighbouring pixels times CB output channels, accumulated in registers.
 template <int XB, int CB>
-void tile(const Lanes* in, long step, int channels, Lanes* out, long out_step, const Weight& w, const Taps& taps, bool add, Lanes* sums) {
-    Lanes acc[XB][CB];
+void tile(const View* in, long step, int channels, View* out, long out_step, const Weight& w, const Taps& taps, bool add, View* sums) {
+    Half acc[XB][CB];
     for (int i = 0; i < XB; ++i)
-        for (int j = 0; j < CB; ++j) acc[i][j] = add ? out[i * out_step + j] : Lanes{};
+        for (int j = 0; j < CB; ++j) acc[i][j] = add ? out[(i * out_step + j) * HALVES] : Half{};
     for (int t = 0; t < taps.count; ++t) {
-        const Lanes* x = in + taps.offset[t];
-        const Lanes* v = w.data + taps.weight[t] * w.tap;
-        for (int c = 0; c < channels; ++c, v += w.in) {
-            Lanes weight[CB];
-            for (int j = 0; j < CB; ++j) weight[j] = v[j * w.out];
+        const View* x = in + taps.offset[t] * HALVES;
+        const View* v = w.data + taps.weight[t] * w.tap * HALVES;
+        for (int c = 0; c < channels; ++c, v += w.in * HALVES) {
+            Half weight[CB];
+            for (int j = 0; j < CB; ++j) weight[j] = v[j * w.out * HALVES];
 #pragma GCC unroll 4
             for (int i = 0; i < XB; ++i) {
-                const Lanes value = x[i * step + c];
+                const Half value = x[(i * step + c) * HALVES];
 #pragma GCC unroll 6
                 for (int j = 0; j < CB; ++j) acc[i][j] += value * weight[j];
             }
         }
     }
     for (int i = 0; i < XB; ++i)
-        for (int j = 0; j < CB; ++j) out[i * out_step + j] = acc[i][j];
+        for (int j = 0; j < CB; ++j) out[(i * out_step + j) * HALVES] = acc[i][j];
     if (sums)  // of values and of squares, for BatchNorm
         for (int j = 0; j < CB; ++j)
-            for (int i = 0; i < XB; ++i) sums[2 * j] += acc[i][j], sums[2 * j + 1] += acc[i][j] * acc[i][j];
+            for (int i = 0; i < XB; ++i) sums[2 * j * HALVES] += acc[i][j], sums[(2 * j + 1) * HALVES] += acc[i][j] * acc[i][j];
 }
 
 template <int XB>
-void tile_of(int cb, const Lanes* in, long step, int channels, Lanes* out, long out_step, const Weight& w, const Taps& taps, bool add,
-             Lanes* sums) {
+void tile_of(int cb, const View* in, long step, int channels, View* out, long out_step, const Weight& w, const Taps& taps, bool add,
+             View* sums) {
     switch (cb) {
         case 1: return tile<XB, 1>(in, step, channels, out, out_step, w, taps, add, sums);
         case 2: return tile<XB, 2>(in, step, channels, out, out_step, w, taps, add, sums);
         case 3: return tile<XB, 3>(in, step, channels, out, out_step, w, taps, add, sums);
+#ifdef __AVX512F__
         case 4: return tile<XB, 4>(in, step, channels, out, out_step, w, taps, add, sums);
         case 5: return tile<XB, 5>(in, step, channels, out, out_step, w, taps, add, sums);
-        default: return tile<XB, 6>(in, step, channels, out, out_step, w, taps, add, sums);
+        case 6: return tile<XB, 6>(in, step, channels, out, out_step, w, taps, add, sums);
+#endif
     }
 }
 
@@ -118,64 +133,61 @@ struct Grid {
 };
 
 void convolve(const Lanes* in, int c_in, Lanes* out, int c_out, const Grid& grid, Weight w, const Taps& taps, bool add, Lanes* sums) {
-    const int blocks = (c_out + 5) / 6;
+    const int blocks = (c_out + MOST_OUT - 1) / MOST_OUT;
     const int xb = grid.columns % 4 == 0 ? 4 : grid.columns % 2 == 0 ? 2 : 1;
-    for (int y = 0; y < grid.rows; ++y)
-        for (int block = 0, first = 0; block < blocks; ++block) {
-            const int cb = (c_out - first + blocks - block - 1) / (blocks - block);
-            Weight part = w;
-            part.data += first * w.out;
-            for (int x = 0; x < grid.columns; x += xb) {
-                const Lanes* from = in + y * grid.in_row + x * grid.in_step;
-                Lanes* to = out + y * grid.out_row + x * grid.out_step + first;
-                Lanes* sum = sums ? sums + 2 * first : nullptr;
-                if (xb == 4)
-                    tile_of<4>(cb, from, grid.in_step, c_in, to, grid.out_step, part, taps, add, sum);
-                else if (xb == 2)
-                    tile_of<2>(cb, from, grid.in_step, c_in, to, grid.out_step, part, taps, add, sum);
-                else
-                    tile_of<1>(cb, from, grid.in_step, c_in, to, grid.out_step, part, taps, add, sum);
+    const auto run = xb == 4 ? tile_of<4> : xb == 2 ? tile_of<2> : tile_of<1>;
+    for (int half = 0; half < HALVES; ++half)
+        for (int y = 0; y < grid.rows; ++y)
+            for (int block = 0, first = 0; block < blocks; ++block) {
+                const int cb = (c_out - first + blocks - block - 1) / (blocks - block);
+                Weight part = w;
+                part.data += first * w.out * HALVES + half;
+                for (int x = 0; x < grid.columns; x += xb) {
+                    const View* from = view(in + y * grid.in_row + x * grid.in_step) + half;
+                    View* to = view(out + y * grid.out_row + x * grid.out_step + first) + half;
+                    View* sum = sums ? view(sums + 2 * first) + half : nullptr;
+                    run(cb, from, grid.in_step, c_in, to, grid.out_step, part, taps, add, sum);
+                }
+                first += cb;
             }
-            first += cb;
-        }
 }
 
 // Gradient of K neighbouring kernel columns, CI input and CO output channels over some rows of an image.
 template <int K, int CI, int CO>
-void weight_tile(const Lanes* x, long x_row, long x_step, long x_column, const Lanes* g, long g_row, long g_step, int rows, int columns,
-                 Lanes* gw, long tap, long in) {
-    Lanes acc[K][CI][CO];
+void weight_tile(const View* x, long x_row, long x_step, long x_column, const View* g, long g_row, long g_step, int rows, int columns,
+                 View* gw, long tap, long in) {
+    Half acc[K][CI][CO];
     for (int k = 0; k < K; ++k)
         for (int i = 0; i < CI; ++i)
-            for (int o = 0; o < CO; ++o) acc[k][i][o] = gw[k * tap + i * in + o];
-    for (int row = 0; row < rows; ++row, x += x_row, g += g_row)
+            for (int o = 0; o < CO; ++o) acc[k][i][o] = gw[(k * tap + i * in + o) * HALVES];
+    for (int row = 0; row < rows; ++row, x += x_row * HALVES, g += g_row * HALVES)
         for (int column = 0; column < columns; ++column) {
-            const Lanes *xs = x + column * x_step, *gs = g + column * g_step;
-            Lanes grad[CO];
-            for (int o = 0; o < CO; ++o) grad[o] = gs[o];
+            const View *xs = x + column * x_step * HALVES, *gs = g + column * g_step * HALVES;
+            Half grad[CO];
+            for (int o = 0; o < CO; ++o) grad[o] = gs[o * HALVES];
 #pragma GCC unroll 3
             for (int k = 0; k < K; ++k)
 #pragma GCC unroll 2
                 for (int i = 0; i < CI; ++i) {
-                    const Lanes value = xs[k * x_column + i];
+                    const Half value = xs[(k * x_column + i) * HALVES];
 #pragma GCC unroll 4
                     for (int o = 0; o < CO; ++o) acc[k][i][o] += value * grad[o];
                 }
         }
     for (int k = 0; k < K; ++k)
         for (int i = 0; i < CI; ++i)
-            for (int o = 0; o < CO; ++o) gw[k * tap + i * in + o] = acc[k][i][o];
+            for (int o = 0; o < CO; ++o) gw[(k * tap + i * in + o) * HALVES] = acc[k][i][o];
 }
 
 template <int K, int CI>
 void weight_tile_of(int co, const Lanes* x, long x_row, long x_step, long x_column, const Lanes* g, long g_row, long g_step, int rows,
                     int columns, Lanes* gw, long tap, long in) {
-    switch (co) {
-        case 1: return weight_tile<K, CI, 1>(x, x_row, x_step, x_column, g, g_row, g_step, rows, columns, gw, tap, in);
-        case 2: return weight_tile<K, CI, 2>(x, x_row, x_step, x_column, g, g_row, g_step, rows, columns, gw, tap, in);
-        case 3: return weight_tile<K, CI, 3>(x, x_row, x_step, x_column, g, g_row, g_step, rows, columns, gw, tap, in);
-        default: return weight_tile<K, CI, 4>(x, x_row, x_step, x_column, g, g_row, g_step, rows, columns, gw, tap, in);
-    }
+    const auto run = co == 1   ? weight_tile<K, CI, 1>
+                     : co == 2 ? weight_tile<K, CI, 2>
+                     : co == 3 ? weight_tile<K, CI, 3>
+                               : weight_tile<K, CI, MOST_GRADS>;
+    for (int half = 0; half < HALVES; ++half)
+        run(view(x) + half, x_row, x_step, x_column, view(g) + half, g_row, g_step, rows, columns, view(gw) + half, tap, in);
 }
 
 // A convolution with its BatchNorm. Sides are even where the stride is 2.
@@ -198,7 +210,7 @@ struct Conv {
         for (int ky = 0; ky < kernel; ++ky)
             for (int kx = 0; kx < kernel; ++kx) taps.add((ky + border()) * in_row() + (kx + border()) * c_in, ky * kernel + kx);
         const Grid grid{side, side, stride * in_row(), long(stride) * c_in, long(side) * c_out, c_out};
-        const Weight w{params + weight, long(c_in) * c_out, c_out, 1};
+        const Weight w{view(params + weight), long(c_in) * c_out, c_out, 1};
         std::vector<Lanes> image(2 * c_out);
         sums.assign(2 * c_out, Lanes{});
         for (int n = 0; n < images; ++n) {
@@ -276,7 +288,7 @@ struct Conv {
 
     // Gradient of the input (no border), set or added.
     void backward_input(const Lanes* gz, Lanes* gx, int images, const Lanes* params, bool add) {
-        const Weight w{params + weight, long(c_in) * c_out, 1, c_out};
+        const Weight w{view(params + weight), long(c_in) * c_out, 1, c_out};
         const long row = long(side_in) * c_in;
         for (int py = 0; py < stride; ++py)
             for (int px = 0; px < stride; ++px) {  // pixels of one parity see the same kernel positions
@@ -296,7 +308,7 @@ struct Conv {
     }
 
     void backward_weight(const Lanes* x, const Lanes* gz, int images, Lanes* grads) {
-        const int together = std::max(1, 32 / side), blocks = (c_out + 3) / 4;  // rows of pixels that stay in the first cache
+        const int together = std::max(1, 32 / side), blocks = (c_out + MOST_GRADS - 1) / MOST_GRADS;  // rows of pixels that stay in the first cache
         const long tap = long(c_in) * c_out;
         for (int n = 0; n < images; ++n)
             for (int y = 0; y < side; y += together) {
@@ -304,12 +316,13 @@ struct Conv {
                 const Lanes* g = gz + n * padded_image() + (y + 1) * padded_row() + c_out;
                 for (int ky = 0; ky < kernel; ++ky) {
                     const Lanes* from = x + n * in_image() + (y * stride + ky + border()) * in_row() + border() * c_in;
-                    for (int i = 0; i < c_in; i += 2)
+                    for (int i = 0; i < c_in; i += INPUTS)
                         for (int block = 0, first = 0; block < blocks; ++block) {
                             const int co = (c_out - first + blocks - block - 1) / (blocks - block);
                             Lanes* gw = grads + weight + ky * kernel * tap + i * c_out + first;
-                            const auto run = kernel == 3 ? (i + 1 < c_in ? weight_tile_of<3, 2> : weight_tile_of<3, 1>)
-                                                         : (i + 1 < c_in ? weight_tile_of<1, 2> : weight_tile_of<1, 1>);
+                            const bool all = i + INPUTS <= c_in;
+                            const auto run = kernel == 3 ? (all ? weight_tile_of<3, INPUTS> : weight_tile_of<3, 1>)
+                                                         : (all ? weight_tile_of<1, INPUTS> : weight_tile_of<1, 1>);
                             run(co, from + i, stride * in_row(), long(stride) * c_in, c_in, g + first, padded_row(), c_out, rows, side,
                                 gw, tap, c_out);
                             first += co;
