@@ -12,6 +12,7 @@ from paddle_pgonas.data.cache import DecodedImages, decoded
 from paddle_pgonas.data.lists import Classes, ListedImages, check_labels, find_list, read_list, training_classes
 from paddle_pgonas.data.sources import Digits, Folder, ImageSource, Split, evenly, spread_order
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.schema import shown
 
 
 class JobImages:
@@ -93,6 +94,6 @@ def _check_folder(source: Folder, classes: Classes) -> None:
     for label, (ours, theirs) in enumerate(zip_longest(source.classes, classes.as_list(), fillvalue="none")):
         if ours != theirs:
             raise UserError(
-                f"{classes.where}: label {label} means class {theirs}, but {ours} in {source.folder}, whose labels follow sorted "
-                "order; give a list of the validation images too (data.val_list)"
+                f"{classes.where}: label {label} means class {shown(theirs)}, but {shown(ours)} in {source.folder}, whose labels "
+                "follow sorted order; give a list of the validation images too (data.val_list)"
             )

@@ -10,6 +10,7 @@ import functools
 import os
 import posixpath
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,7 +105,7 @@ def check_labels(listed: Listed, classes: Classes) -> None:
     for label, name in sorted(listed.classes.names.items()):
         if (other := classes.names.get(label, name)) != name:
             raise UserError(
-                f"{listed.path}: label {label} means class {name}, but {other} in {classes.where}; "
+                f"{listed.path}: label {label} means class {shown(name)}, but {shown(other)} in {classes.where}; "
                 "both must number the classes alike"
             )
 
@@ -127,7 +128,7 @@ def read_list(path: Path, num_classes: int) -> Listed:
             labels.append(_label(parts, num_classes))
             files.append(_below(parts[0].lstrip()))
         except ValueError as error:
-            raise UserError(f"{path}: line {number} ({shown(line.decode(errors='backslashreplace'))}) {error}") from None
+            raise UserError(f"{path}: line {number} ({shown(os.fsdecode(line))}) {error}") from None
         lines.append(number)
     if not files:
         raise UserError(f"{path}: names no images; expected lines of path and label")
@@ -163,25 +164,26 @@ def _refuse_repeated(path: Path, files: list[bytes], lines: list[int]) -> None:
     first: dict[bytes, int] = {}
     for file, number in zip(files, lines, strict=True):
         if file in first:
-            name = shown(file.decode(errors="backslashreplace"))
-            raise UserError(f"{path}: line {number} names {name} again, after line {first[file]}; remove one of them")
+            raise UserError(
+                f"{path}: line {number} names {shown(os.fsdecode(file))} again, after line {first[file]}; remove one of them"
+            )
         first[file] = number
 
 
 def _class_names(path: Path, pairs: set[tuple[int, bytes]]) -> dict[int, str]:
-    """Names of the classes by label, if each label has a folder of its own; ``pairs`` are all labels with their images' folders."""
-    folders = [folder for _, folder in pairs]
-    if len(pairs) > len(set(folders)) > 1:
-        shared = os.fsdecode(min(folder for folder in set(folders) if folders.count(folder) > 1))
+    """Names of the classes by label, if each label has a folder of its own; ``pairs`` are all labels with all their folders."""
+    folders = Counter(folder for _, folder in pairs)
+    if len(pairs) > len(folders) > 1:
+        shared = shown(os.fsdecode(folders.most_common(1)[0][0]))
         _say(f"{path}: the images of folder {shared} have several labels, so the classes are named by their numbers")
     names = {label: os.fsdecode(posixpath.basename(folder)) for label, folder in sorted(pairs)}
-    flat = not {b"", b"train", b"val"}.isdisjoint(folders)
+    flat = not folders.keys().isdisjoint({b"", b"train", b"val"})
     if flat or not len(pairs) == len(names) == len(set(names.values())):
         return {}
     for (label, name), expected in zip(names.items(), sorted(names.values()), strict=True):
         if name != expected:
             _say(
-                f"{path}: label {label} is class {name}, not {expected} as in sorted order; "
+                f"{path}: label {label} is class {shown(name)}, not {shown(expected)} as in sorted order; "
                 "a network pretrained on ImageNet numbers the classes in sorted order"
             )
             break
@@ -204,7 +206,7 @@ def _start_of_paths(listed: Listed, root: Path, split: Split) -> Path:
     best = max((root, listed.path.parent, root / split), key=present)
     if not present(best):
         raise UserError(
-            f"{listed.path}: {os.fsdecode(listed.files[0])} (line {listed.lines[0]}) and others are not below {root}; "
+            f"{listed.path}: {shown(os.fsdecode(listed.files[0]))} (line {listed.lines[0]}) and others are not below {root}; "
             "set data.root to the folder from which the list's paths start"
         )
     return best
