@@ -100,6 +100,7 @@ def test_moving_images_into_one_folder_reads_none_again(folders: Path, tmp_path:
     assert not read
 
 
+@pytest.mark.slow
 def test_four_layouts_give_one_submission_or_one_line(tool: Tool, folders: Path, tmp_path: Path) -> None:
     """Two steps and five scores, as a user gets them; a training that began with folders goes on with lists."""
     candidates, submissions = tmp_path / "candidates.json", []
