@@ -80,7 +80,8 @@ class ListedImages(ImageFiles):
 
 def find_list(data: Data, split: Split) -> Path | None:
     """The list of a split: the configured one, or one that lies at the root or in its folder ILSVRC2012."""
-    if given := data.train_list if split == "train" else data.val_list:
+    given = data.train_list if split == "train" else data.val_list
+    if given is not None:
         return Path(given)
     places = (Path(str(data.root), folder, f"{split}_list.txt") for folder in ("", "ILSVRC2012"))
     return next((path for path in places if path.is_file()), None)
