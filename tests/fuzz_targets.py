@@ -24,6 +24,7 @@ from PIL import Image
 from paddle_pgonas.config.loading import Data, load_config
 from paddle_pgonas.data.cache import decoded
 from paddle_pgonas.data.fingerprints import TABLE, fingerprint_files
+from paddle_pgonas.data.lists import ListedImages, read_list
 from paddle_pgonas.data.sources import Folder
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io import records
@@ -72,6 +73,7 @@ def make_targets(folder: Path) -> dict[str, Target]:
         _weights,
         _pickles,
         _images,
+        _lists,
         _stores,
         _tables,
         _caches,
@@ -222,6 +224,20 @@ def _images(home: Path) -> dict[str, Target]:
     path.write_bytes(seeds[0])
     source = Folder(home, "train")
     return {"image": Target(path, seeds, read, megabytes=2048)}
+
+
+def _lists(home: Path) -> dict[str, Target]:
+    def read() -> None:
+        source = ListedImages(read_list(path, 1000), home, "train", None)
+        assert all(source.path(index).startswith(f"{home}/") for index in range(len(source.labels)))
+        source.fingerprint(home)
+
+    path = home / "train_list.txt"
+    (home / "train" / "a").mkdir(parents=True)
+    (home / "train" / "a" / "x y.png").write_bytes(b"content")
+    lines = b"train/a/x y.png 0\ntrain/b/z.JPEG 1\n./train/a/z.JPEG 0\n"
+    seeds = [lines, b"\xef\xbb\xbf" + lines.replace(b"\n", b"\r\n"), lines.replace(b"train/", b"../"), b"a/x y.png\t999"]
+    return {"list": Target(path, seeds, read)}
 
 
 def _stores(home: Path) -> dict[str, Target]:

@@ -18,7 +18,8 @@ from PIL import Image
 from paddle_pgonas.config.loading import Data
 from paddle_pgonas.data.batches import EpochBatches, calibration_images
 from paddle_pgonas.data.cache import decoded
-from paddle_pgonas.data.sources import Digits, Folder, open_source, spread_order
+from paddle_pgonas.data.images import open_source
+from paddle_pgonas.data.sources import Digits, Folder, spread_order
 from paddle_pgonas.data.transforms import center_crop, random_resized_crop, random_shifts, random_window, shift, to_network
 from paddle_pgonas.errors import UserError
 

@@ -12,8 +12,8 @@ from conftest import REPOSITORY
 
 from paddle_pgonas.config.loading import Config, Data, load_config
 from paddle_pgonas.data import fingerprints
-from paddle_pgonas.data.images import open_images
-from paddle_pgonas.data.sources import Folder, open_source
+from paddle_pgonas.data.images import open_images, open_source
+from paddle_pgonas.data.sources import Folder
 from paddle_pgonas.training import standalone
 
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 from paddle_pgonas.data.batches import EpochBatches, calibration_images
 from paddle_pgonas.data.cache import decoded
-from paddle_pgonas.data.sources import Folder, UnreadableImage, open_source
+from paddle_pgonas.data.images import open_source
+from paddle_pgonas.data.sources import Folder, UnreadableImage
 from paddle_pgonas.errors import UserError
 
 

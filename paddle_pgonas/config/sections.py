@@ -24,9 +24,13 @@ class Data(Section):
     """The images, and their transforms."""
 
     source: Literal["folder", "digits"] = "folder"
-    """``folder``: ``root/train/<class>/*``, ``root/val/<class>/*``. ``digits``: scikit-learn's handwritten digits."""
+    """``folder``: image files in class folders or named by lists. ``digits``: scikit-learn's handwritten digits."""
     root: Text | None = key(None, free=True)
-    """The folder of the images."""
+    """The folder of the images: ``root/train/<class>/*`` and ``root/val/<class>/*``, or files named by lists."""
+    train_list: Text | None = key(None, free=True)
+    """Lines of path and label; null takes ``train_list.txt`` in ``root`` or ``root/ILSVRC2012`` if there is one."""
+    val_list: Text | None = key(None, free=True)
+    """The same for the validation images: ``val_list.txt``."""
     cache_dir: Text | None = key(None, free=True)
     """The folder of the cache of decoded images; null means ``<output_dir>/cache``."""
     image_size: Integer = key(224, at_least=8, at_most=4096)
@@ -51,7 +55,8 @@ class Data(Section):
     def _problems(self) -> Iterator[tuple[str, str]]:
         if self.resize < self.image_size:
             yield "resize", f"({self.resize}) must not be smaller than data.image_size ({self.image_size})"
-        yield from self.no_use("root", self.source == "folder", "data.source=folder")
+        for name in ("root", "train_list", "val_list"):
+            yield from self.no_use(name, self.source == "folder", "data.source=folder")
 
 
 class Model(Section):

@@ -27,17 +27,21 @@ SETTLED = 2 * 10**9  # nanoseconds until a further change to a file surely chang
 UNREADABLE = bytes(32)  # stands for the digest of a file that cannot be read
 
 
-def fingerprint_files(folder: Path, names: Sequence[bytes], labels: Iterable[int], cache: Path) -> str:
-    """SHA-256 over each file's name below ``folder``, label and content, in this order; an unreadable file has none.
+def fingerprint_files(
+    folder: Path, names: Sequence[bytes], labels: Iterable[int], cache: Path, paths: Sequence[bytes] | None = None
+) -> str:
+    """SHA-256 over each file's name, label and content, in this order; an unreadable file has none.
 
+    The files lie at ``paths`` below ``folder``; without them, at their names.
     Runs that share ``cache``, the folder of the table, read no file twice. Raises UserError if the table cannot be written.
     """
     remove_left_parts(cache, TABLE)
     known, root = _read_table(cache / TABLE), os.fsencode(folder)
-    stamps, settled = _stamps(root, names, time.time_ns())
+    places = [os.path.join(root, path) for path in paths or names]
+    stamps, settled = _stamps(places, names, time.time_ns())
     unknown = [index for index, stamp in enumerate(stamps) if stamp not in known]
     with ThreadPoolExecutor(READERS) as readers:
-        contents = readers.map(_content, (os.path.join(root, names[index]) for index in unknown))
+        contents = readers.map(_content, (places[index] for index in unknown))
         shown = progress(unknown, "reading images once", "images")
         read = {stamps[index]: content for index, content in zip(shown, contents, strict=True)}
     if remembered := {stamp: content for stamp, content in read.items() if stamp in settled and content != UNREADABLE}:
@@ -48,12 +52,12 @@ def fingerprint_files(folder: Path, names: Sequence[bytes], labels: Iterable[int
     return digest.hexdigest()
 
 
-def _stamps(root: bytes, names: Sequence[bytes], now: int) -> tuple[list[bytes], set[bytes]]:
+def _stamps(places: Sequence[bytes], names: Sequence[bytes], now: int) -> tuple[list[bytes], set[bytes]]:
     """Stamps of files (a digest of name, size and times), and which of them are old enough to be stored."""
     stamps, settled = [], set()
-    for name in names:
+    for place, name in zip(places, names, strict=True):
         try:
-            status = os.stat(os.path.join(root, name))
+            status = os.stat(place)
         except (OSError, ValueError):
             stamps.append(hashlib.sha256(b"%b\0" % name).digest())
             continue

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 
 from paddle_pgonas.config.loading import Config, Data, Score
 from paddle_pgonas.data.batches import calibration_images
 from paddle_pgonas.data.cache import DecodedImages, decoded
-from paddle_pgonas.data.sources import ImageSource, open_source
+from paddle_pgonas.data.lists import Classes, ListedImages, check_labels, find_list, read_list, training_classes
+from paddle_pgonas.data.sources import Digits, Folder, ImageSource, Split, evenly, spread_order
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.schema import shown
 
 
 class JobImages:
     """The images of a job. Each split is listed, and the validation images are decoded, when they are first asked for.
 
     ``cache`` is the folder of decoded images and of the table of files' digests. The properties and :meth:`for_scoring` raise
-    UserError as :func:`~paddle_pgonas.data.sources.open_source` and :func:`~paddle_pgonas.data.cache.decoded` do.
+    UserError as :func:`open_source` and :func:`~paddle_pgonas.data.cache.decoded` do.
     """
 
     def __init__(self, data: Data, num_classes: int, cache: Path) -> None:
@@ -47,3 +51,49 @@ class JobImages:
 def open_images(config: Config) -> JobImages:
     """The images of a job with this configuration."""
     return JobImages(config.data, config.model.num_classes, Path(config.data.cache_dir or Path(config.output_dir) / "cache"))
+
+
+def open_source(data: Data, split: Split, num_classes: int) -> ImageSource:
+    """The configured images of a split: all, or ``train_limit`` or ``val_limit`` of them.
+
+    Validation images come in :func:`~paddle_pgonas.data.sources.spread_order`, so that a smaller number of them is a prefix of a
+    larger one. Raises UserError for no root, a missing folder, an empty class, a bad list, more classes than the network has, or
+    labels that mean other classes in the validation images than in the training images.
+    """
+    if data.source == "digits":
+        source: ImageSource = Digits(split)
+    elif data.root is None:
+        raise UserError("data.root: no image folder given; pass -o data.root=DIR with DIR/train/<class>/* and DIR/val/<class>/*")
+    else:
+        source = _image_files(data, Path(data.root), split, num_classes)
+    if len(source.classes) > num_classes:
+        raise UserError(f"data.root has {len(source.classes)} classes, model.num_classes only {num_classes}; raise the latter")
+    if split == "val":
+        return source.subset(spread_order(len(source.labels))[: data.val_limit])
+    return source if data.train_limit is None else source.subset(evenly(len(source.labels), data.train_limit))
+
+
+def _image_files(data: Data, root: Path, split: Split, num_classes: int) -> ImageSource:
+    """A list's images if there is a list, else those of class folders; labels mean the same as in the training images."""
+    if path := find_list(data, split):
+        listed = read_list(path, num_classes)
+        classes = training_classes(data, num_classes) if split == "val" else None
+        if classes:
+            check_labels(listed, classes)
+        return ListedImages(listed, root, split, classes)
+    source = Folder(root, split)
+    if split == "val" and (classes := training_classes(data, num_classes)):
+        _check_folder(source, classes)
+    return source
+
+
+def _check_folder(source: Folder, classes: Classes) -> None:
+    """Raises UserError if the classes in a folder, whose labels follow sorted order, are not the training images' ``classes``."""
+    if classes.where.is_dir() and (strangers := set(classes.names.values()) ^ set(source.classes)):
+        raise UserError(f"data.root: class {min(strangers)} is in only one of {classes.where} and {source.folder}")
+    for label, (ours, theirs) in enumerate(zip_longest(source.classes, classes.as_list(), fillvalue="none")):
+        if ours != theirs:
+            raise UserError(
+                f"{classes.where}: label {label} means class {shown(theirs)}, but {shown(ours)} in {source.folder}, whose labels "
+                "follow sorted order; give a list of the validation images too (data.val_list)"
+            )

@@ -1,4 +1,4 @@
-"""Labelled images of one split: an ImageNet-layout folder, or the digits that come with scikit-learn."""
+"""Labelled images of one split: class folders as ImageNet's, or the digits that come with scikit-learn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from paddle_pgonas.config.loading import Data
 from paddle_pgonas.data.fingerprints import fingerprint_files
 from paddle_pgonas.errors import UserError
 
@@ -55,28 +54,23 @@ class ImageSource(ABC):
         return part
 
 
-class Folder(ImageSource):
-    """``root/<split>/<class>/<image>``; a class's label is the position of its name in sorted order."""
+class ImageFiles(ImageSource):
+    """Images in files; ``items`` are their paths below ``folder``, bytes in one array: 1,281,167 objects would be copied into
+    every loader process."""
 
-    def __init__(self, root: str | Path, split: Split) -> None:
-        self.folder = Path(root) / split
-        if not self.folder.is_dir():
-            raise UserError(f"data.root: {self.folder} is not a folder; expected {root}/train/<class>/* and {root}/val/<class>/*")
-        self.classes = class_names(self.folder)
-        if not self.classes:
-            raise UserError(f"data.root: {self.folder} holds no class folders; expected {self.folder}/<class>/<images>")
-        files = [_images(self.folder, name) for name in self.classes]
-        # Bytes in one array, because 1,281,167 objects would be copied into every loader process.
-        self.items = np.concatenate(files)
-        self.labels = np.repeat(np.arange(len(files), dtype=np.int64), [len(names) for names in files])
+    folder: Path
+
+    def path(self, index: int) -> str:
+        """Where the image lies."""
+        return os.path.join(self.folder, os.fsdecode(self.items[index]))
 
     def name(self, index: int) -> str:
         """Its path."""
-        return str(self.folder / os.fsdecode(self.items[index]))
+        return self.path(index)
 
     def read(self, index: int) -> Image.Image:
         """The image as RGB, whatever its mode."""
-        path = self.name(index)
+        path = self.path(index)
         try:
             status = os.stat(path)
             if not stat.S_ISREG(status.st_mode):  # opening a pipe would block
@@ -88,11 +82,37 @@ class Folder(ImageSource):
                 return _rgb(image)
         except Exception as error:  # a damaged image can raise any exception in a decoder
             what = str(error) if isinstance(error, (OSError, UnreadableImage)) else f"{type(error).__name__}: {error}"
-            raise UnreadableImage(f"{path}: {' '.join(what.split())[:300]}") from None
+            raise UnreadableImage(f"{self.name(index)}: {' '.join(what.split())[:300]}") from None
+
+
+class Folder(ImageFiles):
+    """``root/<split>/<class>/<image>``; a class's label is the position of its name in sorted order."""
+
+    def __init__(self, root: str | Path, split: Split) -> None:
+        self.folder = Path(root) / split
+        if not self.folder.is_dir():
+            raise UserError(
+                f"data.root: {self.folder} is not a folder; expected {root}/train/<class>/* and {root}/val/<class>/*, "
+                f"or {root}/train_list.txt and {root}/val_list.txt"
+            )
+        self.classes = class_names(self.folder)
+        if not self.classes:
+            raise UserError(f"data.root: {self.folder} holds no class folders; {_remedy(self.folder)}")
+        files = [_images(self.folder, name) for name in self.classes]
+        self.items = np.concatenate(files)
+        self.labels = np.repeat(np.arange(len(files), dtype=np.int64), [len(names) for names in files])
 
     def fingerprint(self, cache: Path) -> str:
         """From the files' contents, names below the folder, and labels."""
         return fingerprint_files(self.folder, self.items.tolist(), self.labels.tolist(), cache)
+
+
+def _remedy(folder: Path) -> str:
+    """What to do about a folder without class folders: ImageNet's validation images are distributed so."""
+    if any(_is_image(entry.name) for entry in _entries(folder)):
+        fetch = f"put PaddleClas's {folder.name}_list.txt for ILSVRC2012 into {folder.parent}"
+        return f"its images have no labels: {fetch}, or sort them into class folders"
+    return f"expected {folder}/<class>/<images>"
 
 
 def class_names(folder: Path) -> list[str]:
@@ -115,9 +135,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in EXTENSIONS
+
+
 def _images(folder: Path, name: str) -> np.ndarray:
     """The names of a class's images, ``<class>/<image>``, in sorted order."""
-    files = sorted(entry.name for entry in _entries(folder / name) if Path(entry.name).suffix.lower() in EXTENSIONS)
+    files = sorted(entry.name for entry in _entries(folder / name) if _is_image(entry.name))
     if not files:
         raise UserError(f"data.root: the class folder {folder / name} holds no images; fill it or remove it")
     return np.array([os.fsencode(f"{name}/{file}") for file in files])
@@ -175,26 +199,3 @@ def spread_order(total: int) -> np.ndarray:
     while len(order) < total:
         order = np.concatenate([2 * order, 2 * order + 1])
     return order[order < total]
-
-
-def open_source(data: Data, split: Split, num_classes: int) -> ImageSource:
-    """The configured images of a split: all, or ``train_limit`` or ``val_limit`` of them.
-
-    Validation images come in :func:`spread_order`, so that a smaller number of them is a prefix of a larger one. Raises
-    UserError for no root, a missing folder, an empty class, more classes than the network has, or a validation split whose
-    classes differ from the training split's (labels would silently mean different things).
-    """
-    if data.source == "digits":
-        source: ImageSource = Digits(split)
-    elif data.root is None:
-        raise UserError("data.root: no image folder given; pass -o data.root=DIR with DIR/train/<class>/* and DIR/val/<class>/*")
-    else:
-        source = Folder(data.root, split)
-        other = Path(data.root) / "train"
-        if split == "val" and other.is_dir() and (strangers := set(class_names(other)) ^ set(source.classes)):
-            raise UserError(f"data.root: class {min(strangers)} is in only one of train/ and val/ of {data.root}")
-    if len(source.classes) > num_classes:
-        raise UserError(f"data.root has {len(source.classes)} classes, model.num_classes only {num_classes}; raise the latter")
-    if split == "val":
-        return source.subset(spread_order(len(source.labels))[: data.val_limit])
-    return source if data.train_limit is None else source.subset(evenly(len(source.labels), data.train_limit))

@@ -9,7 +9,7 @@ from paddle_pgonas.config.loading import free_on_resume
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.records import Record
 
-PER_PROCESS = {"output_dir", "device", "data.root", "data.cache_dir", "data.workers"}
+PER_PROCESS = {"output_dir", "device", "data.root", "data.train_list", "data.val_list", "data.cache_dir", "data.workers"}
 """Keys that may differ between the processes of one training: paths, device and loader processes."""
 
 

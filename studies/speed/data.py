@@ -14,7 +14,8 @@ import paddle
 from paddle_pgonas.config.loading import CONFIGS, Data, load_config
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.cache import DecodedImages, decoded
-from paddle_pgonas.data.sources import ImageSource, Split, UnreadableImage, evenly, open_source
+from paddle_pgonas.data.images import open_source
+from paddle_pgonas.data.sources import ImageSource, Split, UnreadableImage, evenly
 from paddle_pgonas.data.transforms import center_crop
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.progress import progress

@@ -14,7 +14,7 @@ from conftest import REPOSITORY
 from PIL import Image
 
 from paddle_pgonas.config.loading import load_config
-from paddle_pgonas.data.sources import open_source
+from paddle_pgonas.data.images import open_source
 from paddle_pgonas.scores.files import read_scored, sample_candidates
 from paddle_pgonas.space.named import find_space
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from paddle_pgonas.config.loading import Data
 from paddle_pgonas.data.batches import AUGMENT, SHUFFLE, EpochBatches
-from paddle_pgonas.data.sources import open_source
+from paddle_pgonas.data.images import open_source
 from paddle_pgonas.data.transforms import shift
 from paddle_pgonas.io.files import read_json, write_json
 from paddle_pgonas.scores.files import Candidate, read_candidates, read_scores, write_scores
