@@ -17,7 +17,7 @@ LAYERS = (
     ("errors", "processes", "progress", "io", "runtime", "import_paths", "schema"),
     ("space", "priors", "scores", "nn", "methods"),
     ("config", "report", "data", "scoring", "training", "searching", "exporting"),
-    ("published", "cli"),
+    ("published", "gpu_check", "cli"),
 )
 ORDER = [name for layer in LAYERS for name in layer]
 
