@@ -45,12 +45,25 @@ def checked(folder: Path, *parts: Part, first: Part | None = None, device: str =
     return well, report | {"parts": {entry["name"]: entry for entry in report["parts"]}}
 
 
+def ends(process: int) -> bool:
+    """Whether a killed process is gone, or dead and not yet waited for, within some seconds."""
+    for _ in range(1000):
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.01)
+    return False
+
+
 def test_a_part_that_fails_in_any_way_is_named_and_hides_no_other(
     parts: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pid = tmp_path / "pid"
     failing = [part(name) for name in ("wrong", "mistaken", "raises", "killed", "leaves", "unfit")]
-    failing += [part("missing", "nothing_of_this_name"), part("hangs", gpu={"pid_file": str(pid)}, limit=3)]
+    failing += [part("missing", "nothing_of_this_name"), part("hangs", gpu={"pid_file": str(pid)}, limit=5)]
     well, report = checked(tmp_path, part("before", "passes"), *failing, part("after", "passes", gpu={"seen": "last"}))
     said = {name: entry["line"] for name, entry in report["parts"].items()}
     assert not well
@@ -60,15 +73,14 @@ def test_a_part_that_fails_in_any_way_is_named_and_hides_no_other(
     assert "illegal memory access" in said["raises"] and "Traceback" in report["parts"]["raises"]["log"]
     assert "SIGKILL" in said["killed"] and "about to be killed" in said["killed"]
     assert "status 7" in said["leaves"]
-    assert "killed after 3 s" in said["hangs"]
+    assert "killed after 5 s" in said["hangs"]
     assert said["after"] == "gpu off last"
     assert report["parts"]["after"]["details"]["earlier"] == ["before", "first"]
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(failing) + 4
     assert lines[-1].startswith("FAILED: wrong, mistaken") and "3 of 11 parts passed" in lines[-1]
     assert report["verdict"] in lines[-1]
-    while Path(f"/proc/{pid.read_text()}").exists() and "Z" not in Path(f"/proc/{pid.read_text()}/stat").read_text().split()[2]:
-        time.sleep(0.01)
+    assert not pid.exists() or ends(int(pid.read_text()))
 
 
 def test_a_part_runs_only_where_the_device_has_what_it_needs(parts: None, tmp_path: Path) -> None:
