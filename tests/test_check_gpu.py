@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from conftest import TINY_CONFIG, TINY_SPACE, Tool
 
 from paddle_pgonas.config.loading import load_config
+from paddle_pgonas.errors import UserError
 from paddle_pgonas.gpu_check import agreement, environment, hours, ranks, runner, track1, training
 from paddle_pgonas.gpu_check.child import Failed, Job
 from paddle_pgonas.gpu_check.parts import FIRST, PARTS, Part
@@ -129,9 +131,22 @@ def test_the_description_of_a_device_names_versions_and_libraries(job: Job, monk
     properties = type("Properties", (), {"name": "Tesla V100", "major": 7, "minor": 0, "total_memory": 2**34})
     monkeypatch.setattr("paddle.device.cuda.device_count", lambda: 2)
     assert environment.graphics(properties) == {"name": "Tesla V100", "capability": [7, 0], "memory_bytes": 2**34, "gpus": 2}
-    with pytest.raises(Failed, match="sees no GPU") as caught:
-        environment.describe(replace(job, device="gpu"))
-    assert caught.value.details["versions"] == facts["versions"]
+
+
+@pytest.mark.parametrize("mistake", ["no GPU", "GPU that Paddle does not see", "library missing"])
+def test_a_device_that_cannot_be_used_is_described_as_far_as_possible(
+    job: Job, mistake: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = "gpu" if mistake == "no GPU" else "auto"
+    if mistake == "library missing":
+        monkeypatch.setitem(sys.modules, "paddle", None)
+    monkeypatch.setattr(environment, "driver", lambda: {"works": True, "said": ["Tesla V100, 535.1, 16384 MiB"]})
+    words = {"no GPU": "sees no GPU", "library missing": "ModuleNotFoundError"}.get(mistake, "lists Tesla V100.*sees no GPU")
+    with pytest.raises(Failed, match=words) as caught:
+        environment.describe(replace(job, device=device))
+    facts = caught.value.details
+    assert {"versions", "driver", "libraries", "variables"} <= facts.keys()
+    assert facts.get("device") == ("cpu" if mistake == "GPU that Paddle does not see" else None)
 
 
 def test_devices_that_differ_are_told_apart(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,12 +175,12 @@ def test_steps_that_are_not_repeated_bit_for_bit_fail(job: Job, monkeypatch: pyt
 
 
 def test_memory_below_the_estimate_and_batches_that_do_not_fit_are_told(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = TINY | {"batches": [2, 3], "steps": 1}
+    sizes, error = TINY | {"batches": [2, 3], "steps": 1}, UserError("out of memory with 3 images at a time")
     timed = track1._timed
 
     def full(run: Any, side: int, images: int, steps: int) -> dict[str, Any]:
         if images > 2:
-            raise track1.UserError("out of memory with 3 images at a time")
+            raise error
         return timed(run, side, images, steps)
 
     monkeypatch.setattr(track1, "_timed", full)
@@ -175,8 +190,12 @@ def test_memory_below_the_estimate_and_batches_that_do_not_fit_are_told(job: Job
     monkeypatch.setattr(track1.Peak, "bytes", lambda peak: 1)
     with pytest.raises(Failed, match="less memory than estimated"):
         track1.train(job, **sizes)
-    with pytest.raises(Failed, match="not even 3 images"):
+    error = RuntimeError("ResourceExhausted: where the batch was made")
+    with pytest.raises(Failed, match=r"not even 3 images.*ResourceExhausted"):
         track1.train(job, **(sizes | {"batches": [3]}))
+    for error in (RuntimeError("illegal memory access"), Failed("losses that are not numbers")):
+        with pytest.raises(type(error), match=str(error)):
+            track1.train(job, **sizes)
 
 
 def test_scores_that_depend_on_the_batch_or_rank_otherwise_in_low_precision_fail(

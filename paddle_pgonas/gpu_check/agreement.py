@@ -14,6 +14,7 @@ from paddle_pgonas.gpu_check.track1 import STEPS_PER_EPOCH, configuration, rando
 from paddle_pgonas.gpu_check.training import distance
 from paddle_pgonas.published import STEPS
 from paddle_pgonas.published.compare import print_differences
+from paddle_pgonas.published.reference import first_weights
 from paddle_pgonas.published.replay import replay
 from paddle_pgonas.scoring import scorer
 
@@ -45,9 +46,11 @@ def devices(job: Job, space: str, side: int, images: int) -> tuple[str, dict[str
 
 
 def outcome(job: Job, space: str, side: int, images: int) -> dict[str, dict[str, np.ndarray]]:
-    """Arrays by name, for each key of SAME: of a network from the seed, its first step, and calibrated scores after it."""
+    """Arrays by name, for each key of SAME: of a network with fixed weights, its first step, and calibrated scores after it."""
     run = start(configuration(job, space, side, images, f"score.calibration_images={images}", "score.batch_size=4"))
     net, config, rng = run.net, run.config, random.Random(0)
+    for name, tensor in net.weights().items():  # the seed gives other weights on another device
+        tensor.set_value(first_weights(name, tensor.shape))
     archs = [config.subspace.largest, config.subspace.smallest, *(config.subspace.sample(rng) for _ in range(6))]
     x, y = random_batch(images, side)
     logits = {}

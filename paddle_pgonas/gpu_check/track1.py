@@ -32,6 +32,7 @@ from paddle_pgonas.training.run import Run
 from paddle_pgonas.training.trainer import start_run
 
 STEPS_PER_EPOCH = 100
+DEVICE_ERRORS = (MemoryError, RuntimeError, OSError, SystemError)
 SAME = {"off": 5e-3, "fp16": 2e-2, "bf16": 1e-1}
 """Largest difference of a loss, relative to it, that rounding explains, by precision."""
 LEAST_KENDALL = 0.5
@@ -88,7 +89,11 @@ def train(job: Job, space: str, side: int, batches: Sequence[int], steps: int) -
     for images in batches:
         try:
             rows.append(_timed(run, side, images, steps) | {"peak_bytes": peak.bytes()})
-        except UserError as error:
+        except Failed:
+            raise
+        except (UserError, *DEVICE_ERRORS) as error:
+            if not (isinstance(error, UserError) or out_of_memory(error)):
+                raise
             refusal = str(error)
             break
     if not rows:
@@ -211,7 +216,7 @@ def exhaust(job: Job, space: str, side: int, images: int) -> tuple[str, dict[str
     try:
         while True:
             filled.append(paddle.ones([BLOCK], "uint8"))
-    except (MemoryError, RuntimeError, SystemError) as error:
+    except DEVICE_ERRORS as error:
         if not out_of_memory(error):
             raise
     try:
