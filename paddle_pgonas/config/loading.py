@@ -45,6 +45,9 @@ class Config(Section):
     """Seed of all random numbers."""
     device: Literal["auto", "cpu", "gpu"] = key("auto", free=True)
     """``auto`` takes a GPU if there is one."""
+    exhaustive_search: bool = key(False, free=True)
+    """GPU only: cuDNN times all its algorithms for each new shape of a convolution and keeps the fastest, whatever
+    ``FLAGS_cudnn_exhaustive_search`` says. Runs then differ in rounding; excludes ``FLAGS_cudnn_deterministic``."""
     output_dir: Text = key("runs/default", free=True)
     """The run's folder: checkpoints, logs, weights, stored scores."""
     data: Data = Data()
