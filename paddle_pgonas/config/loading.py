@@ -81,6 +81,9 @@ class Config(Section):
             for name in ("narrowest_codes", "depth_ranges"):
                 if getattr(self.train, name) is not None:
                     yield "", f"train.{name}: method.sampler=published samples the whole space; set train.{name}=null"
+        if self.model.bn == "sync" and getattr(self.method, "pair_losses", None) == "per_process":
+            # Only the processes that find a pair out of order would run its backward pass, in which BatchNorm waits for all.
+            yield "", "method.pair_losses: per_process does not work with model.bn=sync; set method.pair_losses=all_processes"
 
 
 def free_on_resume() -> set[str]:
