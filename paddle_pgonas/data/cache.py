@@ -40,8 +40,9 @@ class DecodedImages(NamedTuple):
 def decoded(source: ImageSource, data: Data, folder: str | Path) -> DecodedImages:
     """The evaluation crop of every readable image, from the cache in ``folder`` or built there now.
 
-    Of several processes one builds it while the others wait. Unreadable files are left out and named. A cache whose pixels or record changed on disk is named and built again. Raises
-    UserError if no image can be read, or more than ``data.max_unreadable`` of them cannot.
+    Of several processes one builds it while the others wait. Unreadable files are left out and named. A cache whose pixels or
+    record changed on disk is named and built again. Raises UserError if no image can be read, or more than
+    ``data.max_unreadable`` of them cannot.
     """
     store = _store(source, data, Path(folder))
     unreadable = Unreadable(source, data.max_unreadable)
