@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import paddle
 
 
+NOT_CONNECTED = "the processes are not connected; start them with python -m paddle.distributed.launch"
+
+
 def rank() -> int:
     """This process's number, from 0."""
     return _from_environment("PADDLE_TRAINER_ID", 0, range(world()))
@@ -33,14 +36,20 @@ def _from_environment(name: str, default: int, allowed: range) -> int:
 
 
 def join() -> None:
-    """Connect this process with the others, if there are any. Raises UserError if Paddle cannot (CPUs without a launcher)."""
+    """Connect this process with the others, if there are any, on the selected device. Raises UserError without a launcher."""
     if world() > 1:
+        import paddle
         import paddle.distributed as dist
 
-        if not dist.is_initialized():
-            dist.init_parallel_env()
+        if paddle.get_device() == "cpu":  # with another backend Paddle selects the GPU that the launcher has assigned
+            os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"
+        try:
+            if not dist.is_initialized():
+                dist.init_parallel_env()
+        except ValueError as error:  # a variable of the launcher is missing
+            raise UserError(f"{NOT_CONNECTED} ({' '.join(str(error).split())})") from None
         if connected() == 1:
-            raise UserError("the processes are not connected; start them with python -m paddle.distributed.launch")
+            raise UserError(NOT_CONNECTED)
 
 
 def connected() -> int:

@@ -27,7 +27,7 @@ FEWER_IMAGES = json.loads((Path(__file__).parent / "fewer_images.json").read_tex
 
 def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None) -> None:
     """Print the plan of a scoring job: the MACs with and without sharing, memory, and an estimate of the time."""
-    select_device(config.device)
+    select_device(config.device, config.exhaustive_search)
     side, classes = config.data.image_size, config.model.num_classes
     chunks = chunked([archs[position] for position in scoring_order(archs)])
     costs = [walk_cost(build_tree(chunk), chunk[0], side, classes) for chunk in chunks]
