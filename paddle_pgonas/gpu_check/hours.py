@@ -49,7 +49,7 @@ def hours(training: float, scoring: float) -> Iterator[tuple[str, str, float]]:
 def table(details: Mapping[str, Mapping[str, Any]]) -> dict[str, list[tuple[str, str, float]]]:
     """The hours by the name of the training part whose rate was measured; scoring in the same precision."""
     rates = {name: found["macs_per_second"] for name, found in details.items() if "macs_per_second" in found}
-    scoring = {name: name.replace("track1", "scoring").removesuffix("-search") for name in rates if name.startswith("track1")}
+    scoring = {name: name.replace("track1", "scoring") for name in rates if name.startswith("track1")}
     return {name: list(hours(rates[name], rates[other])) for name, other in scoring.items() if other in rates}
 
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-Sizes = Mapping[str, Any]
+from paddle_pgonas.runtime import PRECISIONS
+
+Sizes = dict[str, Any]
 """Keyword arguments of a part's function; they are written as JSON."""
 
 
@@ -48,11 +50,7 @@ def dotted(capability: Sequence[int]) -> str:
 
 
 EXACT = {"NVIDIA_TF32_OVERRIDE": "0"}
-"""Convolutions in float32; TF32, an NVIDIA GPU's default from Ampere on, keeps 10 bits of a float32's 23."""
 DETERMINISTIC = {"FLAGS_cudnn_deterministic": "1"}
-SEARCHING = {"FLAGS_cudnn_exhaustive_search": "1"}
-LEAST = {"fp16": (7, 0), "bf16": (8, 0)}
-"""Least compute capability by precision."""
 
 _HERE = "paddle_pgonas.gpu_check"
 _REAL = {"space": "track1", "side": 224}
@@ -62,13 +60,20 @@ _TRAIN = _REAL | {"batches": [32, 48, 64, 96, 128, 192, 256, 384, 512], "steps":
 _LIMITS = {"narrowest": [3, 3, 5, 7]}
 """Of the widths of the challenge's candidates."""
 _SCORE = _REAL | _LIMITS | {"candidates": 256, "batches": [100, 256], "calibration": 128}
+_SMALL_SCORE = _THIN | _LIMITS | {"candidates": 16, "batches": [2, 4], "calibration": 4}
 
 
-def _by_precision(name: str, function: str, gpu: Sizes, cpu: Sizes, **options: Any) -> list[Part]:
-    """A part in float32, with this name, and one each in fp16 and bf16, which need a GPU."""
+def _by_precision(name: str, function: str, gpu: Sizes, cpu: Sizes, amps: str, **options: Any) -> list[Part]:
+    """A part in float32, with this name, and one each in the other precisions, which need a GPU."""
     path = f"{_HERE}.{function}"
-    low = [Part(f"{name}-{amp}", path, gpu, None, amp, LEAST[amp], **options) for amp in ("fp16", "bf16")]
+    low = [Part(f"{name}-{amp}", path, gpu, None, amp, PRECISIONS[amp].capability, **options) for amp in amps.split()]
     return [Part(name, path, gpu, cpu, **options), *low]
+
+
+def _searching(name: str, function: str, gpu: Sizes) -> Part:
+    """The part in fp16 with cuDNN's exhaustive search."""
+    search = gpu | {"overrides": ["exhaustive_search=true"]}
+    return Part(f"{name}-fp16-search", f"{_HERE}.{function}", search, None, "fp16", PRECISIONS["fp16"].capability)
 
 
 FIRST = Part("environment", f"{_HERE}.environment:describe", cpu={}, limit=120)
@@ -76,18 +81,20 @@ FIRST = Part("environment", f"{_HERE}.environment:describe", cpu={}, limit=120)
 
 PARTS = (
     Part("published", f"{_HERE}.agreement:published", {"steps": 3, "files": 2}, {"steps": 1, "files": 1}, environment=EXACT),
-    Part("cpu-and-gpu", f"{_HERE}.agreement:devices", _REAL | {"side": 64, "images": 8}, environment=EXACT),
-    *_by_precision("training", "training:resume", {"steps": 20}, {"steps": 20}, environment=DETERMINISTIC),
+    Part("cpu-and-gpu", f"{_HERE}.agreement:devices", _REAL | {"side": 64, "images": 8}),
+    *_by_precision("training", "training:resume", {"steps": 20}, {"steps": 20}, "fp16 bf16", environment=DETERMINISTIC),
     *_by_precision(
         "repeat",
         "training:repeat",
         _REAL | {"images": 32, "steps": 3},
         _THIN | {"images": 2, "steps": 2},
+        "fp16 bf16",
         environment=DETERMINISTIC,
     ),
-    *_by_precision("track1", "track1:train", _TRAIN, _THIN | {"batches": [2, 4], "steps": 1}),
-    Part("track1-fp16-search", f"{_HERE}.track1:train", _TRAIN, None, "fp16", LEAST["fp16"], environment=SEARCHING),
-    *_by_precision("scoring", "track1:score", _SCORE, _THIN | _LIMITS | {"candidates": 16, "batches": [2, 4], "calibration": 4}),
+    *_by_precision("track1", "track1:train", _TRAIN, _THIN | {"batches": [2, 4], "steps": 1}, "tf32 fp16 bf16"),
+    _searching("track1", "track1:train", _TRAIN | {"batches": [64, 256]}),
+    *_by_precision("scoring", "track1:score", _SCORE, _SMALL_SCORE, "tf32 fp16 bf16"),
+    _searching("scoring", "track1:score", _SCORE),
     Part("out-of-memory", f"{_HERE}.track1:exhaust", _REAL | {"images": 64}, _THIN | {"images": 64}),
     Part("two-ranks", f"{_HERE}.ranks:compare", cpu={}, gpus=2),
 )

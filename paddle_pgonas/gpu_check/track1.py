@@ -20,7 +20,7 @@ from paddle_pgonas.gpu_check import hours
 from paddle_pgonas.gpu_check.child import Failed, Job
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.priors.geometry import layers
-from paddle_pgonas.runtime import out_of_memory, select_device
+from paddle_pgonas.runtime import DEVICE_ERRORS, out_of_memory, select_device
 from paddle_pgonas.scores.correlation import kendall
 from paddle_pgonas.scoring import scorer
 from paddle_pgonas.scoring.chunks import METRICS
@@ -32,8 +32,7 @@ from paddle_pgonas.training.run import Run
 from paddle_pgonas.training.trainer import start_run
 
 STEPS_PER_EPOCH = 100
-DEVICE_ERRORS = (MemoryError, RuntimeError, OSError, SystemError)
-SAME = {"off": 1e-3, "fp16": 1e-2, "bf16": 5e-2}
+SAME = {"off": 1e-3, "tf32": 1e-2, "fp16": 1e-2, "bf16": 5e-2}
 """Largest difference of a loss, relative to it, that rounding explains, by precision."""
 LEAST_KENDALL = 0.9
 """Of rankings by a random network in two precisions: its subnets differ little, so rounding reorders many."""
@@ -49,7 +48,7 @@ def configuration(job: Job, space: str, side: int, images: int, *overrides: str)
 
 def start(config: Config) -> Run:
     """A run of the configuration without images of its own, on its device."""
-    select_device(config.device)
+    select_device(config.device, config.exhaustive_search)
     batches: Any = SimpleNamespace(steps_per_epoch=STEPS_PER_EPOCH)
     return start_run(config, batches)
 
@@ -77,14 +76,16 @@ class Peak:
         return int(paddle.device.cuda.max_memory_allocated())
 
 
-def train(job: Job, space: str, side: int, batches: Sequence[int], steps: int) -> tuple[str, dict[str, Any]]:
+def train(
+    job: Job, space: str, side: int, batches: Sequence[int], steps: int, overrides: Sequence[str] = ()
+) -> tuple[str, dict[str, Any]]:
     """PGONAS steps with growing batches until one does not fit: images per second, and peak memory against the estimate.
 
     Raises Failed if not even the first batch fits, or a peak is below the estimate, which is promised to be a lower bound.
     """
     select_device(job.device)
     peak = Peak()
-    run = start(configuration(job, space, side, batches[0]))
+    run = start(configuration(job, space, side, batches[0], *overrides))
     rows, refusal = list[dict[str, Any]](), ""
     for images in batches:
         try:
@@ -130,16 +131,24 @@ def _gib(count: float) -> str:
 
 
 def score(
-    job: Job, space: str, side: int, narrowest: list[int], candidates: int, batches: Sequence[int], calibration: int
+    job: Job,
+    space: str,
+    side: int,
+    narrowest: list[int],
+    candidates: int,
+    batches: Sequence[int],
+    calibration: int,
+    overrides: Sequence[str] = (),
 ) -> tuple[str, dict[str, Any]]:
     """Calibrated scores of random candidates with several batch sizes: rate, peak memory, agreement with each other and float32.
 
     ``narrowest`` limits their widths as ``train.narrowest_codes`` does. Raises Failed if the batches disagree by more than
     rounding, the ranking is not that in float32, or, on a GPU, the peak exceeds the estimate, which is promised to be a bound.
     """
-    select_device(job.device)
     limits = f"score.calibration_images={calibration}", f"train.narrowest_codes={narrowest}"
-    rows, losses = _scored(configuration(job, space, side, 8, *limits), candidates, batches)
+    config = configuration(job, space, side, 8, *limits, *overrides)
+    select_device(config.device, config.exhaustive_search)
+    rows, losses = _scored(config, candidates, batches)
     details: dict[str, Any] = {"space": space, "side": side, "batches": rows, "loss": losses[0].tolist()}
     details["macs_per_second"] = max(row["macs_per_second"] for row in rows)
     details["between_batches"] = difference = _largest(losses[0], losses[-1])

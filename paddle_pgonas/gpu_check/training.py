@@ -20,7 +20,7 @@ from paddle_pgonas.gpu_check.track1 import STEPS_PER_EPOCH, configuration, rando
 from paddle_pgonas.io.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import read_arrays
-from paddle_pgonas.runtime import select_device
+from paddle_pgonas.runtime import PRECISIONS, select_device
 from paddle_pgonas.training.run import Run
 from paddle_pgonas.training.trainer import open_batches, start_run, train_supernet
 
@@ -62,12 +62,9 @@ def resume(job: Job, steps: int) -> tuple[str, dict[str, Any]]:
     line = f"{steps} steps, killed and resumed: the same {how}; maps {_words(details['types'])}{scale}"
     if details["distance"] > (0 if job.device == "cpu" else SAME) or details["loss_scales"][0] != details["loss_scales"][1]:
         raise Failed(f"a resumed run differs: {line}", details)
-    if any(found != [DTYPES[job.amp]] for found in details["types"].values()):
-        raise Failed(f"feature maps are not in {DTYPES[job.amp]}: {line}", details)
+    if any(found != [PRECISIONS[job.amp].dtype] for found in details["types"].values()):
+        raise Failed(f"feature maps are not in {PRECISIONS[job.amp].dtype}: {line}", details)
     return line, details
-
-
-DTYPES = {"off": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def train_until_killed(overrides: list[str]) -> None:
@@ -126,7 +123,7 @@ def repeat(job: Job, space: str, side: int, images: int, steps: int) -> tuple[st
         outcomes.append({name: tensor.numpy() for name, tensor in run.net.weights().items()})
         del run
     other = [name for name, array in outcomes[0].items() if not np.array_equal(array, outcomes[1][name], equal_nan=True)]
-    what = f"{steps} steps of {images} images at {side} px in {DTYPES[job.amp]}"
+    what = f"{steps} steps of {images} images at {side} px in {PRECISIONS[job.amp].dtype}"
     if other:
         gap = f"{len(other)} of {len(outcomes[0])} tensors differ, by {distance(*outcomes):.1e} of the norm"
         raise Failed(f"{what}: {gap}", {"differ": other})
