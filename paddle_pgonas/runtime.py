@@ -13,6 +13,7 @@ from pathlib import Path
 
 from paddle_pgonas import processes
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.gpu_libraries import refuse_missing_library
 
 HARMLESS_WARNINGS = (
     "Setuptools is replacing distutils",
@@ -53,11 +54,14 @@ def paddle_version() -> str:
     for wheel in ("paddlepaddle-gpu", "paddlepaddle"):
         with suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(wheel)
-    raise UserError("PaddlePaddle is not installed; run 'make setup', or pip install -r requirements.txt (requirements-cpu.txt)")
+    raise UserError("PaddlePaddle is not installed; run 'make setup', or pip install -r requirements-cpu.txt (requirements.txt)")
 
 
 def select_device(name: str) -> str:
-    """Select ``auto``, ``cpu`` or ``gpu``; returns ``cpu`` or ``gpu:<index>``. Raises UserError if there is no usable GPU."""
+    """Select ``auto``, ``cpu`` or ``gpu``; returns ``cpu`` or ``gpu:<index>``. Raises UserError if there is no usable GPU.
+
+    A GPU that is there but cannot compute, for lack of a library or of kernels, is an error with ``auto`` too.
+    """
     import paddle
 
     usable = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
@@ -72,12 +76,16 @@ def select_device(name: str) -> str:
 
 
 def _check_kernels(index: int) -> None:
-    """Run one small convolution: Paddle starts on GPUs for which it has no kernels, and fails at the first computation."""
+    """Run a small convolution and matrix product: without kernels or libraries Paddle starts, and fails when it computes."""
     import paddle
 
     try:
+        if (paddle.get_cudnn_version() or 0) <= 0:  # its absence is only logged, and computing without may end the process
+            raise RuntimeError("Cannot load cudnn shared library.")
         paddle.nn.functional.conv2d(paddle.ones([1, 1, 4, 4]), paddle.ones([1, 1, 3, 3])).numpy()
+        paddle.ones([2, 2]).matmul(paddle.ones([2, 2])).numpy()
     except (RuntimeError, OSError, SystemError) as error:
+        refuse_missing_library(error)
         name, capability = paddle.device.cuda.get_device_name(index), paddle.device.cuda.get_device_capability(index)
         raise UserError(
             f"device: Paddle {paddle_version()} cannot compute on {name} (compute capability {'.'.join(map(str, capability))}; "
