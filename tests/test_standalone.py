@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import paddle
 import pytest
 from conftest import REPOSITORY, TINY, TINY_SPACE, some_archs
 
