@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.gpu_libraries import refuse_missing_library
 
 if TYPE_CHECKING:
     import paddle
@@ -46,6 +47,11 @@ def join() -> None:
         try:
             if not dist.is_initialized():
                 dist.init_parallel_env()
+                if paddle.get_device() != "cpu":
+                    dist.all_reduce(paddle.zeros([1]))  # the first exchange opens NCCL
+        except (RuntimeError, OSError) as error:
+            refuse_missing_library(error)
+            raise
         except ValueError as error:  # a variable of the launcher is missing
             raise UserError(f"{NOT_CONNECTED} ({' '.join(str(error).split())})") from None
         if connected() == 1:

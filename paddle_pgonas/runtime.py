@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from paddle_pgonas import processes
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.gpu_libraries import refuse_missing_library
 
 HARMLESS_WARNINGS = (
     "Setuptools is replacing distutils",
@@ -73,14 +74,15 @@ def paddle_version() -> str:
     for wheel in ("paddlepaddle-gpu", "paddlepaddle"):
         with suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(wheel)
-    raise UserError("PaddlePaddle is not installed; run 'make setup', or pip install -r requirements.txt (requirements-cpu.txt)")
+    raise UserError("PaddlePaddle is not installed; run 'make setup', or pip install -r requirements-cpu.txt (requirements.txt)")
 
 
 def select_device(name: str, exhaustive_search: bool = False) -> str:
     """Select ``auto``, ``cpu`` or ``gpu``; returns ``cpu`` or ``gpu:<index>``.
 
-    ``exhaustive_search`` holds for all convolutions that follow; TF32 is off (:func:`tf32`). Raises UserError if there is no usable
-    GPU, or the search is excluded.
+    ``exhaustive_search`` holds for all convolutions that follow; TF32 is off (:func:`tf32`). Raises UserError if there is no
+    usable GPU, or the search is excluded. A GPU that is there but cannot compute, for lack of a library or of kernels, is an
+    error with ``auto`` too.
     """
     import paddle
 
@@ -100,12 +102,16 @@ def select_device(name: str, exhaustive_search: bool = False) -> str:
 
 
 def _check_kernels(index: int) -> None:
-    """Run one small convolution: Paddle starts on GPUs for which it has no kernels, and fails at the first computation."""
+    """Run a small convolution and matrix product: without kernels or libraries Paddle starts, and fails when it computes."""
     import paddle
 
     try:
+        if (paddle.get_cudnn_version() or 0) <= 0:  # its absence is only logged, and computing without may end the process
+            raise RuntimeError("Cannot load cudnn shared library.")
         paddle.nn.functional.conv2d(paddle.ones([1, 1, 4, 4]), paddle.ones([1, 1, 3, 3])).numpy()
+        paddle.ones([2, 2]).matmul(paddle.ones([2, 2])).numpy()
     except (RuntimeError, OSError, SystemError) as error:
+        refuse_missing_library(error)
         name, capability = paddle.device.cuda.get_device_name(index), paddle.device.cuda.get_device_capability(index)
         raise UserError(
             f"device: Paddle {paddle_version()} cannot compute on {name} (compute capability {'.'.join(map(str, capability))}; "

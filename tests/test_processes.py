@@ -49,7 +49,7 @@ def test_a_training_on_the_cpu_stays_there_on_a_machine_with_gpus(tmp_path: Path
 
     def work(rank: int) -> None:
         del os.environ["PADDLE_DISTRI_BACKEND"]
-        os.environ["FLAGS_selected_gpus"] = str(rank)
+        os.environ["FLAGS_selected_gpus"] = str(rank)  # noqa: SIM112 (Paddle's spelling)
         trainer.train_supernet(tiny_config(tmp_path, "train.max_steps=1"))
         assert paddle.get_device() == "cpu"
         print(processes.connected(), dist.get_backend())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,9 @@ from typing import Any
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.gpu_check.child import Failed, Job
 from paddle_pgonas.gpu_check.parts import dotted
+from paddle_pgonas.gpu_libraries import library_report
 from paddle_pgonas.runtime import select_device, versions
 
-LIBRARIES = ("libcudart", "libcudnn", "libcublas", "libnccl", "libcuda.", "libnvinfer", "libmklml", "libdnnl")
-"""How the names of the libraries begin that decide about speed and results."""
 FLAGS = ("cudnn_deterministic", "cudnn_exhaustive_search", "allocator_strategy", "conv_workspace_size_limit")
 VARIABLES = ("FLAGS_", "NVIDIA_", "CUDA_", "PADDLE_", "NCCL_", "OMP_", "LD_LIBRARY_PATH")
 
@@ -36,7 +34,7 @@ def describe(job: Job) -> tuple[str, dict[str, Any]]:
     except Exception as error:
         raise Failed(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}", facts) from None
     finally:
-        facts["libraries"] = loaded(LIBRARIES)
+        facts["libraries"] = library_report()
     if index == "cpu" and job.device == "auto" and facts["driver"]["works"]:
         listed = facts["driver"]["said"][0]
         raise Failed(f"nvidia-smi lists {listed}, but Paddle sees no GPU; install a GPU wheel, or pass --device cpu", facts)
@@ -80,15 +78,6 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return "unknown processor"
-
-
-def loaded(names: Sequence[str]) -> list[str]:
-    """The files of this process's shared libraries whose names begin so."""
-    with suppress(OSError):
-        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
-        files = {line.split(maxsplit=5)[5] for line in lines if line.count("/")}
-        return sorted(file for file in files if Path(file).name.startswith(tuple(names)))
-    return []
 
 
 def flags() -> dict[str, Any]:

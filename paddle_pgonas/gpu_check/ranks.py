@@ -9,8 +9,8 @@ from typing import Any
 
 from paddle_pgonas.config.loading import CONFIGS, Config, load_config
 from paddle_pgonas.gpu_check.child import Failed, Job
-from paddle_pgonas.gpu_check.environment import LIBRARIES, loaded
 from paddle_pgonas.gpu_check.training import distance
+from paddle_pgonas.gpu_libraries import loaded_libraries
 from paddle_pgonas.io.files import read_json, write_json
 from paddle_pgonas.nn.weights import OPTIMIZER, read_arrays
 from paddle_pgonas.processes import rank
@@ -61,7 +61,7 @@ def work(folder: Path, device: str) -> None:
     train_supernet(config)
     write_submission(config, folder / "one" / "supernet.safetensors", folder / "candidates.json", folder / "two.json")
     if rank() == 0:
-        write_json(folder / "libraries.json", loaded(LIBRARIES))
+        write_json(folder / "libraries.json", loaded_libraries())
 
 
 def _launch(folder: Path, device: str) -> None:
