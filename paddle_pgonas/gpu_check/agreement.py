@@ -18,9 +18,10 @@ from paddle_pgonas.published.reference import first_weights
 from paddle_pgonas.published.replay import replay
 from paddle_pgonas.scoring import scorer
 
-SAME = {"logits": 1e-3, "gradients": 2e-2, "statistics": 1e-3, "scores": 1e-3}
+SAME = {"logits": 1e-4, "gradients": 2e-2, "statistics": 1e-4, "scores": 1e-4}
 """Largest distance of two devices' results, relative to the norm, that rounding explains. Gradients change most: where a value
-is zero within rounding, a ReLU passes it on one device only."""
+is zero within rounding, a ReLU passes it on one device only. With TF32, emulated on a CPU, logits are 4.5e-4 apart and gradients
+3.3e-2."""
 
 
 def published(job: Job, steps: int, files: int) -> tuple[str, dict[str, Any]]:
