@@ -24,9 +24,8 @@ from paddle_pgonas.runtime import DEVICE_ERRORS, out_of_memory, select_device
 from paddle_pgonas.scores.correlation import kendall
 from paddle_pgonas.scoring import scorer
 from paddle_pgonas.scoring.chunks import METRICS
-from paddle_pgonas.scoring.plan import _activation_bytes
+from paddle_pgonas.scoring.memory import scoring_memory
 from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
-from paddle_pgonas.space.arch import Arch
 from paddle_pgonas.training.memory import check_memory, training_bytes
 from paddle_pgonas.training.run import Run
 from paddle_pgonas.training.trainer import start_run
@@ -175,14 +174,15 @@ def _scored(config: Config, candidates: int, batches: Sequence[int]) -> tuple[li
     net, rng = Supernet(config.search_space, 1000, config.model.activation), random.Random(0)
     archs = [config.subspace.sample(rng) for _ in range(candidates)]
     side, calibration, count = config.data.image_size, config.score.calibration_images, max(batches)
-    images, work = random_images(side, count, calibration), walk_macs(archs, side) * (count + calibration)
+    images, chunks = random_images(side, count, calibration), scorer.chunked([archs[i] for i in scoring_order(archs)])
+    work = sum(walk_cost(build_tree(chunk), chunk[0], side, 1000).macs for chunk in chunks) * (count + calibration)
     for batch in batches:
-        settings = config.changed(score={"batch_size": batch}).score
+        changed = config.changed(score={"batch_size": batch})
+        settings, bound = changed.score, scoring_memory(changed, map(build_tree, chunks), count).total
         scorer.score(net, archs[:2], images, config.data, settings)  # loads what the device needs
         started = time.perf_counter()
         losses.append(scorer.score(net, archs, images, config.data, settings)[:, METRICS.index("loss")])
         rate = work / (time.perf_counter() - started)
-        bound = max(batch, calibration) * _activation_bytes(archs, side)
         rows.append({"batch": batch, "macs_per_second": rate, "peak_bytes": peak.bytes(), "estimate_bytes": bound})
     return rows, losses
 
@@ -193,12 +193,6 @@ def random_images(side: int, count: int, calibration: int) -> DecodedImages:
     pixels = rng.integers(0, 256, (count + calibration, side, side, 3), np.uint8)
     labels = rng.integers(0, 1000, count)
     return DecodedImages(pixels[:count], labels, "random", np.arange(count), count, pixels[count:])
-
-
-def walk_macs(archs: Sequence[Arch], side: int) -> int:
-    """Multiply-accumulates for one image of scoring these architectures."""
-    chunks = scorer.chunked([archs[position] for position in scoring_order(archs)])
-    return sum(walk_cost(build_tree(chunk), chunk[0], side, 1000).macs for chunk in chunks)
 
 
 def _largest(ours: np.ndarray, theirs: np.ndarray) -> float:
