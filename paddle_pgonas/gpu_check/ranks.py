@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -71,7 +72,9 @@ def _launch(folder: Path, device: str) -> None:
     script.write_text(f"from pathlib import Path\nfrom {__name__} import work\n{call}\n", encoding="utf-8")
     where = ["--nproc_per_node", "2"] if device == "cpu" else ["--devices", "0,1"]
     command = [sys.executable, "-m", "paddle.distributed.launch", *where, "--log_dir", str(folder / "logs"), str(script)]
-    done = subprocess.run(command, check=False)
+    # The launcher fails where this variable is empty, which hides all GPUs; the configuration's device does so too.
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES" or value}
+    done = subprocess.run(command, env=environment, check=False)
     if done.returncode:
         for log in sorted((folder / "logs").glob("workerlog.*")):
             print(log.name, log.read_text(encoding="utf-8", errors="replace")[-1500:], sep="\n")
