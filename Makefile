@@ -4,7 +4,8 @@
 # make smoke   imports every module and runs the first steps of a training
 # make study CIFAR10=DIR TINY=DIR   the studies similar_cost and tiny_imagenet; existing results are kept; SEEDS per short truth
 # make fuzz    changed files for every reader      make torture   jobs killed, disks filled, kept files damaged
-# PYTHON chooses the interpreter, REQUIREMENTS the wheel of Paddle (a GPU wheel only where nvidia-smi finds a GPU).
+# make gpu-libraries   CUDA 11.8, cuDNN and NCCL from PyPI for its GPU wheel of Paddle, which brings none of them
+# PYTHON chooses the interpreter, REQUIREMENTS the wheel of Paddle: requirements-cpu.txt, or requirements.txt for a GPU.
 
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -13,7 +14,9 @@ DEMO_CONFIG := -c studies/demo/supernet.yaml -o output_dir=$(DEMO) data.root=$(D
 	method.teacher=$(DEMO)/largest.safetensors model.pretrained=$(DEMO)/largest.safetensors
 SMOKE := build/smoke
 SEEDS ?= 16
-REQUIREMENTS ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
+PACKAGES := $(VENV)/lib/python3*/site-packages
+INSTALLED := $(if $(wildcard $(PACKAGES)/paddlepaddle_gpu-*),requirements.txt,$(if $(wildcard $(PACKAGES)/paddlepaddle-*),requirements-cpu.txt))
+WHEEL := $(or $(REQUIREMENTS),$(INSTALLED),requirements-cpu.txt)
 PIP := $(PY) -m pip --disable-pip-version-check install
 # A command may be there and yet not run (pyenv's, for a version that is not selected), so each is tried.
 SUPPORTED := -c 'import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' >/dev/null 2>&1
@@ -21,11 +24,16 @@ WANTED := Python 3.10, 3.11 or 3.12 with its venv module
 # The demo's networks are too small for a second thread to help.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-all lint docs smoke study fuzz torture
+.PHONY: setup wheel gpu-libraries demo test test-all lint docs smoke study fuzz torture
 
 setup: $(VENV)/ready
 	@test -z "$(PYTHON)" || test "$$($(PYTHON) --version)" = "$$($(PY) --version)" || \
 		{ echo "setup: $(VENV) has $$($(PY) --version), not $(PYTHON)'s: remove $(VENV), or choose another VENV" >&2; exit 2; }
+
+# A second wheel would overwrite files of the first.
+wheel:
+	@test -z "$(INSTALLED)" || test "$(WHEEL)" = "$(INSTALLED)" || \
+		{ echo "setup: $(VENV) has the wheel of $(INSTALLED), not of $(WHEEL): remove $(VENV), or choose another VENV" >&2; exit 2; }
 
 $(PY):
 	@for python in $(or $(PYTHON),python3.11 python3.10 python3.12 python3 python); do \
@@ -33,14 +41,24 @@ $(PY):
 			echo "setup 1/3: $(VENV) with $$($$python --version)"; exec $$python -m venv $(VENV); fi; done; \
 	echo "setup: $(WANTED) is needed$(PYTHON:%=, % is not one); install one, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 2
 
-$(VENV)/ready: requirements.txt requirements-common.txt requirements-cpu.txt requirements-dev.txt pyproject.toml | $(PY)
+$(VENV)/ready: requirements.txt requirements-common.txt requirements-cpu.txt requirements-dev.txt pyproject.toml | wheel $(PY)
 	@$(PY) $(SUPPORTED) || { echo "setup: $(VENV) is not of $(WANTED): remove it" >&2; exit 2; }
-	@echo "setup 2/3: the packages of $(REQUIREMENTS) and requirements-dev.txt: about 0.5 GB to fetch, one to three minutes"
-	@$(PIP) -r $(REQUIREMENTS) -r requirements-dev.txt
+	@echo "setup 2/3: the packages of $(WHEEL) and requirements-dev.txt: about $(if $(filter requirements.txt,$(WHEEL)),1.2,0.5) GB to fetch, one to three minutes"
+	@$(PIP) -r $(WHEEL) -r requirements-dev.txt
 	@echo "setup 3/3: this package, in place"
 	@$(PIP) --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 	@echo "setup: done"
+
+# The loader looks for libcudnn.so in one folder; NVIDIA's packages hold libcudnn.so.8 in folders of their own.
+gpu-libraries: setup
+	@$(PIP) --no-deps -r requirements-gpu-libraries.txt
+	@mkdir -p $(VENV)/cuda
+	@for file in $(abspath $(VENV))/lib/python3*/site-packages/nvidia/*/lib/lib*.so.*; do \
+		name=$${file##*/}; ln -sf "$$file" $(VENV)/cuda/$$name; ln -sf "$$file" $(VENV)/cuda/$${name%%.so.*}.so; done
+	@grep -q VIRTUAL_ENV/cuda $(VENV)/bin/activate || \
+		echo 'export LD_LIBRARY_PATH="$$VIRTUAL_ENV/cuda$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}"' >> $(VENV)/bin/activate
+	@echo "gpu-libraries: activate the environment again: . $(VENV)/bin/activate"
 
 demo: setup
 	rm -rf $(DEMO)

@@ -10,9 +10,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.gpu_libraries import refuse_missing_library
 
 if TYPE_CHECKING:
     import paddle
+
+
+NOT_CONNECTED = "the processes are not connected; start them with python -m paddle.distributed.launch"
 
 
 def rank() -> int:
@@ -33,14 +37,25 @@ def _from_environment(name: str, default: int, allowed: range) -> int:
 
 
 def join() -> None:
-    """Connect this process with the others, if there are any. Raises UserError if Paddle cannot (CPUs without a launcher)."""
+    """Connect this process with the others, if there are any, on the selected device. Raises UserError without a launcher."""
     if world() > 1:
+        import paddle
         import paddle.distributed as dist
 
-        if not dist.is_initialized():
-            dist.init_parallel_env()
+        if paddle.get_device() == "cpu":  # with another backend Paddle selects the GPU that the launcher has assigned
+            os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"
+        try:
+            if not dist.is_initialized():
+                dist.init_parallel_env()
+                if paddle.get_device() != "cpu":
+                    dist.all_reduce(paddle.zeros([1]))  # the first exchange opens NCCL
+        except (RuntimeError, OSError) as error:
+            refuse_missing_library(error)
+            raise
+        except ValueError as error:  # a variable of the launcher is missing
+            raise UserError(f"{NOT_CONNECTED} ({' '.join(str(error).split())})") from None
         if connected() == 1:
-            raise UserError("the processes are not connected; start them with python -m paddle.distributed.launch")
+            raise UserError(NOT_CONNECTED)
 
 
 def connected() -> int:

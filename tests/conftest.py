@@ -37,7 +37,7 @@ os.environ["PYTHONPATH"] = str(REPOSITORY)  # processes that tests start use thi
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked gpu where Paddle has none."""
+    """Skip tests marked gpu where Paddle has none. What fixtures of the whole session make is made on the CPU."""
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked:
         import paddle
@@ -45,6 +45,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not (paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count()):
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason="no GPU that this Paddle can use"))
+    if "paddle" in sys.modules:
+        sys.modules["paddle"].set_device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tests that are not marked gpu, and the processes that they start, see no GPU."""
+    paddle = sys.modules.get("paddle")
+    if request.node.get_closest_marker("gpu"):
+        yield
+        paddle.set_device("cpu")
+        return
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # also for a Paddle that this test is the first to import
+    if paddle:
+        monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 0)
+        paddle.set_device("cpu")
+    yield
 
 
 settings.register_profile("any machine", deadline=None)  # a loaded machine is slow, not wrong

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
-from conftest import collect, image_settings
+from conftest import Fork, collect, image_settings
 from hypothesis import given
 from hypothesis import strategies as st
 from paddle.vision.transforms import CenterCrop, Compose, Resize
@@ -129,6 +131,39 @@ def test_a_batch_larger_than_the_data_is_an_error(image_folder: Path, tmp_path: 
     data = image_settings(image_folder)
     with pytest.raises(UserError, match=r"train\.batch_size 13 is larger"):
         EpochBatches(open_source(data, "train", 2), data, tmp_path, 13, 0)
+
+
+@pytest.mark.parametrize("first_is_killed", [False, True])
+def test_processes_that_share_a_cache_decode_each_image_once(image_folder: Path, tmp_path: Path, first_is_killed: bool) -> None:
+    log = tmp_path / "decoded"
+
+    class Slow(Folder):
+        def read(self, index: int) -> Image.Image:
+            with log.open("a") as file:
+                file.write(f"{os.getpid()} {index}\n")
+            time.sleep(0.05)
+            return super().read(index)
+
+    def work() -> None:
+        found = decoded(Slow(image_folder, "val"), image_settings(image_folder), tmp_path / "cache")
+        assert found.images.shape == (7, 16, 16, 3)
+        assert found.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
+
+    children = [Fork(work, tmp_path / f"{rank}.log") for rank in range(3)]
+    if first_is_killed:
+        while not log.exists():
+            time.sleep(0.005)
+        [first] = [child for child in children if child.id == int(log.read_text().split()[0])]
+        first.kill()
+        assert first.wait() == -9
+        children.remove(first)
+    assert [child.wait() for child in children] == [0] * len(children), [child.output for child in children]
+    survivors = [line.split() for line in log.read_text().splitlines()]
+    if first_is_killed:
+        survivors = [line for line in survivors if int(line[0]) != first.id]
+    assert [index for _, index in survivors] == [str(index) for index in range(8)]
+    assert len({process for process, _ in survivors}) == 1
+    assert not list(tmp_path.rglob("*.lock"))
 
 
 def test_the_cache_is_built_once_and_rebuilt_when_damaged(

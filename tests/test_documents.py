@@ -41,6 +41,7 @@ SHORTER = {
 }
 NOT_RUN = {
     "verify_published": "20 s, and tests of its own",
+    "check_gpu": "two minutes, and tests of its own",
     "benchmark prior": "5 minutes",
     "benchmark score": "6 minutes",
     "benchmark train": "5 minutes",
@@ -159,7 +160,7 @@ def test_there_are_commands_to_test() -> None:
     assert without == {"common.yaml", "common_digits.yaml"}  # bases, not runs
     assert len(commands(REPOSITORY / "README.md")) >= 9
     runnable = [command for command in commands(REPOSITORY / "docs" / "tools.md") if "runs/walk" in command]
-    elsewhere = {"export_subnet", "benchmark", "run", "verify_entry", "verify_published"}
+    elsewhere = {"benchmark", "check_gpu", "export_subnet", "run", "verify_entry", "verify_published"}
     assert {program_of(command)[0] for command in runnable} == set(TOOLS) - elsewhere
 
 
@@ -176,10 +177,10 @@ def test_python_blocks_run_or_name_what_is_there(capsys: pytest.CaptureFixture[s
             if "pg.train" not in text:  # training takes minutes; docs/example.py has a test of its own
                 exec(code, {})
     output, page = capsys.readouterr().out, (REPOSITORY / "docs" / "gpu.md").read_text()
-    hours = [float(number) for number in re.findall(r"([\d.]+) h to", output)]
+    counts = [float(number) for number in re.findall(r": ([\d.]+) h$", output, re.M)]
+    hours, others = [counts[place] for place in (0, 4, 5, 9)], counts[1:4] + counts[6:9]
     table = [float(number) for number in re.findall(r"^\| ImageNet[^|]*\| (\d+) h \|", page, re.M)]
     assert hours == pytest.approx(table, rel=0.05)
-    others = [float(number) for number in re.findall(r"([\d.]+) h for", output)]
     rows = re.findall(r"^\| `configs/[^|]+\| ([\d.]+) h \| ([\d.]+) h \|", page, re.M)
     assert others == pytest.approx([float(row[column]) for column in (0, 1) for row in rows], rel=0.05)
     summary = re.findall(r"\| ([\d.]+) \+ (\d+) \|", (REPOSITORY / "README.md").read_text())

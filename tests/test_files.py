@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -13,7 +15,15 @@ import pytest
 from conftest import REPOSITORY
 
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io.files import atomic_path, read_json, read_json_lines, refuse_overwriting, write_json, write_text
+from paddle_pgonas.io.files import (
+    atomic_path,
+    read_json,
+    read_json_lines,
+    refuse_overwriting,
+    remove_left_parts,
+    write_json,
+    write_text,
+)
 from paddle_pgonas.io.records import Store
 from paddle_pgonas.training.checkpoints import load_latest
 
@@ -52,6 +62,29 @@ def test_a_full_disk_is_a_one_line_error_that_keeps_the_old_file(tmp_path: Path)
         raise OSError(28, "No space left on device")
     assert names(tmp_path) == ["file.txt"]
     assert target.read_text() == "old"
+
+
+def nfs_flock(descriptor: object, operation: int) -> None:
+    """As NFS has it: an exclusive lock needs a file that is open for writing."""
+    if operation & fcntl.LOCK_EX and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:  # type: ignore[call-overload]
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    FLOCK(descriptor, operation)  # type: ignore[arg-type]
+
+
+FLOCK = fcntl.flock
+
+
+def test_left_overs_are_removed_on_nfs_too_but_not_a_file_that_is_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", nfs_flock)
+    with atomic_path(tmp_path / "a.txt") as part:
+        part.write_text("half")
+        left = tmp_path / ".b.txt.12345678.part"
+        left.touch()
+        remove_left_parts(tmp_path)
+        assert names(tmp_path) == [part.name]
+    assert names(tmp_path) == ["a.txt"]
 
 
 WRITE = """

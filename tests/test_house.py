@@ -76,6 +76,33 @@ def test_the_set_up_takes_an_interpreter_that_runs_says_its_steps_and_is_not_rep
     assert (second.returncode, second.stdout, log.read_text()) == (0, "", installed)
 
 
+@pytest.mark.parametrize(
+    ("installed", "wanted", "wheel"),
+    [
+        (None, None, "requirements-cpu.txt"),
+        (None, "requirements.txt", "requirements.txt"),
+        ("paddlepaddle_gpu-2.6.2", None, "requirements.txt"),
+        ("paddlepaddle_gpu-2.6.2", "requirements-cpu.txt", None),
+        ("paddlepaddle-3.3.1", "requirements.txt", None),
+    ],
+)
+def test_the_set_up_takes_the_cpu_wheel_unless_another_is_chosen_and_never_two(
+    interpreters: Path, installed: str | None, wanted: str | None, wheel: str | None
+) -> None:
+    """Even where a GPU is found."""
+    command = interpreters / "nvidia-smi"
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o755)
+    if installed:
+        (interpreters.parent / "env" / "lib" / "python3.10" / "site-packages" / f"{installed}.dist-info").mkdir(parents=True)
+    done = make_setup(interpreters, *([f"REQUIREMENTS={wanted}"] if wanted else []))
+    if wheel is None:
+        assert done.returncode == 2 and f"not of {wanted}" in done.stderr
+        assert not (interpreters.parent / "pip.log").exists()
+    else:
+        assert f"-r {wheel} -r requirements-dev.txt" in (interpreters.parent / "pip.log").read_text(), done.stderr
+
+
 @pytest.mark.parametrize("name", ["python3.11", "nothing_of_this_name"])
 def test_the_set_up_refuses_an_interpreter_in_one_line(interpreters: Path, name: str) -> None:
     refused = make_setup(interpreters, f"PYTHON={interpreters / name}")

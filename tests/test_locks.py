@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, TINY, tiny_config
+from conftest import REPOSITORY, TINY, Fork, tiny_config
 
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.exporting.export import export
-from paddle_pgonas.io.locks import exclusive
+from paddle_pgonas.io.locks import exclusive, turn
 from paddle_pgonas.io.records import Store
 from paddle_pgonas.scores.files import Candidate
 from paddle_pgonas.searching.search import search
@@ -59,6 +60,34 @@ def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path: Path, mon
         with exclusive(tmp_path / "run", "training"):
             pass
     assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_process_waits_for_its_turn_until_the_other_ends_even_by_a_kill(tmp_path: Path) -> None:
+    """Each adds its number when its turn begins and when it ends; the first is killed in between."""
+    done, running = tmp_path / "done", tmp_path / "running"
+
+    def work(number: int) -> None:
+        with turn(tmp_path / "folder", "decoding"):
+            with done.open("a") as file:
+                file.write(f"{number}")
+            running.touch()
+            time.sleep(60 if number == 0 else 0.05)
+            with done.open("a") as file:
+                file.write(f"{number}")
+
+    first = Fork(lambda: work(0), tmp_path / "0.log")
+    while not running.exists():
+        time.sleep(0.01)
+    others = [Fork(lambda number=number: work(number), tmp_path / f"{number}.log") for number in (1, 2, 3)]
+    for other in others:
+        while not (other.log.exists() and "waiting for the decoding by process" in other.output):
+            time.sleep(0.01)
+    assert done.read_text() == "0"
+    first.kill()
+    assert [child.wait() for child in (first, *others)] == [-9, 0, 0, 0]
+    turns = done.read_text()[1:]
+    assert sorted(turns) == list("112233")
+    assert turns[::2] == turns[1::2]  # nobody began before the other had ended
 
 
 @pytest.mark.parametrize("job", ["training", "standalone", "search", "export"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import paddle
 import paddle.distributed as dist
 import pytest
 from conftest import REPOSITORY, TINY, TINY_CONFIG, Fork, tiny_config
@@ -39,6 +41,20 @@ def together(folder: Path, *works: Callable[[], object]) -> list[tuple[int, str]
         own = {"PADDLE_TRAINER_ID": str(rank), "PADDLE_CURRENT_ENDPOINT": endpoints[rank]}
         children.append(Fork(lambda work=work: cli.run(work), folder / f"{rank}.log", shared | own))
     return [(child.wait(), child.output.strip().rpartition("\n")[2]) for child in children]
+
+
+def test_a_training_on_the_cpu_stays_there_on_a_machine_with_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paddle's launcher assigns a GPU to each process, and Paddle then takes it unless the processes connect with gloo."""
+    monkeypatch.delenv("PADDLE_DISTRI_BACKEND", raising=False)
+
+    def work(rank: int) -> None:
+        del os.environ["PADDLE_DISTRI_BACKEND"]
+        os.environ["FLAGS_selected_gpus"] = str(rank)  # noqa: SIM112 (Paddle's spelling)
+        trainer.train_supernet(tiny_config(tmp_path, "train.max_steps=1"))
+        assert paddle.get_device() == "cpu"
+        print(processes.connected(), dist.get_backend())
+
+    assert together(tmp_path, *(lambda rank=rank: work(rank) for rank in range(2))) == [(0, "2 GLOO")] * 2
 
 
 def train_together(folder: Path, *options: list[str]) -> list[tuple[int, str]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import paddle
 import pytest
 from conftest import REPOSITORY, TINY, TINY_SPACE, some_archs
 
@@ -128,6 +129,8 @@ def test_a_stopped_subnet_goes_on_and_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: Callable[[], None], lost: int, amp: str
 ) -> None:
     """Two epochs of 10 steps; the stop comes at step 13."""
+    if amp != "off":
+        paddle.set_flags({"FLAGS_cudnn_deterministic": True})
     whole, parts = (config(tmp_path / name, epochs=2, batch_size=8, accumulate=2, amp=amp) for name in ("whole", "parts"))
     acc = train_standalone(whole, TINY.smallest, tmp_path / "whole.safetensors")
     with monkeypatch.context() as patch:

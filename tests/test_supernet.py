@@ -11,6 +11,8 @@ import paddle.nn.functional as F
 import pytest
 from conftest import fill_golden, some_archs
 from paddle import nn
+from paddle.base.core import TracerEventType
+from paddle.profiler import Profiler, ProfilerTarget
 
 from paddle_pgonas.nn.elastic import ElasticBatchNorm2D
 from paddle_pgonas.nn.resnet import ACTIVATIONS, ResNet
@@ -179,6 +181,37 @@ def test_two_forwards_before_their_backwards_keep_their_own_gradients() -> None:
         return weight.grad.numpy().copy()
 
     assert relative_error(gradient([0, 1]), gradient([1, 0])) < 1e-5
+
+
+@pytest.mark.parametrize("widths", [(8, 8), (8, 5), (5, 8), (5, 3)])
+def test_two_batch_norms_before_their_backwards_do_not_interfere(widths: tuple[int, int]) -> None:
+    """The kernel writes into the running statistics themselves; a backward pass must not read them."""
+    together, apart, maps = ElasticBatchNorm2D(8), ElasticBatchNorm2D(8), images(4, 8).tile([1, 3, 1, 1])
+    inputs = [[maps[:, :width] * (number + 2) for number, width in enumerate(widths)] for _ in range(2)]
+    for tensor in (*inputs[0], *inputs[1]):
+        tensor.stop_gradient = False
+    paddle.add_n([(together(x) ** 3).sum() for x in inputs[0]]).backward()
+    for x in inputs[1]:
+        (apart(x) ** 3).sum().backward()
+    for ours, theirs in zip(inputs[0], inputs[1], strict=True):
+        assert (ours.grad == theirs.grad).all()
+    for name, tensor in together.state_dict().items():
+        assert (tensor == apart.state_dict()[name]).all(), name
+    assert relative_error(together.weight.grad.numpy(), apart.weight.grad.numpy()) < 1e-6
+
+
+@pytest.mark.parametrize(("width", "most"), [(8, 1), (5, 3)])
+def test_batch_norm_copies_no_statistics(width: int, most: int) -> None:
+    """One dispatch, and two slices of the weights where the layer is not used in its whole width."""
+    bn, x = ElasticBatchNorm2D(8), images(4, 8).tile([1, 3, 1, 1])[:, :width]
+    with Profiler(targets=[ProfilerTarget.CPU], on_trace_ready=lambda profiler: None) as profiler:
+        bn(x)
+    pending, names = list(profiler.profiler_result.get_data().values()), []
+    while pending:
+        node = pending.pop()
+        pending += node.children_node
+        names += [node.name] if node.type == TracerEventType.Operator else []
+    assert 0 < len(names) <= most, names
 
 
 def test_reordering_keeps_the_function_and_sorts_by_importance() -> None:

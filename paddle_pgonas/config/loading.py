@@ -45,6 +45,9 @@ class Config(Section):
     """Seed of all random numbers."""
     device: Literal["auto", "cpu", "gpu"] = key("auto", free=True)
     """``auto`` takes a GPU if there is one."""
+    exhaustive_search: bool = key(False, free=True)
+    """GPU only: cuDNN times all its algorithms for each new shape of a convolution and keeps the fastest, whatever
+    ``FLAGS_cudnn_exhaustive_search`` says. Runs then differ in rounding; excludes ``FLAGS_cudnn_deterministic``."""
     output_dir: Text = key("runs/default", free=True)
     """The run's folder: checkpoints, logs, weights, stored scores."""
     data: Data = Data()
@@ -81,6 +84,9 @@ class Config(Section):
             for name in ("narrowest_codes", "depth_ranges"):
                 if getattr(self.train, name) is not None:
                     yield "", f"train.{name}: method.sampler=published samples the whole space; set train.{name}=null"
+        if self.model.bn == "sync" and getattr(self.method, "pair_losses", None) == "per_process":
+            # Only the processes that find a pair out of order would run its backward pass, in which BatchNorm waits for all.
+            yield "", "method.pair_losses: per_process does not work with model.bn=sync; set method.pair_losses=all_processes"
 
 
 def free_on_resume() -> set[str]:

@@ -90,8 +90,9 @@ class Recipe(Section):
     accumulate: Integer = key(1, at_least=1)
     """Split each batch into this number of micro-batches, so that it fits into a small GPU: gradients are averaged, BatchNorm and
     the rank loss use one micro-batch at a time."""
-    amp: Annotated[Literal["off", "bf16", "fp16"], _YAML_OFF] = "off"
-    """Mixed precision (GPU only); ``fp16`` scales the loss."""
+    amp: Annotated[Literal["off", "tf32", "fp16", "bf16"], _YAML_OFF] = "off"
+    """Precision. ``off``: float32, on GPUs too. On GPUs only: ``tf32`` (from compute capability 8.0 on): float32 whose convolutions
+    read 10 bits; ``fp16`` (7.0): mixed precision with a scaled loss; ``bf16`` (8.0): mixed precision with less accurate numbers."""
     clip_grad_norm: Number | None = key(None, at_least=1e-6)
     """Clip the gradient to this norm; null does not clip."""
     lr_per_256: Number = key(0.001, at_least=0)
@@ -166,8 +167,8 @@ class Score(Section):
     """BatchNorm statistics of each subnet. ``running``: slices of the supernet's (correct for a supernet trained with
     ``model.bn: frozen``, otherwise a mixture over all subnets). ``calibrated``: its own over the calibration images. ``batch``:
     those of each batch."""
-    amp: Annotated[Literal["off", "bf16", "fp16"], _YAML_OFF] = key("off", free=True)
-    """Feature maps and convolutions in low precision (GPU only); statistics, logits and metrics stay float32."""
+    amp: Annotated[Literal["off", "tf32", "fp16", "bf16"], _YAML_OFF] = key("off", free=True)
+    """Precision of feature maps and convolutions, as in ``train.amp``; statistics, logits and metrics are float32."""
     batch_size: Integer = key(100, at_least=1, free=True)
     """Images per forward pass; with ``batch`` statistics the scores depend on it."""
     calibration_images: Integer = key(256, at_least=1, free=True)

@@ -16,6 +16,7 @@ from paddle_pgonas.data.transforms import center_crop
 from paddle_pgonas.data.unreadable import Unreadable
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import atomic_path
+from paddle_pgonas.io.locks import turn
 from paddle_pgonas.io.records import Entry, Store
 from paddle_pgonas.progress import progress
 
@@ -39,12 +40,13 @@ class DecodedImages(NamedTuple):
 def decoded(source: ImageSource, data: Data, folder: str | Path) -> DecodedImages:
     """The evaluation crop of every readable image, from the cache in ``folder`` or built there now.
 
-    Unreadable files are left out and named. A cache whose pixels or record changed on disk is named and built again. Raises
-    UserError if no image can be read, or more than ``data.max_unreadable`` of them cannot.
+    Of several processes one builds it while the others wait. Unreadable files are left out and named. A cache whose pixels or
+    record changed on disk is named and built again. Raises UserError if no image can be read, or more than
+    ``data.max_unreadable`` of them cannot.
     """
     store = _store(source, data, Path(folder))
     unreadable = Unreadable(source, data.max_unreadable)
-    kept = (_whole(store) or _build(source, data, store, unreadable)).arrays["kept"]
+    kept = _entry(source, data, store, unreadable).arrays["kept"]
     unreadable.add_all(np.setdiff1d(np.arange(len(source.labels)), kept))
     unreadable.check()
     images = np.load(store.folder / PIXELS, mmap_mode="r")[: len(kept)]  # unreadable files left room at the end
@@ -67,6 +69,23 @@ def _whole(store: Store) -> Entry | None:
         return entry
     print(f"not used: {path}: the pixels do not match their checksum; the file is damaged", file=sys.stderr)
     return None
+
+
+def _entry(source: ImageSource, data: Data, store: Store, unreadable: Unreadable) -> Entry:
+    """The record of a whole cache, which is built if there is none."""
+    before = _stamp(store)
+    entry = _whole(store)
+    if entry is None:
+        with turn(store.folder, "decoding"):
+            if _stamp(store) != before:  # another process has built it meanwhile
+                entry = _whole(store)
+            entry = entry or _build(source, data, store, unreadable)
+    return entry
+
+
+def _stamp(store: Store) -> int | None:
+    path = store.path(RECORD)
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def _build(source: ImageSource, data: Data, store: Store, unreadable: Unreadable) -> Entry:

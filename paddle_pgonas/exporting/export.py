@@ -77,7 +77,7 @@ def export(
         raise UserError("score.bn=batch: an exported model has no batch to take statistics from; use calibrated or running")
     if onnx:
         require_onnx()
-    device = select_device(config.device)
+    device = select_device(config.device, config.exhaustive_search)
     net = Supernet(config.search_space, config.model.num_classes, config.model.activation)
     trained = load_weights(net, weights)
     net.eval()

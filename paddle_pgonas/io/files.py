@@ -70,7 +70,7 @@ def _locked_part(target: Path) -> tuple[Path, int]:
 def remove_left_parts(folder: Path, name: str | None = None) -> None:
     """Remove temporary files of killed processes, which no process has locked; only those of ``name`` among foreign files."""
     for part in folder.glob(f".{'*' if name is None else glob.escape(name)}.????????{PART}"):
-        with suppress(OSError), part.open("rb") as file:
+        with suppress(OSError), part.open("r+b") as file:  # NFS refuses an exclusive lock on a file that is only read
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             part.unlink()
 

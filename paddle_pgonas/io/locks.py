@@ -1,4 +1,8 @@
-"""One job of a kind at a time in a folder, by a lock that the system releases when the process ends, even if it is killed."""
+"""One job of a kind at a time in a folder, by a lock that the system releases when the process ends, even if it is killed.
+
+The locks are POSIX record locks, which forked loader processes do not inherit: one that outlives a killed training does not keep
+the folder locked. A lock file left by a killed process does no harm.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +25,26 @@ from paddle_pgonas.io.files import writing
 def exclusive(folder: str | Path, job: str) -> Iterator[None]:
     """Refuse other runs of the same ``job`` (one word) in ``folder`` (which is created) while the block runs.
 
-    The processes of one launch are one owner: each locks its own rank. A lock file left by a killed process does no harm:
-    the lock ends with the process. It is a POSIX record lock, which forked loader processes do not inherit: one that outlives a
-    killed training does not keep the folder locked. Raises UserError if the lock is held or the folder cannot be written.
+    The processes of one launch are one owner: each locks its own rank. Raises UserError if the lock is held or the folder cannot
+    be written.
     """
-    path = Path(folder) / f".{job}-{processes.rank()}.lock"
-    while not os.fstat((file := _locked(path, folder, job)).fileno()).st_nlink:
+    with _holding(Path(folder) / f".{job}-{processes.rank()}.lock", job, waits=False):
+        yield
+
+
+@contextmanager
+def turn(folder: str | Path, job: str) -> Iterator[None]:
+    """Wait until no other process, of the same launch or not, is at this ``job`` (one word) in ``folder``, then run the block.
+
+    Without locks in the file system nobody waits. Raises UserError if the folder cannot be written.
+    """
+    with _holding(Path(folder) / f".{job}.lock", job, waits=True):
+        yield
+
+
+@contextmanager
+def _holding(path: Path, job: str, waits: bool) -> Iterator[None]:
+    while _is_removed(file := _locked(path, job, waits)):
         file.close()  # the last owner removed the file between opening and locking
     with file:
         with suppress(OSError):  # a full disk: the lock is effective without the text
@@ -39,17 +57,30 @@ def exclusive(folder: str | Path, job: str) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _locked(path: Path, folder: str | Path, job: str) -> TextIO:
+def _is_removed(file: TextIO) -> bool:
+    try:
+        return os.fstat(file.fileno()).st_nlink == 0
+    except OSError:  # another machine removed it from a network file system
+        return True
+
+
+def _locked(path: Path, job: str, waits: bool) -> TextIO:
+    folder = path.parent
     with writing(folder):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8", errors="replace")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            with file:
-                file.seek(0)
-                owner = file.read(200) or "another process"
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            if not waits:
+                print(f"{folder}: its file system has no locks ({error.strerror}); start no second {job} there", file=sys.stderr)
+            return file
+        file.seek(0)
+        owner = file.read(200) or "another process"
+        if not waits:
+            file.close()
             raise UserError(f"{folder} is in use by another {job} ({owner}); wait for it or choose another folder") from None
-        print(f"{folder}: its file system has no locks ({error.strerror}); start no second {job} there", file=sys.stderr)
+        print(f"{folder}: waiting for the {job} by {owner}", file=sys.stderr)
+        fcntl.lockf(file, fcntl.LOCK_EX)
     return file

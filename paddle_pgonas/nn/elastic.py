@@ -79,21 +79,16 @@ class ElasticBatchNorm2D(nn.BatchNorm2D):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """Normalised [N, C, H, W] for any C up to the layer's width."""
-        width = x.shape[1]
-        tensors = [self._mean, self._variance, self.weight, self.bias]
-        mean, variance, weight, bias = tensors if width == len(self._mean) else [tensor[:width] for tensor in tensors]
+        width, mean, variance, weight, bias = x.shape[1], self._mean, self._variance, self.weight, self.bias
+        if width < mean.shape[0]:
+            mean, variance = mean._slice(0, width), variance._slice(0, width)  # these share the buffers' memory
+            weight, bias = weight[:width], bias[:width]
         if not self.training or self.frozen:
             return F.batch_norm(x, mean, variance, weight, bias, training=False, epsilon=self._epsilon)
         if self.synchronised and processes.connected() > 1:
             return self._over_all_processes(x, weight, bias)
-        # The kernel writes into its arguments and autograd keeps them, so it gets copies: a slice may be a view (Paddle 3) or a
-        # copy (Paddle 2), and two forward passes before a backward pass must not interfere.
-        mean, variance = mean.clone(), variance.clone()
-        out = F.batch_norm(x, mean, variance, weight, bias, training=True, momentum=self._momentum, epsilon=self._epsilon)
-        with paddle.no_grad():
-            self._mean[:width] = mean.detach()
-            self._variance[:width] = variance.detach()
-        return out
+        # The kernel updates the running statistics in place. No backward pass reads them, it uses those of its own batch.
+        return F.batch_norm(x, mean, variance, weight, bias, training=True, momentum=self._momentum, epsilon=self._epsilon)
 
     def _over_all_processes(self, x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
         """With the statistics over all processes' batches. Paddle's own such layer cannot slice channels and needs GPUs."""

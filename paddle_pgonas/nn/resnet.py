@@ -10,10 +10,20 @@ from paddle import nn
 
 from paddle_pgonas.space.arch import Arch, Block
 
+
+class PReLU(nn.PReLU):
+    """Paddle's PReLU, with its slope in the type of the maps: a float32 slope would make mixed precision return float32 maps."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Maps of the same shape and type."""
+        slope = self._weight
+        return F.prelu(x, slope if slope.dtype == x.dtype else slope.astype(x.dtype))
+
+
 # Outer activations by configuration name (``model.activation``); PReLU learns one slope per block.
 ACTIVATIONS: dict[str, Callable[[], nn.Layer]] = {
     "relu": nn.ReLU,
-    "prelu": nn.PReLU,
+    "prelu": PReLU,
     "swish": nn.Swish,
     "mish": nn.Mish,
     "selu": nn.SELU,

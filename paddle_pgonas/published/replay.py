@@ -134,7 +134,7 @@ class _Training:
         with tempfile.TemporaryDirectory() as folder:
             weights = Path(folder) / "resnet48.safetensors"
             config = configuration(reference, weights, overrides)
-            select_device(config.device)
+            select_device(config.device, config.exhaustive_search)
             full = Supernet(config.search_space, config.model.num_classes)
             save_file({name: first_weights(name, tensor.shape) for name, tensor in full.weights().items()}, weights)
             batches: Any = SimpleNamespace(steps_per_epoch=reference.steps_per_epoch)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import paddle
 
-from paddle_pgonas.config.loading import Config
+from paddle_pgonas.config.loading import Config, Score
 from paddle_pgonas.data.images import open_images
 from paddle_pgonas.io.files import write_json
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.priors import cost
-from paddle_pgonas.priors.geometry import convolutions
-from paddle_pgonas.runtime import select_device
+from paddle_pgonas.runtime import compute_dtype, select_device, tf32
+from paddle_pgonas.scoring.memory import scoring_memory
 from paddle_pgonas.scoring.scorer import chunked
 from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
 from paddle_pgonas.scoring.walker import Walker
@@ -27,7 +27,7 @@ FEWER_IMAGES = json.loads((Path(__file__).parent / "fewer_images.json").read_tex
 
 def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None) -> None:
     """Print the plan of a scoring job: the MACs with and without sharing, memory, and an estimate of the time."""
-    select_device(config.device)
+    select_device(config.device, config.exhaustive_search)
     side, classes = config.data.image_size, config.model.num_classes
     chunks = chunked([archs[position] for position in scoring_order(archs)])
     costs = [walk_cost(build_tree(chunk), chunk[0], side, classes) for chunk in chunks]
@@ -37,11 +37,9 @@ def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None) -> Non
     images = len(open_images(config).val_source.labels) if known else None
     settings = config.score
     calibrating = settings.calibration_images if settings.bn == "calibrated" else 0
-    # Images whose feature maps are in memory together: a batch that is scored, or one that calibrates.
-    together = max(settings.batch_size, min(settings.calibration_batch or calibrating, calibrating))
+    memory = scoring_memory(config, map(build_tree, chunks), images or 0)
     net = Supernet(config.search_space, classes, config.model.activation)
-    rate = _measured_rate(net, chunks[0][:4], side, settings.batch_size)
-    activations = together * _activation_bytes(archs, side)
+    rate = _measured_rate(net, chunks[0][:4], side, settings)
     seconds = shared * (images + calibrating) / rate if images else None
     plan = {
         "candidates": len(archs),
@@ -53,14 +51,16 @@ def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None) -> Non
         "images": images,
         "calibration_images": calibrating,
         "chunks": len(chunks),
-        "activation_bytes": activations,
+        "memory_bytes": memory.total,
+        "map_bytes": memory.maps,
         "macs_per_second": rate,
         "seconds": seconds,
     }
     print(f"candidates       {len(archs):,} in {len(chunks):,} chunks")
     print(f"blocks computed  {plan['prefixes']:,} instead of {plan['prefixes_alone']:,}")
     print(f"per image        {shared:.3e} multiply-accumulates instead of {alone:.3e}: {alone / shared:.3f} times less")
-    print(f"activations      at most {activations / 2**20:,.0f} MiB for {together} images at a time")
+    maps, rest = memory.maps / 2**20, (memory.total - memory.maps) / 2**20
+    print(f"memory           at most {maps:,.0f} MiB of feature maps, {rest:,.0f} MiB of weights, images and workspace")
     print(f"measured here    {rate:.3e} multiply-accumulates per second, one process")
     if images and seconds is not None:
         print(f"images           {images:,}" + (f", after calibrating on {calibrating:,}" if calibrating else ""))
@@ -84,25 +84,23 @@ def print_sizes(images: int, seconds_per_image: float, calibrating: int = 0) -> 
         print(f"{count:>16,} {duration:>14} {tau['top1']:10.3f} {tau['likelihood']:8.3f}")
 
 
-def _measured_rate(net: Supernet, archs: Sequence[Arch], side: int, most: int) -> float:
-    """MACs per second of a walk over random images, whose number is doubled (to ``most`` images) until it takes a second."""
+def _measured_rate(net: Supernet, archs: Sequence[Arch], side: int, settings: Score) -> float:
+    """MACs per second of a walk over random images, whose number is doubled (to a batch) until it takes a second.
+
+    A CPU measures in float32 what is to be scored with low precision on a GPU.
+    """
     net.eval()
-    walker = Walker(net, "running")
+    amp = "off" if paddle.get_device() == "cpu" else settings.amp
+    walker = Walker(net, "running", compute_dtype(amp, "score.amp"))
     root, batch, seconds = build_tree(archs), 1, 0.0
-    while seconds <= 1 and batch <= most:
-        x = paddle.rand([batch, 3, side, side])
-        walker.macs, started = 0, time.perf_counter()
-        walker.walk(root, x, lambda node, logits: logits.numpy())
-        seconds = time.perf_counter() - started
-        batch *= 2
+    with tf32(amp):
+        while seconds <= 1 and batch <= settings.batch_size:
+            x = paddle.rand([batch, 3, side, side])
+            walker.macs, started = 0, time.perf_counter()
+            walker.walk(root, x, lambda node, logits: logits.numpy())
+            seconds = time.perf_counter() - started
+            batch *= 2
     return walker.macs / seconds
-
-
-def _activation_bytes(archs: Sequence[Arch], side: int) -> int:
-    """Upper bound of a walk's activations for one image: on the deepest path each block's input, inner map, sum and output."""
-    kept = {"conv1": 1, "conv2": 3}  # maps of a layer's output shape; an input is the output of the block before
-    listed = (convolutions(arch, side) for arch in archs[:: max(1, len(archs) // 500)])
-    return 4 * max(sum(kept.get(layer.part, 0) * layer.c_out * layer.side**2 for layer in layers) for layers in listed)
 
 
 def _duration(seconds: float) -> str:

@@ -20,7 +20,7 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.records import checksum
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.progress import Progress
-from paddle_pgonas.runtime import compute_dtype, device_memory, out_of_memory
+from paddle_pgonas.runtime import DEVICE_ERRORS, compute_dtype, device_memory, out_of_memory, tf32
 from paddle_pgonas.scoring.chunks import METRICS, ChunkStore
 from paddle_pgonas.scoring.tree import Node, build_tree, scoring_order
 from paddle_pgonas.scoring.walker import Walker
@@ -117,8 +117,9 @@ class _Scorer:
         """Sums of the metrics over the images from the ``first`` on: float64 [len(archs), 4]. Out of memory halves the batch."""
         while True:
             try:
-                return self._walk_images(archs, bar, first)
-            except (MemoryError, RuntimeError, SystemError) as error:
+                with tf32(self.settings.amp):
+                    return self._walk_images(archs, bar, first)
+            except DEVICE_ERRORS as error:
                 if not out_of_memory(error):
                     raise
                 if self.batch_size == 1:

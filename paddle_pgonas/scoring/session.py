@@ -18,7 +18,7 @@ from paddle_pgonas.io.records import Record
 from paddle_pgonas.nn.building import build_untrained
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights, read_arrays
-from paddle_pgonas.runtime import select_device
+from paddle_pgonas.runtime import compute_dtype, select_device
 from paddle_pgonas.scoring import scorer
 from paddle_pgonas.scoring.chunks import METRICS
 from paddle_pgonas.space.arch import Arch
@@ -33,7 +33,8 @@ class Session:
     """
 
     def __init__(self, config: Config, weights: str | Path | None, images: DecodedImages | None = None) -> None:
-        self.device = select_device(config.device)
+        self.device = select_device(config.device, config.exhaustive_search)
+        compute_dtype(config.score.amp, "score.amp")  # before weights and images are read
         self.sections, space, model = (config.data, config.score), config.search_space, config.model
         self.trained: Record = {"step": 0}
         """The record of the weights."""

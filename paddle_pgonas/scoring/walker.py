@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import paddle
 import paddle.nn.functional as F
-from paddle import nn
 
 from paddle_pgonas.nn.elastic import conv2d
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.scoring.tree import Node, sibling_groups, stem_width
+from paddle_pgonas.space.arch import Block
 
 SLICE_BYTES = 2**28
 """Largest size of the cached slices: enough for the layers of neighbouring paths, independent of the number of candidates."""
@@ -100,30 +100,30 @@ class Walker:
             shortcut = self._conv(f"{name}.downsample.0", maps, 0, c_out, stride)
             shortcut = self._batch_norm(f"{name}.downsample.1", shortcut, parent, c_in)
         summed: Maps = []  # [n, c_out, h, w]: conv2 over the inner channels 0:done, in all output channels
-        done = 0
+        done, left = 0, len(rising)
         for mid, blocks in groupby(rising, attrgetter("c_mid")):
-            more = self._conv(f"{name}.conv2", _channels(inner, done, mid), done, c_out, 1)
-            # In place, as a map is large. The narrower children are finished with it: bn2 copied what they needed.
-            summed = [x.add_(added) for x, added in zip(summed, more, strict=True)] if summed else more
+            summed = _added(summed, self._conv(f"{name}.conv2", _channels(inner, done, mid), done, c_out, 1))
             done = mid
+            if done == c_mid:
+                inner = []  # a map is large: what no later child needs is not kept during a descent
             for block in blocks:
-                child = group.children[block]
-                outs = self._batch_norm(f"{name}.bn2", _channels(summed, 0, block.c_out), child, mid)
-                pairs = zip(outs, _channels(shortcut, 0, block.c_out), strict=True)
-                self._descend(child, [self._activate(index, out.add_(x)) for out, x in pairs], visit)
+                child, left = group.children[block], left - 1
+                outs = self._output(block, summed, shortcut, child)
+                if left == 0:
+                    summed, shortcut = [], []
+                self._descend(child, outs, visit)
+
+    def _output(self, block: Block, summed: Maps, shortcut: Maps, node: Node) -> Maps:
+        """``act(bn2(summed) + shortcut)`` in the block's output channels."""
+        outs = self._batch_norm(f"blocks.{block.index}.bn2", _channels(summed, 0, block.c_out), node, block.c_mid)
+        pairs = zip(outs, _channels(shortcut, 0, block.c_out), strict=True)
+        return [self.blocks[str(block.index)].act(out.add_(x)) for out, x in pairs]
 
     def _batch_norm(self, name: str, maps: Maps, node: Node, c_in: int) -> Maps:
         """New maps by a layer's leading weights and biases; ``c_in`` is the input width of the convolution before the layer."""
         width, parts = maps[0].shape[1], ("weight", "bias", "_mean", "_variance")
         layer = Layer((name, c_in), *(self.weights.vector(f"{name}.{part}", width) for part in parts))
         return self.normalise(maps, layer, node)
-
-    def _activate(self, index: int, x: paddle.Tensor) -> paddle.Tensor:
-        """The activation after a block's sum; PReLU needs its slope in the dtype of the feature maps."""
-        act = self.blocks[str(index)].act
-        if isinstance(act, nn.PReLU) and self.dtype != "float32":
-            return F.prelu(x, act._weight.detach().astype(self.dtype))
-        return act(x)
 
     def _conv(self, name: str, maps: Maps, start: int, c_out: int, stride: int) -> Maps:
         """Convolution of ``maps``, the layer's input channels from ``start`` on, with its first ``c_out`` filters."""
@@ -207,6 +207,11 @@ class Slices:
             _, oldest = self.cached.popitem(last=False)
             self.bytes -= oldest.size * oldest.element_size()
         return piece
+
+
+def _added(summed: Maps, more: Maps) -> Maps:
+    """``more`` added to the sums of the narrower children in place; these are finished with them, as bn2 makes new maps."""
+    return [x.add_(further) for x, further in zip(summed, more, strict=True)] if summed else more
 
 
 def _channels(maps: Maps, start: int, stop: int) -> Maps:

@@ -126,7 +126,8 @@ def search(
         if "latency_ms" in limits:
             from paddle_pgonas.searching.latency import Latency
 
-            latency = Latency(select_device(config.device), config.space, model, side, latency_batch, folder)
+            device = select_device(config.device, config.exhaustive_search)
+            latency = Latency(device, config.space, model, side, latency_batch, folder)
         if prior is not None:
             scores = _prior_scores(config.prior(prior))
         else:

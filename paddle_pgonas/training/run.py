@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from functools import cached_property, partial
@@ -19,7 +20,7 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import content_digest
 from paddle_pgonas.io.records import Record, checksum
 from paddle_pgonas.methods.base import Metrics, Step, Strategy, mean_metrics
-from paddle_pgonas.runtime import compute_dtype, out_of_memory, versions
+from paddle_pgonas.runtime import DEVICE_ERRORS, compute_dtype, out_of_memory, recommended_amp, tf32, versions
 from paddle_pgonas.training.checkpoints import load_latest, zero_gradients
 from paddle_pgonas.training.health import Health, check_losses
 from paddle_pgonas.training.resume import check_same_run
@@ -34,7 +35,7 @@ def make_optimizer(settings: Train, parameters: list[paddle.Tensor]) -> paddle.o
 
 
 class Run:
-    """A training of ``net``, a supernet or a single subnet, step by step. Raises UserError for mixed precision without a GPU."""
+    """A training of ``net``, a supernet or a single subnet, step by step. Raises UserError for a precision that the device lacks."""
 
     def __init__(self, config: Config, batches: EpochBatches, net: nn.Layer, strategy: Strategy, name: str = "training") -> None:
         self.config, self.settings, self.batches = config, config.train, batches
@@ -93,16 +94,16 @@ class Run:
 
     def _passes(self, x: paddle.Tensor, y: paddle.Tensor, step: Step) -> Metrics:
         """The method's forward and backward passes on a micro-batch, in the configured precision."""
-        amp = self.settings.amp
+        low = self.dtype != "float32"
         try:
-            with paddle.amp.auto_cast(amp != "off", dtype=self.dtype if amp != "off" else "float16"):
+            with tf32(self.settings.amp), paddle.amp.auto_cast(low, dtype=self.dtype if low else "float16"):
                 return self.strategy(self.net, x, y, step)
-        except (MemoryError, RuntimeError, SystemError) as error:
+        except DEVICE_ERRORS as error:
             if out_of_memory(error):
-                raise UserError(
-                    f"out of memory with {len(y)} images at a time: raise train.accumulate, "
-                    "lower train.batch_size, or set train.amp=bf16 (for a supernet in another output_dir)"
-                ) from None
+                amp = None if low else recommended_amp()
+                remedies = "raise train.accumulate or lower train.batch_size"
+                remedies += f", or set train.amp={amp} (for a supernet in another output_dir)" if amp else ""
+                raise UserError(f"out of memory with {len(y)} images at a time: {remedies}") from None
             raise
 
     def _backward(self, loss: paddle.Tensor) -> None:
@@ -123,9 +124,18 @@ class Run:
         scalars = dict(zip(tensors, means, strict=True))
         check_losses(scalars)
         squares = [weight.grad.square().sum() for weight in self.net.parameters() if weight.grad is not None]
-        scalars["grad_norm"] = float(paddle.add_n(squares).sqrt())  # before clipping
+        norm = float(paddle.add_n(squares).sqrt())  # before clipping; the scaler's step has undone the loss scale
+        if math.isfinite(norm):  # otherwise fp16 overflowed: the scaler skips the step and lowers the loss scale
+            scalars["grad_norm"] = norm
+        if scale := self._loss_scale():
+            scalars["loss_scale"] = scale["scale"]
         scalars["lr"] = self.optimizer.get_lr()
         return {"epoch": index // self.steps_per_epoch, **scalars, **metrics.schedules}
+
+    def _loss_scale(self) -> dict[str, Any]:
+        """The scaler's state in numbers, of which Paddle gives one as an array; empty without fp16."""
+        state: dict[str, Any] = self.scaler.state_dict()
+        return state and state | {"scale": float(state["scale"].item())}
 
     @cached_property
     def images(self) -> dict[str, Any]:
@@ -152,7 +162,7 @@ class Run:
             "num_classes": config.model.num_classes,
             "step": step,
             "processes": processes.connected(),
-            "loss_scale": self.scaler.state_dict(),
+            "loss_scale": self._loss_scale(),
             "config": config.model_dump(mode="json"),
             "training_images": self.images,
             "files": self.files,
@@ -169,6 +179,6 @@ class Run:
             raise UserError(
                 f"--resume: step {record['step']} is trained, which is beyond train.max_steps={self.total_steps}; raise it"
             )
-        if record["loss_scale"]:
-            self.scaler.load_state_dict(record["loss_scale"])
+        if scale := record["loss_scale"]:
+            self.scaler.load_state_dict(scale | {"scale": [scale["scale"]]})
         return int(record["step"])

@@ -53,7 +53,7 @@ def train_standalone(config: Config, arch: Arch, weights: str | Path | None = No
 
 def _train(config: Config, arch: Arch, folder: Path, weights: str | Path | None = None) -> float:
     """As :func:`train_standalone`; the last checkpoint stays in ``folder``."""
-    select_device(config.device)
+    select_device(config.device, config.exhaustive_search)
     with exclusive(folder, "training"):
         check_memory(layers(arch, config.data.image_size, config.model.num_classes), config.train)
         net = build_subnet(arch, config.model.num_classes, config.model.activation, config.seed)

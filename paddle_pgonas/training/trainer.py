@@ -18,7 +18,7 @@ from paddle_pgonas.nn.building import build_supernet, build_teacher
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.priors.geometry import layers
-from paddle_pgonas.runtime import select_device
+from paddle_pgonas.runtime import compute_dtype, select_device
 from paddle_pgonas.training.checkpoints import checkpoints, refuse_overwriting, save_checkpoint
 from paddle_pgonas.training.memory import check_memory
 from paddle_pgonas.training.resume import check_processes
@@ -54,7 +54,8 @@ def train_supernet(config: Config, resume: bool = False, watch: Watch | None = N
     """As :func:`train`; the scalars that ``watch`` returns, which is called after each checkpoint, are logged."""
     if config.method is None:
         raise UserError(f"method: none is configured; choose one with -o method=NAME ({', '.join(METHODS)})")
-    select_device(config.device)
+    select_device(config.device, config.exhaustive_search)
+    compute_dtype(config.train.amp, "train.amp")  # here too, because reading the images takes long
     processes.join()
     folder = Path(config.output_dir)
     output = folder / "supernet.safetensors"
