@@ -79,8 +79,8 @@ def paddle_version() -> str:
 def select_device(name: str, exhaustive_search: bool = False) -> str:
     """Select ``auto``, ``cpu`` or ``gpu``; returns ``cpu`` or ``gpu:<index>``.
 
-    ``exhaustive_search`` holds for all convolutions that follow; TF32 is off (:func:`tf32`). Raises UserError if there is no usable
-    GPU, or the search is excluded.
+    ``exhaustive_search`` holds for all convolutions that follow; TF32 is off (:func:`tf32`). Raises UserError if there is no
+    usable GPU, or the search is excluded.
     """
     import paddle
 
@@ -145,7 +145,7 @@ def tf32(amp: str) -> Iterator[None]:
 
 
 def compute_dtype(amp: str, key: str) -> str:
-    """The type of feature maps for a value of ``train.amp`` or ``score.amp``. Raises UserError if the device cannot compute so."""
+    """The type of feature maps for a value of ``train.amp`` or ``score.amp``. Raises UserError if the device lacks it."""
     import paddle
 
     precision = PRECISIONS[amp]
