@@ -151,7 +151,7 @@ def tf32(amp: str) -> Iterator[None]:
 
 
 def compute_dtype(amp: str, key: str) -> str:
-    """The type of feature maps for a value of ``train.amp`` or ``score.amp``. Raises UserError if the device cannot compute so."""
+    """The type of feature maps for a value of ``train.amp`` or ``score.amp``. Raises UserError if the device lacks it."""
     import paddle
 
     precision = PRECISIONS[amp]

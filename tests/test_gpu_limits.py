@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,10 +23,15 @@ def test_a_batch_that_cannot_fit_is_said_before_the_first_step(monkeypatch: pyte
     train, listed = config.train, layers(TRACK1.largest, 224, 1000)
     monkeypatch.setattr(memory.paddle, "get_device", lambda: "gpu:0")
     monkeypatch.setattr(memory, "device_memory", lambda: 8 * 2**30)
-    with pytest.raises(UserError, match=r"train\.batch_size: 256 images .* this GPU has 8\.0 GiB; set train\.accumulate=2"):
+    monkeypatch.setattr(runtime, "device_capability", lambda: (6, 1))
+    said = r"train\.batch_size: 256 images .* this GPU has 8\.0 GiB; set train\.accumulate=2"
+    with pytest.raises(UserError, match=said + "$"):
+        check_memory(listed, train)
+    monkeypatch.setattr(runtime, "device_capability", lambda: (7, 0))
+    with pytest.raises(UserError, match=said + r", or train\.amp=fp16$"):
         check_memory(listed, train)
     check_memory(listed, config.changed(train={"accumulate": 2}).train)
-    check_memory(listed, config.changed(train={"amp": "bf16"}).train)
+    check_memory(listed, config.changed(train={"amp": "fp16"}).train)
     monkeypatch.setattr(memory, "device_memory", lambda: 2**20)
     with pytest.raises(UserError, match=r"lower data\.image_size"):
         check_memory(listed, train)
@@ -99,3 +105,72 @@ def test_the_report_names_each_library_its_file_or_why_it_is_missing(tmp_path: P
     monkeypatch.setattr(Path, "read_text", lambda path, **_: maps)
     assert loaded_libraries() == {"cudnn": "/a folder/libcudnn.so.8.6.0"}
     assert library_report()["cudnn"] == "/a folder/libcudnn.so.8.6.0"
+
+
+@pytest.mark.parametrize(
+    ("amp", "capability", "said"),
+    [
+        ("bf16", (7, 5), r"train\.amp: bf16 needs a GPU of compute capability 8\.0, this one has 7\.5; set train\.amp=fp16"),
+        ("tf32", (7, 0), r"tf32 needs a GPU of compute capability 8\.0, this one has 7\.0; set train\.amp=fp16"),
+        ("fp16", (6, 1), r"fp16 needs a GPU of compute capability 7\.0, this one has 6\.1; set train\.amp=off"),
+        ("off", (6, 1), None),
+        ("fp16", (7, 0), None),
+        ("bf16", (8, 0), None),
+        ("tf32", (10, 0), None),
+    ],
+)
+def test_a_precision_that_the_gpu_lacks_is_refused(
+    monkeypatch: pytest.MonkeyPatch, amp: str, capability: tuple[int, int], said: str | None
+) -> None:
+    """Paddle computes in float32 there and only warns."""
+    monkeypatch.setattr("paddle.get_device", lambda: "gpu:0")
+    monkeypatch.setattr("paddle.device.cuda.get_device_capability", lambda: capability)
+    if said is None:
+        assert runtime.compute_dtype(amp, "train.amp") == runtime.PRECISIONS[amp].dtype
+    else:
+        with pytest.raises(UserError, match=said):
+            runtime.compute_dtype(amp, "train.amp")
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """A simulated GPU; what is set on it, in the order of setting."""
+    made: dict[str, object] = {"FLAGS_cudnn_deterministic": False}
+    monkeypatch.setattr("paddle.is_compiled_with_cuda", lambda: True)
+    monkeypatch.setattr("paddle.device.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("paddle.set_device", lambda name: made.update(device=name))
+    monkeypatch.setattr("paddle.get_flags", lambda name: {name: made[name]})
+    monkeypatch.setattr("paddle.set_flags", made.update)
+    for name in ("cudnn", "cublas"):
+        set_it = functools.partial(made.__setitem__, name)
+        monkeypatch.setattr(f"paddle.base.core.set_{name}_switch", set_it, raising=False)
+    monkeypatch.setattr(runtime, "_check_kernels", lambda index: made.update(computed=True))
+    return made
+
+
+@pytest.mark.parametrize("exhaustively", [False, True])
+def test_a_gpu_computes_float32_and_searches_as_configured(gpu: dict[str, object], exhaustively: bool) -> None:
+    runtime.select_device("auto", exhaustively)
+    assert gpu["FLAGS_cudnn_exhaustive_search"] == exhaustively
+    assert list(gpu)[-1] == "computed"  # nothing is computed before everything is set
+    assert (gpu["cudnn"], gpu["cublas"]) == (False, False)
+    with runtime.tf32("tf32"):
+        assert (gpu["cudnn"], gpu["cublas"]) == (True, True)
+    assert (gpu["cudnn"], gpu["cublas"]) == (False, False)
+
+
+def test_an_exhaustive_search_that_cannot_be_is_refused(gpu: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu["FLAGS_cudnn_deterministic"] = True
+    runtime.select_device("gpu")
+    with pytest.raises(UserError, match=r"exhaustive_search: excludes FLAGS_cudnn_deterministic; .*exhaustive_search=false"):
+        runtime.select_device("gpu", exhaustive_search=True)
+    with pytest.raises(UserError, match=r"exhaustive_search: .*set exhaustive_search=false"):
+        runtime.select_device("cpu", exhaustive_search=True)
+
+
+@pytest.mark.parametrize("library", ["CUDNN", "CUBLAS"])
+def test_a_failed_allocation_of_a_library_is_out_of_memory(library: str) -> None:
+    error = OSError(f"(External) {library} error(2), {library}_STATUS_ALLOC_FAILED.")
+    assert isinstance(error, runtime.DEVICE_ERRORS)
+    assert runtime.out_of_memory(error)
+    assert not runtime.out_of_memory(OSError(f"(External) {library}_STATUS_NOT_INITIALIZED"))

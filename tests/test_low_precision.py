@@ -106,8 +106,8 @@ def tracing() -> Iterator[paddle.static.Program]:
 def test_every_convolution_and_map_of_a_step_is_in_low_precision(activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All but the head's: the mean over the last map is computed in float32.
 
-    BatchNorm and SELU lack even a type on a CPU. On a GPU BatchNorm gives maps of its input's type whatever its other tensors are,
-    and SELU reads a single tensor: so does ``scale``.
+    BatchNorm and SELU lack even a type on a CPU. On a GPU BatchNorm gives maps of its input's type whatever its other tensors
+    are, and SELU reads a single tensor: so does ``scale``.
     """
     monkeypatch.setattr(F, "batch_norm", lambda x, *others, **settings: paddle.scale(x, 2.0))
     monkeypatch.setattr(F, "selu", lambda x, *others: paddle.scale(x, 2.0))

@@ -108,7 +108,7 @@ SCORING = [
 ]
 OTHERS = {"space", "device", "output_dir"}
 OTHERS |= {f"data.{name}" for name in ("source", "root", "train_list", "val_list", "cache_dir", "workers", "max_unreadable")}
-OTHERS |= {"method", "method.name", "train.amp", "score.amp", "method.pair_losses", "score.batch_size"}
+OTHERS |= {"method", "method.name", "train.amp", "score.amp", "method.pair_losses", "score.batch_size", "exhaustive_search"}
 """Where things lie and how fast they go, or what needs a GPU or two processes: not for a table of values."""
 
 

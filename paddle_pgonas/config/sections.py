@@ -91,8 +91,8 @@ class Recipe(Section):
     """Split each batch into this number of micro-batches, so that it fits into a small GPU: gradients are averaged, BatchNorm and
     the rank loss use one micro-batch at a time."""
     amp: Annotated[Literal["off", "tf32", "fp16", "bf16"], _YAML_OFF] = "off"
-    """Precision. ``off``: float32, on GPUs too. On GPUs only: ``tf32`` (from compute capability 8.0 on): float32 whose convolutions
-    read 10 bits; ``fp16`` (7.0): mixed precision with a scaled loss; ``bf16`` (8.0): mixed precision with less accurate numbers."""
+    """Precision. ``off``: float32, on GPUs too. On GPUs only, with the least compute capability: ``tf32`` (8.0), float32 whose
+    convolutions read 10 bits; ``fp16`` (7.0), mixed precision with a scaled loss; ``bf16`` (8.0), mixed with coarser numbers."""
     clip_grad_norm: Number | None = key(None, at_least=1e-6)
     """Clip the gradient to this norm; null does not clip."""
     lr_per_256: Number = key(0.001, at_least=0)

@@ -11,7 +11,7 @@ import paddle
 
 from paddle_pgonas.config.loading import Config
 from paddle_pgonas.nn.elastic import SMALL
-from paddle_pgonas.priors.geometry import Layer, block_layers, body_side, layers, stem_layer
+from paddle_pgonas.priors.geometry import Layer, block_layers, body_side, convolutions, layers, stem_layer
 from paddle_pgonas.runtime import PRECISIONS, convolution_workspace
 from paddle_pgonas.scoring.tree import Node, sibling_groups, stem_width
 from paddle_pgonas.scoring.walker import SLICE_BYTES
@@ -39,7 +39,7 @@ class Batch(NamedTuple):
         return 3 * FLOAT * self.micro_batch * channels * side**2 if self.images > self.micro_batch else 0
 
     def columns(self, layer: Layer) -> int:
-        """Bytes of the matrices that a CPU multiplies instead of a convolution: those of an image, or of all if they are small."""
+        """Bytes of the matrices that a CPU multiplies for a convolution: those of an image, or of all if they are small."""
         matrix = layer.c_in * layer.kernel**2 * layer.side**2
         together = 2 * self.micro_batch if layer.side**2 <= SMALL else 1  # and their transposition
         return together * (matrix + layer.c_out * layer.side**2) * self.width
@@ -94,13 +94,14 @@ def statistics_bytes(root: Node) -> int:
 
 
 def walk_bytes(root: Node, space: SearchSpace, side: int, classes: int, batch: Batch) -> int:
-    """Upper bound of a walk's maps and images (side ``side``): largest sum along the walk of what is kept and what is computed."""
+    """Upper bound of a walk's maps and images: the largest sum along the walk of what is kept and what is computed."""
     stem = stem_layer(space, stem_width(root), side)
     pixels = FLOAT * batch.images * 3 * side**2
     maps, body = batch.maps(stem.c_out, stem.side), body_side(space, side)
     kept = pixels + batch.maps(stem.c_out, body)
     starting = 3 * pixels + 2 * maps + max(batch.columns(stem), batch.statistics(stem.c_out, stem.side))
-    measuring = FLOAT * batch.images * (space.largest.out_width * body**2 // 4 + 8 * classes)  # logits and the last maps as float32
+    last = convolutions(space.largest, side)[-1]
+    measuring = FLOAT * batch.images * (last.c_out * last.side**2 + 8 * classes)  # the head's input as float32, and its logits
     return max(starting, pixels + maps + batch.maps(stem.c_out, body), _descent(root, body, batch, kept) + measuring)
 
 

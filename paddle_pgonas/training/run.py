@@ -35,7 +35,7 @@ def make_optimizer(settings: Train, parameters: list[paddle.Tensor]) -> paddle.o
 
 
 class Run:
-    """A training of ``net``, a supernet or a single subnet, step by step. Raises UserError for a precision that the device lacks."""
+    """A training of ``net``, a supernet or a single subnet, step by step. UserError: the device lacks the precision."""
 
     def __init__(self, config: Config, batches: EpochBatches, net: nn.Layer, strategy: Strategy, name: str = "training") -> None:
         self.config, self.settings, self.batches = config, config.train, batches
