@@ -11,7 +11,7 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
-from paddle_pgonas import processes
+from paddle_pgonas import interrupts, processes
 from paddle_pgonas.errors import UserError
 
 HARMLESS_WARNINGS = (
@@ -41,6 +41,11 @@ def prepare_process() -> None:
         import matplotlib.pyplot  # noqa: F401
 
 
+def own_settings_of_matplotlib() -> None:
+    """Let a command draw without the user's settings of matplotlib, which are for windows and notebooks, or may be broken."""
+    os.environ |= {"MPLBACKEND": "Agg", "MATPLOTLIBRC": os.devnull}
+
+
 def _is_amd() -> bool:
     try:
         return "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")[:4096]
@@ -60,6 +65,7 @@ def select_device(name: str) -> str:
     """Select ``auto``, ``cpu`` or ``gpu``; returns ``cpu`` or ``gpu:<index>``. Raises UserError if there is no usable GPU."""
     import paddle
 
+    interrupts.renew()
     usable = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if name == "gpu" and not usable:
         raise UserError("device: gpu was asked for, but this Paddle sees no GPU; use -o device=cpu or install paddlepaddle-gpu")

@@ -19,13 +19,15 @@ from paddle_pgonas.io.files import writing
 
 @contextmanager
 def exclusive(folder: str | Path, job: str) -> Iterator[None]:
-    """Refuse other runs of the same ``job`` (one word) in ``folder`` (which is created) while the block runs.
+    """Refuse other runs of the same ``job`` (one word) in ``folder`` while the block runs. A folder that is created for it is
+    removed if it stays empty.
 
     The processes of one launch are one owner: each locks its own rank. A lock file left by a killed process does no harm:
     the lock ends with the process. It is a POSIX record lock, which forked loader processes do not inherit: one that outlives a
     killed training does not keep the folder locked. Raises UserError if the lock is held or the folder cannot be written.
     """
     path = Path(folder) / f".{job}-{processes.rank()}.lock"
+    made = [parent for parent in path.parents if not parent.exists()]
     while not os.fstat((file := _locked(path, folder, job)).fileno()).st_nlink:
         file.close()  # the last owner removed the file between opening and locking
     with file:
@@ -37,6 +39,9 @@ def exclusive(folder: str | Path, job: str) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+            with suppress(OSError):  # nothing is left of a job that was refused
+                for parent in made:
+                    parent.rmdir()
 
 
 def _locked(path: Path, folder: str | Path, job: str) -> TextIO:

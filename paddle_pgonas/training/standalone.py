@@ -19,6 +19,7 @@ from paddle_pgonas.data.images import open_images
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.locks import exclusive
+from paddle_pgonas.io.outputs import claim
 from paddle_pgonas.io.records import Store
 from paddle_pgonas.methods.base import Metrics, Step
 from paddle_pgonas.methods.losses import cross_entropy
@@ -45,6 +46,8 @@ def train_standalone(config: Config, arch: Arch, weights: str | Path | None = No
     those of the largest subnet can be a method's teacher. Raises UserError for a key without a use, a request to stop, or a
     training that diverged or collapsed.
     """
+    if weights is not None:
+        claim("train_standalone --weights", weights)
     folder = _store(config).folder / arch.code
     acc = _train(config, arch, folder, weights)
     _remove_checkpoints(folder)
@@ -102,6 +105,7 @@ def make_truth(config: Config, candidates: Sequence[Candidate], output: str | Pa
     subnets, and within the subnet that it was training. Processes started with ranks (python -m paddle.distributed.launch) share
     the subnets; each writes the existing results, the last one all of them.
     """
+    claim("train_standalone --output", output)
     store = _store(config)
     with exclusive(store.folder, "standalone"):
         for candidate in candidates[processes.rank() :: processes.world()]:
