@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import platform
 import shlex
@@ -44,6 +45,7 @@ def prepare_process() -> None:
 def own_settings_of_matplotlib() -> None:
     """Let a command draw without the user's settings of matplotlib, which are for windows and notebooks, or may be broken."""
     os.environ |= {"MPLBACKEND": "Agg", "MATPLOTLIBRC": os.devnull}
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home folder where it can keep nothing
 
 
 def _is_amd() -> bool:

@@ -52,14 +52,11 @@ def refuse_overwriting(folder: Path, resume: bool, checkpoint_every: int) -> Non
 
     Those were lost if there are none after ``checkpoint_every`` epochs. A log that no run wrote is not replaced either.
     """
-    kept, finished, log = (
-        checkpoints(folder / "checkpoints"),
-        (folder / "supernet.safetensors").exists(),
-        folder / "metrics.jsonl",
-    )
-    if is_own_file(log) and log.stat().st_size and not (kept or wrote(TRAINING, folder / "config.yaml")):
-        raise UserError(f"{log}: exists, and is not the log of a run; move it away, or choose another output_dir")
+    kept, log = checkpoints(folder / "checkpoints"), folder / "metrics.jsonl"
+    finished = (folder / "supernet.safetensors").exists()
     lines = [] if kept else read_json_lines(log)
+    if is_own_file(log) and log.stat().st_size and not (kept or lines or wrote(TRAINING, folder / "config.yaml")):
+        raise UserError(f"{log}: exists, and is not the log of a run; move it away, or choose another output_dir")
     epochs = [line["epoch"] for line in lines if isinstance(line.get("epoch"), int)]
     if not kept and (finished or max(epochs, default=0) >= checkpoint_every):
         raise UserError(f"{folder} holds a run whose checkpoints are missing; choose another output_dir")
