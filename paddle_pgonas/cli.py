@@ -198,6 +198,11 @@ def _open_streams() -> None:
     )
 
 
+def say(line: str) -> None:
+    """Print one line; control characters, which names may hold, are escaped."""
+    print(printable(line))
+
+
 def command(main: Callable[[], None]) -> Callable[[], NoReturn]:
     """Decorate a function as a program that :func:`run` calls, for both ``python tools/NAME.py`` and the installed command."""
     return functools.partial(run, main)

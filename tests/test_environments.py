@@ -65,9 +65,8 @@ def test_no_link_or_pipe_in_a_runs_folder_is_followed(
 
 def test_names_are_shown_escaped_in_tables_verdicts_faults_and_pages(tmp_path: Path) -> None:
     comparison = compared(tmp_path, EVIL)
-    provenance = Provenance(
-        [{"step": 1, "loss/\x1b[2J": 1.0}], "a: '\x1b[2J'\nb: 1\n", {"\x1b[2J": {"x": "\x1b[2J"}}, ["\x1b[2J"]
-    )
+    metrics = [{"step": 1, "loss/\x1b[2J": 1.0, "loss/$\\frac{$": 1.0}]  # the second would be a formula of matplotlib
+    provenance = Provenance(metrics, "a: '\x1b[2J'\nb: 1\n", {"\x1b[2J": {"x": "\x1b[2J"}}, ["\x1b[2J"])
     write_page(tmp_path / "page.html", comparison, pictures(comparison, provenance.metrics), provenance)
     page = (tmp_path / "page.html").read_text()
     content = json.loads(scores(tmp_path / EVIL).read_text())
@@ -76,7 +75,7 @@ def test_names_are_shown_escaped_in_tables_verdicts_faults_and_pages(tmp_path: P
     shown = [str(validate_submission(tmp_path / EVIL)), table(comparison), verdict(comparison), page]
     for text in shown:
         assert not {"\x1b", "\u202e"} & set(text) and "b: accepted" not in [line[:11] for line in text.splitlines()]
-    assert r"a\n\x1b[2Jb" in shown[0] and "a: &#39;" in page and "\nb: 1" in page
+    assert r"a\n\x1b[2Jb" in shown[0] and "a: &#39;" in page and "\nb: 1" in page and "$\\frac{$" in page
     assert str(UserError(f"{EVIL}: wrong")) == r"a \x1b[2Jb: accepted\u202e.json: wrong"
     assert printable("café, 数") == "café, 数"
 
@@ -87,11 +86,6 @@ def test_pictures_do_not_depend_on_the_users_settings(tmp_path: Path, monkeypatc
     for name, value in (("text.usetex", True), ("font.size", 3.0), ("figure.dpi", 7)):
         monkeypatch.setitem(rcParams, name, value)
     assert [svg(picture.figure, picture.points) for picture in pictures(comparison)] == before
-
-
-def test_logged_names_with_dollar_signs_are_no_formulas() -> None:
-    lines = [{"step": step, "loss/$\\frac{$": 1.0, "loss/a$": 2.0} for step in range(3)]
-    assert "$\\frac{$" in svg(training_curves(lines, ["loss/$\\frac{$", "loss/a$"], "loss"))
 
 
 def test_thousands_of_logged_values_are_summarised() -> None:
@@ -110,7 +104,7 @@ def test_a_notebooks_environment_and_a_broken_matplotlibrc_are_no_concern(tmp_pa
     environment["MATPLOTLIBRC"] = str(tmp_path / "matplotlibrc")
     line = f"{sys.executable} {REPOSITORY}/tools/compare.py {files} --output {tmp_path}/page.html {end}"
     done = subprocess.run(line, shell=True, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stderr == ""
+    assert done.returncode == 0 and not [line for line in done.stderr.splitlines() if " of " not in line]  # but progress
     assert (tmp_path / "page.html").read_text().startswith("<!DOCTYPE html>")
 
 

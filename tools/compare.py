@@ -73,10 +73,10 @@ def main() -> None:
         shown = pictures(comparison, provenance.metrics)
         if arguments.plots:
             write_plots(arguments.plots, shown)
-            print(f"plots: {arguments.plots}")
+            cli.say(f"plots: {arguments.plots}")
         if arguments.output:
             write_page(arguments.output, comparison, shown, provenance)
-            print(f"report: {arguments.output}")
+            cli.say(f"report: {arguments.output}")
 
 
 def validate(path: str, candidates: str | None, space: SearchSpace | None, json_path: str | None) -> None:

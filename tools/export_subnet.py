@@ -29,7 +29,7 @@ def main() -> None:
 
     record = job.export(config, arguments.weights, arch, arguments.output, onnx=arguments.onnx, images=arguments.images)
     print(job.summary(record))
-    print(f"exported: {arguments.output}")
+    cli.say(f"exported: {arguments.output}")
 
 
 if __name__ == "__main__":

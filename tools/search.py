@@ -60,7 +60,7 @@ def main() -> None:
     if processes.leads():
         result.write(arguments.output)
         print(result.summary())
-        print(f"front: {arguments.output}")
+        cli.say(f"front: {arguments.output}")
 
 
 if __name__ == "__main__":

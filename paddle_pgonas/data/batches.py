@@ -85,7 +85,7 @@ class EpochBatches(paddle.io.Dataset):
                 yield paddle.to_tensor(images), paddle.to_tensor(labels)
             return
         workers = min(self.data.workers, len(self))
-        _check_shared_memory(workers, 2 * workers * self.batch_size * (3 * self.data.image_size**2 + 8))
+        _check_shared_memory(workers, workers * self.batch_size * (3 * self.data.image_size**2 + 8))
         try:
             for batch in paddle.io.DataLoader(self, batch_size=None, shuffle=False, num_workers=workers):
                 self.unreadable.check()  # here, as Paddle adds a traceback to an error of a loader process

@@ -11,7 +11,7 @@ import numpy as np
 
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config
-from paddle_pgonas.errors import UserError
+from paddle_pgonas.errors import UserError, printable
 from paddle_pgonas.io.files import write_json, write_text
 from paddle_pgonas.io.outputs import claim, content_digest
 from paddle_pgonas.priors.by_name import with_prior
@@ -84,4 +84,4 @@ def write_submission(
     }
     write_json(record_path, record)
     shown = f"{metric} with {name}" if prior else metric
-    print(f"{len(candidates)} candidates, {images} images, {shown} {acc.min():.4f} to {acc.max():.4f}: {output}")
+    print(printable(f"{len(candidates)} candidates, {images} images, {shown} {acc.min():.4f} to {acc.max():.4f}: {output}"))

@@ -23,7 +23,7 @@ TRAINING = "train_supernet"
 """The command whose outputs a run's files are (:mod:`paddle_pgonas.io.outputs`)."""
 VELOCITY = "_velocity_0"  # Paddle's suffix for the momentum of a parameter
 
-_CHECKPOINT = re.compile(r"step-\d{8,}\.safetensors", re.ASCII)
+_CHECKPOINT = re.compile(r"step-\d{8}\.safetensors", re.ASCII)
 NEEDED = {"step", "processes", "loss_scale", "config"}
 """Keys that the record of a checkpoint must have."""
 
@@ -39,7 +39,7 @@ def save_checkpoint(folder: Path, net: nn.Layer, optimizer: paddle.optimizer.Opt
 
 def name_of(step: int) -> str:
     """The file name of the checkpoint after ``step`` steps."""
-    return f"step-{step:08d}.safetensors"
+    return f"step-{str(step).rjust(8, '0')}.safetensors"  # a damaged record may hold anything
 
 
 def checkpoints(folder: Path) -> list[Path]:
