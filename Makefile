@@ -35,10 +35,19 @@ wheel:
 	@test -z "$(INSTALLED)" || test "$(WHEEL)" = "$(INSTALLED)" || \
 		{ echo "setup: $(VENV) has the wheel of $(INSTALLED), not of $(WHEEL): remove $(VENV), or choose another VENV" >&2; exit 2; }
 
+# An environment whose making was interrupted is made anew; it says so itself, so that no other folder is removed.
+UNFINISHED := $(VENV)/.unfinished
+ifneq ($(wildcard $(UNFINISHED)),)
+.PHONY: $(PY)
+endif
+
 $(PY):
-	@for python in $(or $(PYTHON),python3.11 python3.10 python3.12 python3 python); do \
+	@if test -e $(UNFINISHED); then echo "setup: $(VENV) was left unfinished, and is made anew"; rm -rf $(VENV); fi; \
+	for python in $(or $(PYTHON),python3.11 python3.10 python3.12 python3 python); do \
 		if $$python $(SUPPORTED); then \
-			echo "setup 1/3: $(VENV) with $$($$python --version)"; exec $$python -m venv $(VENV); fi; done; \
+			echo "setup 1/3: $(VENV) with $$($$python --version)"; \
+			rmdir $(VENV) 2>/dev/null; test -e $(VENV) || { mkdir -p $(VENV) && touch $(UNFINISHED); }; \
+			$$python -m venv $(VENV) && rm -f $(UNFINISHED); exit; fi; done; \
 	echo "setup: $(WANTED) is needed$(PYTHON:%=, % is not one); install one, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 2
 
 $(VENV)/ready: requirements.txt requirements-common.txt requirements-cpu.txt requirements-dev.txt pyproject.toml | wheel $(PY)

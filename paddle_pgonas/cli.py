@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import functools
 import io
 import os
@@ -11,23 +10,42 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from paddle_pgonas.config.loading import Config, load_config
-from paddle_pgonas.errors import UserError
+from typing_extensions import Self
+
+from paddle_pgonas import interrupts  # first: it is effective while the others are imported
+from paddle_pgonas.config.loading import Config, inputs_of, load_config
+from paddle_pgonas.errors import UserError, printable
 from paddle_pgonas.import_paths import is_import_path
-from paddle_pgonas.io.files import refuse_overwriting
+from paddle_pgonas.io.files import NO_SPACE, expanded
+from paddle_pgonas.io.outputs import claim, refuse_overwriting
 from paddle_pgonas.priors.by_name import PRIORS
+from paddle_pgonas.runtime import own_settings_of_matplotlib
 from paddle_pgonas.space.arch import SPACES, SearchSpace
-from paddle_pgonas.space.named import find_space
-
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from paddle_pgonas.space.named import find_space, is_space_file
 
 
-class InputFile(str):
+class PathArgument(str):
+    """Type of an argument that names a file or folder; a leading ``~`` is the home folder."""
+
+    def __new__(cls, path: str) -> Self:
+        """Raises UserError for ``~name`` without such a user."""
+        return super().__new__(cls, expanded(path))
+
+
+class InputFile(PathArgument):
     """Type of an argument that names a file to read."""
 
 
-class OutputFile(str):
+class OutputFile(PathArgument):
     """Type of an argument that names a file to write."""
+
+
+class Folder(PathArgument):
+    """Type of an argument that names a folder."""
+
+
+class _Space(PathArgument):
+    """Type of an argument that names a space; becomes the space when the arguments are parsed."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,19 +56,43 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, **options)
 
     def parse_known_args(self, *args: Any, **options: Any) -> Any:
-        """Parse as argparse does; refuse an :class:`OutputFile` that is an :class:`InputFile` or given twice."""
+        """Parse as argparse does, read spaces, and :func:`~paddle_pgonas.io.outputs.claim` each :class:`OutputFile`."""
         arguments, rest = super().parse_known_args(*args, **options)
-        given = [item for value in vars(arguments).values() for item in (value if isinstance(value, list) else [value])]
-        outputs = [value for value in given if isinstance(value, OutputFile)]
+        inputs = _given(arguments, InputFile)
+        for name, value in vars(arguments).items():
+            if isinstance(value, _Space):
+                inputs += [value] if is_space_file(value) else []
+                setattr(arguments, name, self._space(value))
+        outputs = _given(arguments, OutputFile)
         if "" in outputs:
             self.error("an output file has an empty name")
-        refuse_overwriting(outputs, [value for value in given if isinstance(value, InputFile)])
+        refuse_overwriting(outputs, inputs)
+        for name, value in vars(arguments).items():
+            if isinstance(value, OutputFile):
+                claim(f"{_tool(self.prog)} --{name}", value)
         return arguments, rest
+
+    def _space(self, value: str) -> SearchSpace:
+        try:
+            return find_space(value)
+        except UserError as error:
+            self.error(f"argument --space: {error}")
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with status 2."""
-        print(f"{self.prog}: error: {message}; see --help", file=sys.stderr)
+        print(printable(f"{self.prog}: error: {message}; see --help"), file=sys.stderr)
         sys.exit(2)
+
+
+def _given(arguments: argparse.Namespace, kind: type[PathArgument]) -> list[str]:
+    """The arguments of a type."""
+    given = (item for value in vars(arguments).values() for item in (value if isinstance(value, list) else [value]))
+    return [value for value in given if isinstance(value, kind)]
+
+
+def _tool(program: str) -> str:
+    """The name of a tool, however it was started: ``write_submission`` for pgonas-write-submission and write_submission.py."""
+    return program.removesuffix(".py").removeprefix("pgonas-").replace("-", "_")
 
 
 def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -64,20 +106,13 @@ def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
 def add_space(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     """Add ``--space NAME|FILE``, a :class:`~paddle_pgonas.space.arch.SearchSpace`."""
     text = f"{', '.join(SPACES)}, or a YAML file with a space's fields" + (f" (default: {default})" if default else "")
-    parser.add_argument("--space", type=_space, default=default, metavar="NAME|FILE", help=text)
+    parser.add_argument("--space", type=_Space, default=default, metavar="NAME|FILE", help=text)
 
 
 def add_prior(parser: argparse.ArgumentParser, required: bool = False, use: str = "score with this prior") -> None:
     """Add ``--prior NAME``."""
     text = f"{', '.join(PRIORS)} (samples: a second a subnet), or an import path such as my_module:my_prior"
     parser.add_argument("--prior", type=_prior, required=required, metavar="NAME", help=f"{use}: {text}")
-
-
-def _space(value: str) -> SearchSpace:
-    try:
-        return find_space(value)
-    except UserError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _prior(value: str) -> str:
@@ -114,14 +149,19 @@ def setting_of(
 
 
 def config_of(arguments: argparse.Namespace) -> Config:
-    """The configuration that the arguments name."""
-    return load_config(arguments.config, arguments.override)
+    """The configuration that the arguments name. Raises UserError for an output that it reads, too."""
+    config = load_config(arguments.config, arguments.override)
+    refuse_overwriting(_given(arguments, OutputFile), inputs_of(arguments.config, arguments.override, config))
+    return config
 
 
 def run(main: Callable[[], None]) -> NoReturn:
     """Call ``main`` and exit: 0 if it returns; with one line 2 for a user's mistake or an unusable file, 3 for a training that
-    diverged; 130 for Ctrl-C."""
+    diverged; 130 for Ctrl-C, 143 for SIGTERM."""
     program = os.path.basename(sys.argv[0])
+    interrupts.install()
+    _open_streams()
+    own_settings_of_matplotlib()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold characters that the terminal cannot show
     try:
@@ -133,8 +173,9 @@ def run(main: Callable[[], None]) -> NoReturn:
         print(end="", flush=True)
     except UserError as error:
         _leave(error.status, f"{program}: error: {error}")
-    except KeyboardInterrupt:
-        _leave(130, f"{program}: interrupted")
+    except KeyboardInterrupt as error:
+        status, text = interrupts.line_of(error)
+        _leave(status, f"{program}: {text}")
     except BrokenPipeError:  # the reader of the output has ended, as with `| head`
         _leave(141)
     except OSError as error:
@@ -142,8 +183,24 @@ def run(main: Callable[[], None]) -> NoReturn:
             _leave(2, f"{program}: error: {error.filename or 'output'}: cannot be written ({error.strerror}); free some space")
         if error.filename is None:
             raise
-        _leave(2, f"{program}: error: {error.filename}: {error.strerror}")
+        _leave(2, printable(f"{program}: error: {error.filename}: {error.strerror}"))
     _leave(0)
+
+
+def _open_streams() -> None:
+    """Give closed streams (``2>&-``) the null device: else the next file that is opened would receive what is printed."""
+    while (null := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(null)
+    sys.stdin, sys.stdout, sys.stderr = (
+        stream or open(number, mode, closefd=False)  # noqa: SIM115
+        for number, (stream, mode) in enumerate([(sys.stdin, "r"), (sys.stdout, "w"), (sys.stderr, "w")])
+    )
+
+
+def say(line: str) -> None:
+    """Print one line; control characters, which names may hold, are escaped."""
+    print(printable(line))
 
 
 def command(main: Callable[[], None]) -> Callable[[], NoReturn]:

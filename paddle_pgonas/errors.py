@@ -1,17 +1,28 @@
-"""The exceptions for what a user can mend, as opposed to an error of the program."""
+"""The exceptions for what a user can mend, as opposed to an error of the program, and text that is safe to print."""
+
+
+def printable(text: str, keep: str = "") -> str:
+    """The text with each character that does not show escaped, as in ``\\x1b``, but those to ``keep``: names of files and entries
+    may hold line breaks and the control sequences of terminals."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character in keep else character.encode("unicode_escape").decode()
+        for character in text
+    )
 
 
 class UserError(Exception):
     """A mistake in a file, a key or an argument. The message is one line that names it and says what to do.
 
     The command lines print it without a traceback and exit with its ``status``. Line breaks, which a name or another library's
-    message may hold, become spaces.
+    message may hold, become spaces; other control characters are escaped.
     """
 
     status = 2
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(printable(" ".join(message.split())))
 
 
 class Diverged(UserError):

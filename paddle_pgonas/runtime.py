@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import platform
 import shlex
@@ -13,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from paddle_pgonas import processes
+from paddle_pgonas import interrupts, processes
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.gpu_libraries import refuse_missing_library
 
@@ -62,6 +63,12 @@ def prepare_process() -> None:
         import matplotlib.pyplot  # noqa: F401
 
 
+def own_settings_of_matplotlib() -> None:
+    """Let a command draw without the user's settings of matplotlib, which are for windows and notebooks, or may be broken."""
+    os.environ |= {"MPLBACKEND": "Agg", "MATPLOTLIBRC": os.devnull}
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home folder where it can keep nothing
+
+
 def _is_amd() -> bool:
     try:
         return "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")[:4096]
@@ -86,6 +93,7 @@ def select_device(name: str, exhaustive_search: bool = False) -> str:
     """
     import paddle
 
+    interrupts.renew()
     usable = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if name == "gpu" and not usable:
         raise UserError("device: gpu was asked for, but this Paddle sees no GPU; use -o device=cpu or install paddlepaddle-gpu")

@@ -27,6 +27,7 @@ from typing_extensions import Self
 
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.import_paths import is_import_path
+from paddle_pgonas.io.files import expanded
 from paddle_pgonas.io.yaml_files import cut
 
 PARTIAL = "partial"
@@ -88,12 +89,25 @@ def _text(value: str) -> str:
     return value
 
 
+def _expanded(value: str) -> str:
+    try:
+        return expanded(value)
+    except UserError as error:
+        raise ValueError(str(error)) from None  # pydantic's error, which names the key
+
+
 Integer = Annotated[int, Field(lt=2**63)]
 """A whole number of 64 bits."""
 Number = Annotated[float, BeforeValidator(_number)]
 """A finite number; text too, because YAML 1.1 reads 1e-3, which lacks the dot, as text."""
 Text = Annotated[str, AfterValidator(_text)]
 """Text that is valid in a file name."""
+Folder = Annotated[Text, AfterValidator(_expanded)]
+"""The path of a folder; a leading ``~`` is the home folder."""
+READ = "read"
+"""Marks the type of a key whose file a job reads."""
+File = Annotated[Text, AfterValidator(_expanded), READ]
+"""The path of a file that a job reads; a leading ``~`` is the home folder."""
 ListAsTuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 """Converts YAML's lists to tuples."""
 
@@ -107,6 +121,11 @@ def one_of(names: Iterable[str], example: str) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def holds(annotation: Any, part: object) -> bool:
+    """Whether a type is, or names within ``Annotated`` and unions, this part."""
+    return annotation == part or any(holds(inner, part) for inner in get_args(annotation))
 
 
 def is_free(field: Any) -> bool:

@@ -255,10 +255,10 @@ def test_no_two_shipped_runs_write_to_the_same_place() -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        "output_dir=2026-13-45",
+        "seed=2026-13-45",
         "seed=0b_",
         "train.epochs=!!int ''",
-        "data.root=!!timestamp x",
+        "seed=!!timestamp x",
         "seed=" + "9" * 5000,
         "seed=0x" + "f" * 5000,
         "seed=" + "[" * 5_000,

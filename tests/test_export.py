@@ -17,8 +17,10 @@ from paddle_pgonas.data.images import open_images
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.exporting import export as exporting
-from paddle_pgonas.exporting.export import export, load_subnet, parity
+from paddle_pgonas.exporting.export import COMMAND, export, load_subnet, parity
 from paddle_pgonas.exporting.inference import open_inference_model
+from paddle_pgonas.io.files import write_text
+from paddle_pgonas.io.outputs import NOTES, claim
 from paddle_pgonas.nn.elastic import calibrate
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract
@@ -58,11 +60,12 @@ def test_the_inference_model_gives_the_scorers_metrics(tmp_path: Path, supernet:
 
 
 def test_a_killed_exports_files_are_removed_by_the_next(tmp_path: Path, supernet: tuple[Supernet, Path]) -> None:
-    left = tmp_path / "out" / ".export-abc" / "inference.json"
+    left = tmp_path / "out" / NOTES / "export" / "inference.json"
     left.parent.mkdir(parents=True)
     left.write_text("half")
     export(tiny_config(tmp_path, "score.bn=running"), supernet[1], ARCH, tmp_path / "out", images=2)
-    assert not list((tmp_path / "out").glob(".*"))
+    assert not left.parent.exists()
+    assert [path.name for path in (tmp_path / "out").glob(".*")] == [NOTES]
 
 
 def test_the_two_statistics_are_not_the_same(tmp_path: Path, supernet: tuple[Supernet, Path]) -> None:
@@ -86,11 +89,40 @@ def test_weights_keep_the_challenges_names(tmp_path: Path, supernet: tuple[Super
 
 def test_exporting_again_leaves_nothing_of_the_last(tmp_path: Path, supernet: tuple[Supernet, Path]) -> None:
     config, out = tiny_config(tmp_path, "score.bn=running"), tmp_path / "out"
-    out.mkdir()
-    for name in ("inference.json", "inference.pdmodel", "inference.onnx"):
-        (out / name).write_text("stale")
+    stale = [out / name for name in ("inference.json", "inference.pdmodel", "inference.onnx")]
     export(config, supernet[1], ARCH, out, images=2)
-    assert not any(path.read_bytes() == b"stale" for path in out.iterdir())
+    for path in stale:  # as other versions of Paddle leave them
+        path.unlink(missing_ok=True)
+        claim(COMMAND, path)
+        write_text(path, "stale")
+    export(config, supernet[1], ARCH, out, images=2)
+    assert not any(path.exists() and path.read_bytes() == b"stale" for path in stale)
+
+
+def test_a_users_files_in_an_exports_folder_stay_whatever_their_names(tmp_path: Path, supernet: tuple[Supernet, Path]) -> None:
+    config, out = tiny_config(tmp_path, "score.bn=running"), tmp_path / "out"
+    export(config, supernet[1], ARCH, out, images=2)
+    kept = [out / name for name in ("inference.py", "inference.md", ".export-notes/a", ".export-my_notes/a", "inference.part")]
+    for path in kept:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("the user's")
+    export(config, supernet[1], TINY.smallest, out, images=2)
+    assert [path.read_text() for path in kept] == ["the user's"] * len(kept)
+    assert load_subnet(out).arch == TINY.smallest
+    for name in ("code.txt", "inference.onnx"):
+        (out / name).write_text("edited")
+        with pytest.raises(UserError, match=rf"{name}: exists, and is not what this command wrote"):
+            export(config, supernet[1], ARCH, out, images=2)
+        assert (out / name).read_text() == "edited"
+        (out / name).unlink()
+
+
+def test_a_configuration_in_the_exports_folder_stays(tmp_path: Path, supernet: tuple[Supernet, Path]) -> None:
+    (out := tmp_path / "out").mkdir()
+    (out / "config.yaml").write_text("# notes\nbase: ../other.yaml\n")
+    with pytest.raises(UserError, match=r"config\.yaml"):
+        export(tiny_config(tmp_path, "score.bn=running"), supernet[1], ARCH, out, images=2)
+    assert [path.name for path in out.iterdir()] == ["config.yaml"]
 
 
 def test_batch_statistics_cannot_be_exported(tmp_path: Path, supernet: tuple[Supernet, Path]) -> None:
@@ -110,7 +142,7 @@ def test_a_model_that_computes_something_else_is_not_left_behind(
     monkeypatch.setattr(exporting, "save_inference_model", broken)
     with pytest.raises(UserError, match="differ"):
         export(tiny_config(tmp_path), supernet[1], ARCH, tmp_path / "out", images=8)
-    assert not list((tmp_path / "out").iterdir())
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
 def test_without_images_running_statistics_are_checked_on_noise(tmp_path: Path) -> None:
@@ -167,6 +199,6 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path, supernet: tupl
     folder.mkdir()
     (folder / name).write_text("kept")
     (folder / "config.yaml").write_text("kept")
-    with pytest.raises(UserError, match=name):
+    with pytest.raises(UserError, match=rf"{name}|config\.yaml"):
         export(tiny_config(tmp_path), supernet[1], TINY.smallest, folder)
     assert {path.name: path.read_text() for path in folder.iterdir()} == {name: "kept", "config.yaml": "kept"}

@@ -15,15 +15,8 @@ import pytest
 from conftest import REPOSITORY
 
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io.files import (
-    atomic_path,
-    read_json,
-    read_json_lines,
-    refuse_overwriting,
-    remove_left_parts,
-    write_json,
-    write_text,
-)
+from paddle_pgonas.io.files import atomic_path, read_json, read_json_lines, remove_left_parts, write_json, write_text
+from paddle_pgonas.io.outputs import refuse_overwriting
 from paddle_pgonas.io.records import Store
 from paddle_pgonas.training.checkpoints import load_latest
 

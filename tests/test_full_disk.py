@@ -23,6 +23,7 @@ from paddle_pgonas.data.images import open_images
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.exporting.export import export, load_subnet
 from paddle_pgonas.io.locks import exclusive
+from paddle_pgonas.io.outputs import NOTES
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import convert_weights, read_weights, save_weights
 from paddle_pgonas.space.arch import MINI
@@ -44,7 +45,8 @@ def file_size_limit(size: int) -> Iterator[None]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != NOTES]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def test_a_log_that_cannot_be_written_keeps_its_lines_and_goes_on_later(tmp_path: Path) -> None:

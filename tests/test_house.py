@@ -115,3 +115,19 @@ def test_the_set_up_does_not_pass_over_an_interpreter_named_beside_an_environmen
     assert make_setup(interpreters, f"PYTHON={interpreters / 'python3.12'}").returncode == 0
     refused = make_setup(interpreters, f"PYTHON={interpreters / 'python3.10'}")
     assert refused.returncode == 2 and "Python 3.12" in refused.stderr
+
+
+def test_an_environment_whose_making_was_killed_is_made_anew_and_no_other_is_removed(interpreters: Path) -> None:
+    environment, program = interpreters.parent / "env", interpreters / "python3.10"
+    whole = program.read_text()
+    begins = 'mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && touch "$3/half" && kill -9 $$; mkdir -p'
+    program.write_text(whole.replace("mkdir -p", begins))
+    assert make_setup(interpreters).returncode
+    assert (environment / "half").exists() and (environment / "bin" / "python").exists()
+    program.write_text(whole)
+    again = make_setup(interpreters)
+    assert again.returncode == 0 and "anew" in again.stdout, again.stderr
+    assert not (environment / "half").exists()
+    (environment / "ready").unlink()
+    (environment / "the user's").touch()
+    assert make_setup(interpreters).returncode == 0 and (environment / "the user's").exists()

@@ -97,7 +97,7 @@ LAUNCH = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node",
 
 
 def launched(folder: Path, tool: str, *arguments: str) -> None:
-    """A tool by two processes of Paddle's launcher, which fails where an empty variable hides all GPUs: the device does so, too."""
+    """A tool by two processes of Paddle's launcher. It fails where an empty variable hides all GPUs; the device does so, too."""
     command = [*LAUNCH, str(folder / "log"), f"tools/{tool}.py", "-c", str(TINY_CONFIG), *arguments, "-o", "device=cpu"]
     environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)

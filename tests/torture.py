@@ -39,6 +39,7 @@ from PIL import Image
 from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.exporting.export import export
+from paddle_pgonas.io.outputs import NOTES
 from paddle_pgonas.io.records import read
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import save_weights
@@ -225,7 +226,7 @@ class Torture:
         results, wanted = self.jobs[name].results(folder), self.wanted.get(name, {})
         if different := [file for file in wanted if results[file] != wanted[file]]:
             raise Failure(f"{name}: {', '.join(different[:3])} differ from the undisturbed run's")
-        left = [path for path in folder.rglob(".*") if path.is_dir() or path.suffix == ".part"]
+        left = [path for path in folder.rglob(".*") if (path.is_dir() and path.name != NOTES) or path.suffix == ".part"]
         if left := left + list(folder.glob("standalone/*/*/checkpoints")):
             raise Failure(f"{name}: {left[0]} was left")
 

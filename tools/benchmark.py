@@ -21,7 +21,9 @@ def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("what", choices=["prior", "score", "train", "search", "data"])
     parser.add_argument("--json", type=cli.OutputFile, metavar="FILE", help="write the figures for programs")
-    parser.add_argument("--root", metavar="DIR", help="with data: images as DIR/train/<class>/* and DIR/val/<class>/*")
+    parser.add_argument(
+        "--root", type=cli.Folder, metavar="DIR", help="with data: images as DIR/train/<class>/* and DIR/val/<class>/*"
+    )
     arguments = parser.parse_args()
     if arguments.root and arguments.what != "data":
         parser.error("--root goes with data")

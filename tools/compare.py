@@ -23,9 +23,12 @@ def main() -> None:
     parser.add_argument("--top", type=int, metavar="K", help="the k of precision at k (default: 100, or a tenth of a small file)")
     cli.add_setting(parser)
     parser.add_argument("--output", type=cli.OutputFile, metavar="report.html", help="write a self-contained page with pictures")
-    parser.add_argument("--plots", metavar="DIR", help="write the pictures as PNG and SVG files")
+    parser.add_argument("--plots", type=cli.Folder, metavar="DIR", help="write the pictures as PNG and SVG files")
     parser.add_argument(
-        "--run", metavar="DIR", help="a training run (output_dir) whose curves, images and classes the page and the plots show"
+        "--run",
+        type=cli.Folder,
+        metavar="DIR",
+        help="a training run (output_dir) whose curves, images and classes the page and the plots show",
     )
     parser.add_argument(
         "--json", type=cli.OutputFile, metavar="FILE", help="write the figures for programs (or the verdict, with --validate)"
@@ -70,10 +73,10 @@ def main() -> None:
         shown = pictures(comparison, provenance.metrics)
         if arguments.plots:
             write_plots(arguments.plots, shown)
-            print(f"plots: {arguments.plots}")
+            cli.say(f"plots: {arguments.plots}")
         if arguments.output:
             write_page(arguments.output, comparison, shown, provenance)
-            print(f"report: {arguments.output}")
+            cli.say(f"report: {arguments.output}")
 
 
 def validate(path: str, candidates: str | None, space: SearchSpace | None, json_path: str | None) -> None:

@@ -16,7 +16,7 @@ def main() -> None:
 
     from paddle_pgonas.nn.weights import convert_weights
 
-    print(f"{convert_weights(arguments.source, arguments.target)} arrays: {arguments.target}")
+    cli.say(f"{convert_weights(arguments.source, arguments.target)} arrays: {arguments.target}")
 
 
 if __name__ == "__main__":

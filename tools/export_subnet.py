@@ -16,7 +16,7 @@ def main() -> None:
         "--weights", type=cli.InputFile, required=True, metavar="FILE", help="supernet weights (.safetensors or .pdparams)"
     )
     parser.add_argument("--arch", required=True, metavar="CODE", help="the subnet")
-    parser.add_argument("--output", required=True, metavar="DIR", help="the folder to write")
+    parser.add_argument("--output", type=cli.Folder, required=True, metavar="DIR", help="the folder to write")
     parser.add_argument("--images", type=int, default=256, metavar="N", help="validation images to compare on (default: 256)")
     parser.add_argument("--onnx", action="store_true", help="write inference.onnx too; needs paddle2onnx and onnxruntime")
     arguments = parser.parse_args()
@@ -29,7 +29,7 @@ def main() -> None:
 
     record = job.export(config, arguments.weights, arch, arguments.output, onnx=arguments.onnx, images=arguments.images)
     print(job.summary(record))
-    print(f"exported: {arguments.output}")
+    cli.say(f"exported: {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def main() -> None:
     space = arguments.space
     candidates = sample_candidates(space, arguments.count, arguments.seed, arguments.spread)
     write_scores(arguments.output, candidates, [0.0] * len(candidates))
-    print(f"{len(candidates)} candidates of space {space.name}: {arguments.output}")
+    cli.say(f"{len(candidates)} candidates of space {space.name}: {arguments.output}")
 
 
 if __name__ == "__main__":

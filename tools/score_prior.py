@@ -24,13 +24,13 @@ def main() -> None:
     space = space or detect_space(arguments.candidates)
     image_size, classes, assumed = setting(space, image_size, classes)
     if assumed:
-        print(f"assumed: {assumed}; -c CONFIG, or --image-size and --classes, tell others")
+        cli.say(f"assumed: {assumed}; -c CONFIG, or --image-size and --classes, tell others")
     candidates = read_candidates(arguments.candidates, space)
     prior = make_prior(arguments.prior, space, image_size, classes)
     values = [prior(entry.arch) for entry in progress(candidates, arguments.prior, "subnets")]
     write_scores(arguments.output, candidates, values)
     of = f"space {space.name}, {image_size} pixels, {classes} classes"
-    print(f"{len(candidates)} values of {arguments.prior} ({of}): {arguments.output}")
+    cli.say(f"{len(candidates)} values of {arguments.prior} ({of}): {arguments.output}")
 
 
 if __name__ == "__main__":

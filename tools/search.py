@@ -44,8 +44,9 @@ def main() -> None:
     limits = {"macs": arguments.max_macs, "params": arguments.max_params, "latency_ms": arguments.max_latency_ms}
 
     from paddle_pgonas import processes
-    from paddle_pgonas.searching.search import search
+    from paddle_pgonas.searching.search import claim_front, search
 
+    claim_front(arguments.output)  # what cannot be written is refused before the search
     result = search(
         config,
         weights=arguments.weights,
@@ -59,7 +60,7 @@ def main() -> None:
     if processes.leads():
         result.write(arguments.output)
         print(result.summary())
-        print(f"front: {arguments.output}")
+        cli.say(f"front: {arguments.output}")
 
 
 if __name__ == "__main__":

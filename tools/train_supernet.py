@@ -24,7 +24,7 @@ def main() -> None:
 
     weights = train(config, arguments.resume, arguments.resume_with_other_data)
     if processes.rank() == 0:
-        print(f"weights: {weights}")
+        cli.say(f"weights: {weights}")
 
 
 if __name__ == "__main__":

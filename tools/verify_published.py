@@ -13,7 +13,7 @@ from paddle_pgonas import cli
 @cli.command
 def main() -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument("references", nargs="*", metavar="REFERENCE.json", help="files of reference steps")
+    parser.add_argument("references", nargs="*", type=cli.InputFile, metavar="REFERENCE.json", help="files of reference steps")
     parser.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto", help="where to compute (default: auto)")
     parser.add_argument(
         "-o", "--override", action="extend", nargs="+", default=[], metavar="key=value", help="change keys, to see their effect"

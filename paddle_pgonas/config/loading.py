@@ -18,17 +18,29 @@ from pydantic import PlainValidator, SerializeAsAny
 
 from paddle_pgonas.config.sections import Data, Model, Score, Train
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io.files import write_text
+from paddle_pgonas.io.files import expanded, write_text
 from paddle_pgonas.io.yaml_files import cut, read_override, read_with_bases
 from paddle_pgonas.methods import METHODS, read_method
 from paddle_pgonas.methods.base import Method
 from paddle_pgonas.priors.by_name import Prior, make_prior
-from paddle_pgonas.schema import PARTIAL, Integer, Section, Text, is_free, key, validate
+from paddle_pgonas.schema import PARTIAL, READ, Folder, Integer, Section, holds, is_free, key, validate
 from paddle_pgonas.space.arch import SearchSpace
 from paddle_pgonas.space.named import SpaceKey, find_space, is_space_file
 from paddle_pgonas.space.subspace import Subspace
 
-__all__ = ["CONFIGS", "Config", "Data", "Model", "Score", "Train", "free_on_resume", "load_config", "save_config"]
+__all__ = [
+    "CONFIGS",
+    "Config",
+    "Data",
+    "Model",
+    "Score",
+    "Train",
+    "files_read",
+    "free_on_resume",
+    "inputs_of",
+    "load_config",
+    "save_config",
+]
 
 _PACKAGE = Path(__file__).parents[1]
 CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
@@ -48,7 +60,7 @@ class Config(Section):
     exhaustive_search: bool = key(False, free=True)
     """GPU only: cuDNN times all its algorithms for each new shape of a convolution and keeps the fastest, whatever
     ``FLAGS_cudnn_exhaustive_search`` says. Runs then differ in rounding; excludes ``FLAGS_cudnn_deterministic``."""
-    output_dir: Text = key("runs/default", free=True)
+    output_dir: Folder = key("runs/default", free=True)
     """The run's folder: checkpoints, logs, weights, stored scores."""
     data: Data = Data()
     model: Model = Model()
@@ -89,28 +101,60 @@ class Config(Section):
             yield "", "method.pair_losses: per_process does not work with model.bn=sync; set method.pair_losses=all_processes"
 
 
+def _fields() -> Iterator[tuple[str, Any]]:
+    """All keys, ``section.key``, with their declaration; those of every method in turn."""
+    sections: dict[str, type[Section]] = {"": Config, "data.": Data, "model.": Model, "train.": Train, "score.": Score}
+    for prefix, model in [*sections.items(), *(("method.", method) for method in METHODS.values())]:
+        yield from ((prefix + name, field) for name, field in model.model_fields.items())
+
+
 def free_on_resume() -> set[str]:
     """The keys, ``section.key``, that a resumed run may change, because they do not influence weights."""
-    sections: dict[str, type[Section]] = {"": Config, "data.": Data, "model.": Model, "train.": Train, "score.": Score}
-    fields = ((prefix + name, field) for prefix, model in sections.items() for name, field in model.model_fields.items())
-    return {name for name, field in fields if is_free(field)}
+    return {name for name, field in _fields() if is_free(field)}
+
+
+def text_keys() -> set[str]:
+    """The keys, ``section.key``, whose value is text: names and paths."""
+    return {name for name, field in _fields() if holds(field.annotation, str)}
+
+
+def files_read(config: Config) -> dict[str, str]:
+    """The files that a configuration names to be read (weights, candidates, a truth), by their keys."""
+    values = config.model_dump()
+    named = {name: name.rpartition(".") for name, field in _fields() if holds(field.annotation, READ)}
+    found = {name: ((values[section] or {}) if section else values).get(key) for name, (section, _, key) in named.items()}
+    return {name: path for name, path in found.items() if path is not None}
+
+
+def inputs_of(path: str | Path, overrides: Sequence[str], config: Config) -> list[str]:
+    """The files that this configuration consists of or names: its file, the bases, the spaces and :func:`files_read`."""
+    layers = _layers(path, overrides)
+    spaces = [layer["space"] for _, layer in layers if is_space_file(layer.get("space"))]
+    files = [source for source, _ in layers[: len(layers) - len(overrides)]]
+    return [*files, *spaces, *files_read(config).values()]
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a configuration file, follow its ``base:``, apply ``key=value`` overrides and check the result.
 
-    A file or override that chooses another method takes over the keys that both have. The others are named on stderr. Raises
-    UserError for an unreadable file, an unknown key, a wrong type, an impossible value, or one without a use.
+    The value of a text key in an override is taken as it stands; a leading ``~`` in a path is the home folder. A file or
+    override that chooses another method takes over the keys that both have. The others are named on stderr. Raises UserError for
+    an unreadable file, an unknown key, a wrong type, an impossible value, or one without a use.
     """
     values: dict[str, Any] = {}
-    files = read_with_bases(Path(path))
-    for file, layer in files:
-        if is_space_file(layer.get("space")):
-            layer["space"] = str(Path(file).parent / layer["space"])
-    for source, layer in [*files, *map(read_override, overrides)]:
+    for source, layer in _layers(path, overrides):
         values = _merged(values, layer, source)
         validate(Config, values, source, PARTIAL)  # here, so that the error names the file that contains it
     return validate(Config, values, str(path))
+
+
+def _layers(path: str | Path, overrides: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    """The values of the bases, the file and the overrides, with their sources; the paths of spaces as seen from here."""
+    files, texts = read_with_bases(Path(path)), text_keys()
+    for file, layer in files:
+        if is_space_file(layer.get("space")):
+            layer["space"] = str(Path(file).parent / expanded(layer["space"]))
+    return [*files, *(read_override(override, texts) for override in overrides)]
 
 
 def save_config(config: Config, path: str | Path) -> None:

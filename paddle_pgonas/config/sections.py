@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from paddle_pgonas.methods import METHODS
 from paddle_pgonas.priors.by_name import TRAINING_PRIORS
-from paddle_pgonas.schema import Integer, ListAsTuple, Number, Section, Text, key, one_of
+from paddle_pgonas.schema import File, Folder, Integer, ListAsTuple, Number, Section, Text, key, one_of
 
 Colour = Annotated[tuple[Number, Number, Number], ListAsTuple]
 """One number each for red, green and blue."""
@@ -25,13 +25,13 @@ class Data(Section):
 
     source: Literal["folder", "digits"] = "folder"
     """``folder``: image files in class folders or named by lists. ``digits``: scikit-learn's handwritten digits."""
-    root: Text | None = key(None, free=True)
+    root: Folder | None = key(None, free=True)
     """The folder of the images: ``root/train/<class>/*`` and ``root/val/<class>/*``, or files named by lists."""
-    train_list: Text | None = key(None, free=True)
+    train_list: File | None = key(None, free=True)
     """Lines of path and label; null takes ``train_list.txt`` in ``root`` or ``root/ILSVRC2012`` if there is one."""
-    val_list: Text | None = key(None, free=True)
+    val_list: File | None = key(None, free=True)
     """The same for the validation images: ``val_list.txt``."""
-    cache_dir: Text | None = key(None, free=True)
+    cache_dir: Folder | None = key(None, free=True)
     """The folder of the cache of decoded images; null means ``<output_dir>/cache``."""
     image_size: Integer = key(224, at_least=8, at_most=4096)
     """Side of the network's square input, in pixels."""
@@ -66,7 +66,7 @@ class Model(Section):
     """Number of classes; the images' folder must not have more."""
     activation: Literal["relu", "prelu", "swish", "mish", "selu"] = "relu"
     """Activation after each residual sum; the one inside a block stays ReLU."""
-    pretrained: Text | None = None
+    pretrained: File | None = None
     """Weights of the full network to start from (.pdparams or .safetensors); null starts from random weights."""
     reorder: bool = True
     """Sort the inner channels of pretrained blocks by importance, so that narrow subnets inherit the best."""
@@ -149,7 +149,7 @@ class Train(Recipe):
     """Also measure this number of random subnets, for Kendall tau of their accuracies with ``watch_prior``."""
     watch_prior: Annotated[Text, one_of(TRAINING_PRIORS, "my_module:my_prior")] = key("flops", free=True)
     """The prior that the watched subnets are compared with: ``flops``, ``params``, ``zen``, or your own."""
-    watch_truth: Text | None = key(None, free=True)
+    watch_truth: File | None = key(None, free=True)
     """Also measure the subnets of this truth file, for Kendall tau with their stand-alone accuracies; all their metrics are
     written to ``<output_dir>/watched/``. They do not influence the training."""
 

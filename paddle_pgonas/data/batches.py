@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,8 @@ from paddle_pgonas.data.transforms import random_resized_crop, random_shifts, sh
 from paddle_pgonas.data.unreadable import Unreadable
 from paddle_pgonas.errors import UserError
 
+SHARED = "/dev/shm"
+"""Where loader processes hand over their batches."""
 SHUFFLE, AUGMENT = 1, 2  # purposes: they separate the random streams of one seed
 
 
@@ -82,15 +85,27 @@ class EpochBatches(paddle.io.Dataset):
                 yield paddle.to_tensor(images), paddle.to_tensor(labels)
             return
         workers = min(self.data.workers, len(self))
+        _check_shared_memory(workers, workers * self.batch_size * (3 * self.data.image_size**2 + 8))
         try:
             for batch in paddle.io.DataLoader(self, batch_size=None, shuffle=False, num_workers=workers):
                 self.unreadable.check()  # here, as Paddle adds a traceback to an error of a loader process
                 yield batch
-        except (RuntimeError, SystemError) as error:
+        except (RuntimeError, SystemError, OSError) as error:
             raise UserError(
-                "data.workers: a loader process died; it was killed, or /dev/shm is too small for the batches of "
+                f"data.workers: a loader process died; it was killed, or {SHARED} is too small for the batches of "
                 f"{workers} processes: give fewer (0 loads in the training process), then --resume"
             ) from error
+
+
+def _check_shared_memory(workers: int, size: int) -> None:
+    """Raise UserError unless loader processes can hand over batches of ``size`` bytes in all."""
+    remedy = f"mount it so, or set data.workers=0 (now {workers}), which loads in the training process"
+    if not os.access(SHARED, os.W_OK):
+        raise UserError(f"data.workers: {SHARED} cannot be written, which loader processes need; {remedy}")
+    status = os.statvfs(SHARED)
+    if status.f_blocks and (free := status.f_bavail * status.f_frsize) < size:
+        wanted = f"{size / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free"
+        raise UserError(f"data.workers: the batches of {workers} loader processes need {wanted} in {SHARED}; {remedy}")
 
 
 def calibration_images(source: ImageSource, data: Data, count: int) -> np.ndarray:

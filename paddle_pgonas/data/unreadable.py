@@ -9,7 +9,7 @@ import sys
 import numpy as np
 
 from paddle_pgonas.data.sources import ImageSource, UnreadableImage
-from paddle_pgonas.errors import UserError
+from paddle_pgonas.errors import UserError, printable
 
 NAMED = 5  # images that an error names; each image was also named when it was read
 
@@ -28,7 +28,7 @@ class Unreadable:
         """Note an image, and name it on stderr the first time."""
         if not self._met[index]:
             self._met[index] = 1
-            print(f"left out: {error}", file=sys.stderr)
+            print(printable(f"left out: {error}"), file=sys.stderr)
 
     def add_all(self, indices: np.ndarray) -> None:
         """Note images that were named when the cache was built."""

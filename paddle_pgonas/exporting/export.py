@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,12 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import paddle
 
-from paddle_pgonas.config.loading import Config, Data, save_config
+from paddle_pgonas.config.loading import Config, Data, files_read, save_config
 from paddle_pgonas.data.cache import DecodedImages
 from paddle_pgonas.data.images import open_images
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.exporting.inference import (
+    MODEL_FILES,
     Network,
     convert_to_onnx,
     model_file,
@@ -27,8 +27,9 @@ from paddle_pgonas.exporting.inference import (
     require_onnx,
     save_inference_model,
 )
-from paddle_pgonas.io.files import refuse_overwriting, write_json, write_text, writing
+from paddle_pgonas.io.files import PART, write_json, write_text, writing
 from paddle_pgonas.io.locks import exclusive
+from paddle_pgonas.io.outputs import NOTES, claim, put_in_place, wrote
 from paddle_pgonas.nn.elastic import calibrate
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract
@@ -43,10 +44,10 @@ from paddle_pgonas.space.arch import Arch
 from paddle_pgonas.space.named import find_space
 
 EXPORTED = ("subnet.safetensors", "code.txt", "config.yaml", "record.json")
-"""The files of an export, in addition to ``inference.*``."""
+"""The files of an export, in addition to the model's."""
 
-WORKING = ".export-"
-"""Prefix of the temporary folder of an export."""
+COMMAND = "export_subnet"
+"""The command whose outputs they are (:mod:`paddle_pgonas.io.outputs`)."""
 
 TOLERANCE = 1e-3
 """Largest difference of logits, relative to the largest logit, that rounding can explain."""
@@ -72,7 +73,7 @@ def export(
     a missing package for ONNX, or a model whose logits differ.
     """
     folder = Path(output)
-    _check_folder(folder, weights)
+    _check_folder(folder, [weights, *files_read(config).values()])
     if config.score.bn == "batch":
         raise UserError("score.bn=batch: an exported model has no batch to take statistics from; use calibrated or running")
     if onnx:
@@ -134,31 +135,38 @@ def load_subnet(folder: str | Path) -> ResNet:
     return subnet
 
 
-def _check_folder(folder: Path, weights: str | Path) -> None:
-    """Accept only a new folder, an empty one or that of an earlier export: a run's folder has files of the same names."""
-    for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
-        if name not in EXPORTED and not name.startswith(("inference.", WORKING)) and not name.endswith(".part"):
-            raise UserError(f"{folder}: holds {name}, which no export writes; give the export a folder of its own")
-    refuse_overwriting([folder / name for name in EXPORTED], [weights])
+def _check_folder(folder: Path, inputs: Iterable[str | Path]) -> None:
+    """Accept a new folder, an empty one or that of an earlier export, where other files stay as they are.
+
+    None of the files that an export writes may be somebody else's: a run's folder has files of the same names.
+    """
+    if not any(wrote(COMMAND, folder / name) for name in EXPORTED):
+        for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
+            if name != NOTES and not name.endswith((PART, ".lock")):
+                raise UserError(f"{folder}: holds {name}, which no export wrote; give the export a folder of its own")
+    for name in (*EXPORTED, *MODEL_FILES):
+        claim(COMMAND, folder / name, inputs=inputs)
 
 
 @contextmanager
 def _folder_inside(folder: Path) -> Iterator[Path]:
     """A temporary folder inside ``folder``, on the same file system, so that files can be renamed into ``folder``."""
+    part = folder / NOTES / "export"
     with writing(folder):
-        for left in folder.glob(f"{WORKING}*"):  # of a killed export; the lock guarantees that none is running
-            if left.is_dir():
-                shutil.rmtree(left)
-        with tempfile.TemporaryDirectory(prefix=WORKING, dir=folder) as part:
-            yield Path(part)
+        shutil.rmtree(part, ignore_errors=True)  # of a killed export; the lock guarantees that none is running
+        part.mkdir(parents=True)
+        try:
+            yield part
+        finally:
+            shutil.rmtree(part)
 
 
 def _move(part: Path, folder: Path) -> None:
     """An old record is removed first and the new one moved last, because without it an export is incomplete."""
-    for old in (folder / "record.json", *folder.glob("inference.*")):  # other versions of Paddle use other file names
-        old.unlink(missing_ok=True)
+    for name in ("record.json", *MODEL_FILES):  # other versions of Paddle use other file names
+        (folder / name).unlink(missing_ok=True)
     for path in sorted(part.iterdir(), key=lambda path: path.name == "record.json"):
-        path.replace(folder / path.name)
+        put_in_place(path, folder / path.name)
 
 
 def _describe(arch: Arch, config: Config) -> dict[str, Any]:

@@ -19,6 +19,9 @@ Network = Callable[[np.ndarray], np.ndarray]
 PREFIX = "inference"
 """Name of an inference model's files, without the suffix."""
 
+MODEL_FILES = tuple(f"{PREFIX}.{suffix}" for suffix in ("json", "pdmodel", "pdiparams", "pdiparams.info", "onnx"))
+"""The files of an inference model, in Paddle 3, in Paddle 2 and under ONNX."""
+
 
 def save_inference_model(subnet: ResNet, folder: Path, image_size: int) -> None:
     """Write the network in evaluation mode as ``inference.*``, for any batch size."""

@@ -1,24 +1,35 @@
-"""Atomic file I/O, JSON reading with errors that name the file, and a check that outputs do not replace inputs."""
+"""Atomic file I/O, and the reading of text and JSON with errors that name the file."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
-import hashlib
 import json
 import os
 import stat
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from paddle_pgonas.errors import UserError
+from paddle_pgonas.errors import UserError, printable
+from paddle_pgonas.io.outputs import put_in_place, regular_target
 
 PART = ".part"  # ends the names of temporary files
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of the system for a full disk."""
+
+
+def expanded(path: str) -> str:
+    """The path with a leading ``~`` or ``~name`` replaced by that home folder; UserError if there is none."""
+    whole = os.path.expanduser(path)
+    if whole.startswith("~"):
+        raise UserError(f"{path}: there is no such home folder; write ./{path} for a name that begins with ~")
+    return whole
 
 
 @contextmanager
@@ -26,10 +37,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; rename it to ``path`` when the block succeeds, remove it otherwise.
 
     The contents are flushed to the disk before the file is renamed, so a crash at any moment leaves the old file, the new one,
-    or none. A symbolic link is kept, and its target is replaced. Temporary files of killed processes are removed. Raises
-    UserError if the folder cannot be made or written, or ``path`` is a device, a pipe or a folder.
+    or none. A symbolic link is kept, and its target is replaced; a replaced file's mode stays. Temporary files of killed
+    processes are removed. Raises UserError if the folder cannot be made or written, or ``path`` is a device, a pipe or a folder.
     """
-    target = _regular(path)
+    target = regular_target(path)
     with writing(path):
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_left_parts(target.parent, target.name)
@@ -38,22 +49,30 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             yield part
             with part.open("rb") as file:
                 os.fsync(file.fileno())
-            mask = os.umask(0)
-            os.umask(mask)
-            part.chmod(0o666 & ~mask)  # mkstemp made it private; give it the mode that open() would have
-            part.replace(target)
+            part.chmod(_mode_of(target))  # mkstemp made it private
+            put_in_place(part, target)
         finally:
             part.unlink(missing_ok=True)
             os.close(lock)
 
 
+def _mode_of(target: Path) -> int:
+    """The permissions of an existing file, otherwise those that ``open`` would give."""
+    with suppress(OSError):
+        return stat.S_IMODE(target.stat().st_mode)
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
 @contextmanager
-def writing(path: str | Path, remedy: str = "free some space or choose another place") -> Iterator[None]:
-    """Turn an error of the system in the block into a UserError: ``path`` cannot be written."""
+def writing(path: str | Path, then: str = " or choose another place") -> Iterator[None]:
+    """Turn an error of the system in the block into a UserError: ``path`` cannot be written; what to mend, and what ``then``."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); {remedy}") from error
+        remedy = "free some space" if error.errno in NO_SPACE else "mend that"
+        raise UserError(f"{path}: cannot be written ({error.strerror}); {remedy}{then}") from error
 
 
 def _locked_part(target: Path) -> tuple[Path, int]:
@@ -75,37 +94,6 @@ def remove_left_parts(folder: Path, name: str | None = None) -> None:
             part.unlink()
 
 
-def _regular(path: str | Path) -> Path:
-    """The target of ``path``, which is a regular file or does not exist yet."""
-    try:
-        with suppress(FileNotFoundError):  # also for a link to a missing file: its target will be created
-            if not stat.S_ISREG(os.stat(path).st_mode):
-                raise UserError(f"{path}: cannot be written (it is not a regular file); give the name of a file")
-    except (OSError, ValueError) as error:  # a link to itself, a name with a zero byte
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{path}: cannot be written ({reason}); choose another place") from None
-    return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
-
-
-def refuse_overwriting(outputs: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
-    """Raises UserError for an output that is the same file as an input of the job or as another output."""
-    taken = dict.fromkeys(map(_identity, inputs), "is read and would be overwritten; give the output another name")
-    for path in outputs:
-        identity = _identity(path)
-        if identity in taken:
-            raise UserError(f"{path}: {taken[identity]}")
-        taken[identity] = "is named twice to be written; give each output its own name"
-
-
-def _identity(path: str | Path) -> object:
-    """A value that is equal for two names of one file, whether it exists or not."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return os.path.abspath(path)
-    return status.st_dev, status.st_ino
-
-
 def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
     with atomic_path(path) as part:
@@ -117,23 +105,15 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def content_digest(path: str | Path) -> str | None:
-    """SHA-256 of a file's content; None if it cannot be read."""
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError:
-        return None
-
-
 def read_text(path: str | Path, what: str, *, regular: bool = False, errors: str = "strict") -> str:
-    """The text of a UTF-8 file; ``what`` names it in messages, ``errors`` as in :func:`open`.
+    """The text of a UTF-8 file, without a byte order mark; ``what`` names it in messages, ``errors`` as in :func:`open`.
 
     Raises UserError for a file that cannot be read or decoded; if ``regular``, for a pipe or a device, which could block, too.
     """
     try:
         if regular and not stat.S_ISREG(os.stat(path).st_mode):
             raise UserError(f"{path}: cannot read the {what} (it is not a regular file)")
-        return Path(path).read_text(encoding="utf-8", errors=errors)
+        return Path(path).read_text(encoding="utf-8-sig", errors=errors)
     except OSError as error:
         raise UserError(f"{path}: cannot read the {what} ({error.strerror})") from None
     except UnicodeDecodeError:
@@ -166,14 +146,32 @@ def read_json(path: str | Path, what: str, repeated: list[str] | None = None) ->
         raise UserError(f"{path}: the {what} cannot be read as JSON ({error})") from None
 
 
+def is_own_file(path: str | Path) -> bool:
+    """Whether a folder that somebody else may have made holds this file. Raises UserError for a link, a device or a pipe.
+
+    A link would show, or change, a file elsewhere; a pipe would block.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    if not stat.S_ISREG(mode):
+        kind = "link" if stat.S_ISLNK(mode) else "device, pipe or folder"
+        raise UserError(f"{path}: is a {kind}, which is not followed; remove it")
+    return True
+
+
 def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines log, none if there is no file. Raises UserError for a file that cannot be read.
+    """The objects of a JSON-lines log, none if there is no file. Raises UserError for one that
+    cannot be read, or is no file (:func:`is_own_file`).
 
     A line that is not a JSON object (truncated by a crash, or damaged on disk) is named on stderr and left out.
     """
     objects = []
     try:
-        lines = Path(path).read_bytes().split(b"\n") if Path(path).exists() else []
+        lines = Path(path).read_bytes().split(b"\n") if is_own_file(path) else []
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     for number, line in enumerate(lines, start=1):
@@ -182,7 +180,7 @@ def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError):  # also bytes that are not UTF-8, and numbers of thousands of digits
             value = None
         if not isinstance(value, dict):
-            print(f"left out: {path}, line {number}: not a JSON object", file=sys.stderr)
+            print(printable(f"left out: {path}, line {number}: not a JSON object"), file=sys.stderr)
         elif value:
             objects.append(value)
     return objects

@@ -23,7 +23,8 @@ from paddle_pgonas.io.files import writing
 
 @contextmanager
 def exclusive(folder: str | Path, job: str) -> Iterator[None]:
-    """Refuse other runs of the same ``job`` (one word) in ``folder`` (which is created) while the block runs.
+    """Refuse other runs of the same ``job`` (one word) in ``folder`` while the block runs. A folder that is created for it is
+    removed if it stays empty.
 
     The processes of one launch are one owner: each locks its own rank. Raises UserError if the lock is held or the folder cannot
     be written.
@@ -44,6 +45,7 @@ def turn(folder: str | Path, job: str) -> Iterator[None]:
 
 @contextmanager
 def _holding(path: Path, job: str, waits: bool) -> Iterator[None]:
+    made = [parent for parent in path.parents if not parent.exists()]
     while _is_removed(file := _locked(path, job, waits)):
         file.close()  # the last owner removed the file between opening and locking
     with file:
@@ -55,6 +57,9 @@ def _holding(path: Path, job: str, waits: bool) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+            with suppress(OSError):  # nothing is left of a job that was refused
+                for parent in made:
+                    parent.rmdir()
 
 
 def _is_removed(file: TextIO) -> bool:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io.files import read_text
+from paddle_pgonas.io.files import expanded, read_text
 
 MOST_ALIASES = 20  # in a file; nested lists of aliases would grow without bound
 MOST_BRACKETS = 100  # largest depth of nested brackets
@@ -73,17 +75,24 @@ def read_with_bases(path: Path) -> list[tuple[str, dict[str, Any]]]:
             return list(layers.values())[::-1]
         if not isinstance(base, str):
             raise UserError(f"{path}: base must be the name of a file, not {cut(repr(base))}; quote it")
-        path = path.parent / base
+        path = path.parent / expanded(base)
 
 
-def read_override(override: str) -> tuple[str, dict[str, Any]]:
-    """The value that ``section.key=value`` sets, with the name to use in errors."""
+def read_override(override: str, texts: Collection[str] = ()) -> tuple[str, dict[str, Any]]:
+    """The value that ``section.key=value`` sets, with the name to use in errors.
+
+    It is YAML, but for the keys in ``texts``: text as it stands, where a ``#`` begins no comment. YAML too are null, nothing, a
+    value in quotes and one in braces.
+    """
     source = f"-o {cut(override, 100)}"
     dotted, equals, text = override.partition("=")
     if not equals:
         raise UserError(f"{source}: an override looks like key=value, for example train.batch_size=64")
-    value = parse_yaml(text, source, "the value", "; quote it")
-    for part in reversed(dotted.strip().split(".")):
+    key = dotted.strip()
+    value: Any = text
+    if key not in texts or text in ("", "null") or re.fullmatch(r"""".*"|'.*'|\{.*\}""", text, re.DOTALL):
+        value = parse_yaml(text, source, "the value", "; quote it")
+    for part in reversed(key.split(".")):
         value = {part: value}
     return source, value
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.methods.base import Distilling, Parts, RandomSubnets, Step
-from paddle_pgonas.schema import Text
+from paddle_pgonas.schema import File
 from paddle_pgonas.scores.files import read_candidates
 from paddle_pgonas.space.arch import Arch
 from paddle_pgonas.space.subspace import Subspace
@@ -28,7 +28,7 @@ class Sampling(Distilling):
     sampler: Literal["random", "candidates", "published"] = "random"
     """``random``: each free choice uniformly, from the seed and the step. ``candidates``: the candidate file, shuffled in every
     round. ``published``: a function of step and epoch, as in the published code of the method."""
-    candidates: Text | None = None
+    candidates: File | None = None
     """The candidate file to sample from; those outside ``train.depth_ranges`` and ``train.narrowest_codes`` are left out."""
 
     def _problems(self) -> Iterator[tuple[str, str]]:

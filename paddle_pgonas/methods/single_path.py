@@ -18,7 +18,7 @@ from paddle_pgonas.methods.base import Distilling, Metrics, Parts, RandomSubnets
 from paddle_pgonas.methods.published import baseline_sampler
 from paddle_pgonas.methods.sampling import Sampling, random_subnets, take
 from paddle_pgonas.priors.by_name import Prior
-from paddle_pgonas.schema import Integer, Text, key
+from paddle_pgonas.schema import File, Integer, key
 from paddle_pgonas.space.arch import Arch
 from paddle_pgonas.space.subspace import Subspace
 
@@ -33,7 +33,7 @@ class SinglePathOptions(Distilling):
 
     random_subnets: Integer = key(2, at_least=1)
     """Subnets per step."""
-    teacher: Text | None = None
+    teacher: File | None = None
     """Weights of a fixed full network as teacher, with the activation of their record (ReLU without one); null trains with labels
     only."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from paddle_pgonas.errors import UserError
+from paddle_pgonas.errors import UserError, printable
 from paddle_pgonas.priors.cost import Setting, macs, setting
 from paddle_pgonas.progress import progress
 from paddle_pgonas.scores.correlation import LEVEL, Agreement, Estimate, attainable_kendall, correlate, default_k, resamples_for
@@ -116,21 +116,22 @@ def compare(
     known: dict[str, Arch] = {}
     space = space or detect_space(reference)
     wanted = {entry.arch.code: entry for entry in read_scored(reference, space, known)}
-    notes = _constant(Path(reference).name, wanted.values())
+    [reference_name] = _names([reference])
+    notes = _constant(reference_name, wanted.values())
     files = []
     for path, name in zip(others, _names(others), strict=True):
         scores = {entry.arch.code: entry for entry in read_scored(path, space, known)}
         common = [code for code in wanted if code in scores]
         if len(common) < 2:
             raise UserError(f"{path}: shares {len(common)} architectures with {reference}; at least 2 are needed")
-        notes += _constant(name, scores.values()) + _gaps(name, scores, Path(reference).name, wanted)
+        notes += _constant(name, scores.values()) + _gaps(name, scores, reference_name, wanted)
         files.append((name, common, scores))
     fewest = min(len(common) for _, common, _ in files)
     k = default_k(fewest) if k is None else k
     if not 1 <= k <= fewest:
         raise UserError(f"--top must be 1 to {fewest}, the number of architectures compared, not {k}")
     rows, ceiling = _rows(wanted, files, k), _ceiling(wanted)
-    return Comparison(space, Path(reference).name, k, rows, ceiling, notes, setting(space, image_size, num_classes))
+    return Comparison(space, reference_name, k, rows, ceiling, notes, setting(space, image_size, num_classes))
 
 
 Scores = dict[str, Candidate]
@@ -186,13 +187,14 @@ def _gaps(name: str, scores: Scores, reference: str, wanted: Scores) -> list[str
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:EXAMPLES]) + (", ..." if len(names) > EXAMPLES else "")
+    return ", ".join(map(printable, names[:EXAMPLES])) + (", ..." if len(names) > EXAMPLES else "")
 
 
 def _names(paths: Sequence[str | Path]) -> list[str]:
-    """File names, with their folder if two files have the same name."""
+    """File names, with their folder if two files have the same name; safe to print."""
     names = [Path(path).name for path in paths]
-    return [name if names.count(name) == 1 else str(Path(path)) for name, path in zip(names, paths, strict=True)]
+    whole = [name if names.count(name) == 1 else str(Path(path)) for name, path in zip(names, paths, strict=True)]
+    return list(map(printable, whole))
 
 
 def cells(estimates: dict[str, Estimate], signed: bool = False) -> list[tuple[str, str]]:

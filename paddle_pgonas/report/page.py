@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from paddle_pgonas.errors import printable
 from paddle_pgonas.io.files import write_text
 from paddle_pgonas.progress import progress
 from paddle_pgonas.report.comparison import Comparison, cells, explanation, heads, verdict
@@ -35,7 +36,8 @@ def write_page(
         pictures = draw_pictures(comparison, provenance.metrics if provenance else ())
     shown = groupby(progress(pictures, "page", "pictures"), lambda picture: picture.section)
     loader = PackageLoader("paddle_pgonas.report", "")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+                              finalize=_shown)  # fmt: skip
     page = environment.get_template("page.html").render(
         comparison=comparison,
         verdict=verdict(comparison),
@@ -47,6 +49,11 @@ def write_page(
         provenance=provenance,
     )
     write_text(path, page)
+
+
+def _shown(value: object) -> object:
+    """A text of the page with the control characters of foreign files escaped."""
+    return printable(value, keep="\n\t") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _tables(comparison: Comparison) -> list[Table]:

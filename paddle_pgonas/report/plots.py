@@ -5,18 +5,22 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import rankdata
 
+from paddle_pgonas.errors import printable
 from paddle_pgonas.io.files import atomic_path
+from paddle_pgonas.io.outputs import claim
 from paddle_pgonas.progress import progress
 from paddle_pgonas.report import hover
 from paddle_pgonas.report.comparison import Comparison, Row
@@ -34,6 +38,7 @@ STYLE = {
     "legend.frameon": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "paddle_pgonas",  # the same data give the same bytes
+    "text.parse_math": False,  # names hold dollar signs
 }
 SIZE = (4.2, 3.4)
 
@@ -70,31 +75,47 @@ PANELS = (
     Panel("grad_norm", "Norm of the gradient", "norm", ("grad_norm",)),
     Panel("speed", "Training speed", "images per second", ("images_per_second",)),
 )
+MOST_CURVES = 12
+"""Largest number of logged values that a picture shows one by one."""
 SCHEDULES = ("lr", "rank_lambda")
 """Logged values without noise, which are not smoothed."""
 
 
 def pictures(comparison: Comparison, metrics: Sequence[dict[str, Any]] = ()) -> list[Picture]:
     """All pictures of a comparison, and of a training log if there is one."""
-    with rc_context(STYLE):
+    with _style():
         return [*_of_ranks(comparison), *_of_cost(comparison), *_of_errors(comparison), *_of_training(metrics)]
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """The settings of all pictures, whatever the user's are."""
+    with rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # characters of names that the font lacks are drawn as boxes
+        rcdefaults()
+        rcParams.update(STYLE)
+        yield
 
 
 def svg(figure: Figure, points: Sequence[hover.Point] = ()) -> str:
     """The figure as an SVG element, with the texts of its points."""
     buffer = io.StringIO()
     nobody = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # otherwise the file contains dates and addresses
-    with rc_context(STYLE):
+    with _style():
         figure.savefig(buffer, format="svg", dpi=110, metadata=nobody)
     text = buffer.getvalue()
     return text[text.index("<svg") : text.rindex("</svg>")] + hover.circles(figure, points) + "</svg>\n"
 
 
 def write_plots(folder: str | Path, shown: Sequence[Picture]) -> None:
-    """Write every picture as ``<stem>.png`` and ``<stem>.svg``. Raises UserError if the folder cannot be written."""
+    """Write every picture as ``<stem>.png`` and ``<stem>.svg``. Raises UserError if the folder cannot be written, or holds a file
+    of such a name that is not an earlier picture."""
+    for picture in shown:
+        for kind in ("png", "svg"):
+            claim("compare --plots", Path(folder) / f"{picture.stem}.{kind}")
     for picture in progress(shown, "plots", "pictures"):
         for kind in ("png", "svg"):
-            with atomic_path(Path(folder) / f"{picture.stem}.{kind}") as part, rc_context(STYLE):
+            with atomic_path(Path(folder) / f"{picture.stem}.{kind}") as part, _style():
                 metadata = {"Title": picture.caption} | ({"Date": None} if kind == "svg" else {})
                 picture.figure.savefig(part, format=kind, dpi=200, metadata=metadata)
 
@@ -198,15 +219,22 @@ def _group_means(error: np.ndarray, groups: np.ndarray, label: str) -> tuple[Fig
 
 
 def training_curves(metrics: Sequence[dict[str, Any]], keys: Sequence[str], label: str) -> Figure:
-    """Logged values over the steps; for long noisy logs a running mean, with the values as thin lines."""
+    """Logged values over the steps; for long noisy logs a running mean, with the values as thin lines.
+
+    Of more than ``MOST_CURVES`` keys the mean and the range at each step.
+    """
     figure, axes = _axes("step", label)
+    if len(keys) > MOST_CURVES:
+        _draw_range(axes, metrics, keys)
+        _legend_above(figure, axes)
+        return figure
     for number, key in enumerate(keys):
         points = [(line["step"], line[key]) for line in metrics if "step" in line and isinstance(line.get(key), int | float)]
         if not points:
             continue
         steps, values = np.array(points, dtype=float).T
         color, window = COLORS[number % len(COLORS)], len(steps) // 20
-        name = "training batches" if key == "accuracy" else key.split("/")[-1]
+        name = "training batches" if key == "accuracy" else printable(key.split("/")[-1])
         if window > 1 and key not in SCHEDULES:
             axes.plot(steps, values, color=color, linewidth=0.6, alpha=0.3)
             mean = np.ones(window) / window
@@ -217,11 +245,19 @@ def training_curves(metrics: Sequence[dict[str, Any]], keys: Sequence[str], labe
     return figure
 
 
+def _draw_range(axes: Axes, metrics: Sequence[dict[str, Any]], keys: Sequence[str]) -> None:
+    by_step = {line["step"]: [line[key] for key in keys if isinstance(line.get(key), int | float)] for line in metrics}
+    steps = [step for step, values in by_step.items() if values]
+    least, mean, most = np.array([[min(by_step[s]), np.mean(by_step[s]), max(by_step[s])] for s in steps]).reshape(-1, 3).T
+    axes.fill_between(steps, least, most, color=INK, alpha=0.2, linewidth=0, label="range")
+    axes.plot(steps, mean, color=INK, linewidth=1.4, label=f"mean of {len(keys):,} values")
+
+
 def _axes(x_label: str, y_label: str, size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
-    axes.set_xlabel(x_label, parse_math=False)
-    axes.set_ylabel(y_label, parse_math=False)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
     return figure, axes
 
 
@@ -250,7 +286,7 @@ def pareto_scatter(
     points: Sequence[tuple[float, float]], front: Sequence[tuple[float, float]], limit: float | None, cost_name: str, score: str
 ) -> Figure:
     """All (cost, score) points of a search, the Pareto front as a step line, and the limit of the cost."""
-    with rc_context(STYLE):
+    with _style():
         figure, axes = _axes(cost_name, score, (5.6, 4.2))
         _points(axes, *np.array(points).T)
         axes.step(*zip(*front, strict=True), where="post", color=ACCENT, linewidth=1.2, marker="o", markersize=3, label="front")

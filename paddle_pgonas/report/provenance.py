@@ -12,7 +12,8 @@ from typing import Any
 
 from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io.files import read_json, read_json_lines, read_text
+from paddle_pgonas.io.files import is_own_file, read_json, read_json_lines, read_text
+from paddle_pgonas.scores.files import beside
 
 LARGEST = 1e300
 """Larger numbers in a log are treated as damage; they would also overflow in plots."""
@@ -35,7 +36,7 @@ class Provenance:
 def run_config(run: Path) -> Config | None:
     """The configuration in a training run's folder; one that cannot be used is named on stderr and left out."""
     try:
-        return load_config(run / "config.yaml") if (run / "config.yaml").is_file() else None
+        return load_config(run / "config.yaml") if is_own_file(run / "config.yaml") else None
     except UserError as error:
         print(f"not used: {error}", file=sys.stderr)
         return None
@@ -49,7 +50,7 @@ def read_provenance(run: Path | None, files: Sequence[str], command: str) -> Pro
     if run is not None and not run.is_dir():
         raise UserError(f"{run}: no such folder; --run takes the output_dir of a training run")
     config_path = run / "config.yaml" if run else None
-    config = read_text(config_path, "configuration", errors="backslashreplace") if config_path and config_path.is_file() else ""
+    config = read_text(config_path, "configuration", errors="backslashreplace") if config_path and _usable(config_path) else ""
     facts: dict[str, dict[str, Any]] = {}
     commands = []
     if run is not None and (trained := _training_record(run / "supernet.safetensors")):
@@ -58,7 +59,7 @@ def read_provenance(run: Path | None, files: Sequence[str], command: str) -> Pro
         options = ["-c", str(config_path), "-o", f"output_dir={run}-again"]
         commands.append(shlex.join(["python", "tools/train_supernet.py", *options]))
     for file in files:
-        path = Path(file).with_suffix(".record.json")
+        path = Path(beside(file, ".record.json"))
         if path.is_file():
             record = read_json(path, "record")
             if not isinstance(record, dict):
@@ -68,8 +69,19 @@ def read_provenance(run: Path | None, files: Sequence[str], command: str) -> Pro
             facts[Path(file).name] = plain | _object(record.get("versions"))
             if isinstance(command_line, str):
                 commands.append(command_line)
-    metrics = [numbers for line in read_json_lines(run / "metrics.jsonl") if "step" in (numbers := _numbers(line))] if run else []
+    log = run / "metrics.jsonl" if run else None
+    lines = read_json_lines(log) if log and _usable(log) else []
+    metrics = [numbers for line in lines if "step" in (numbers := _numbers(line))]
     return Provenance(metrics, config, facts, [*commands, command])
+
+
+def _usable(path: Path) -> bool:
+    """Whether a run's folder holds this file; a link or a pipe, which is not followed, is named on stderr."""
+    try:
+        return is_own_file(path)
+    except UserError as error:
+        print(f"not used: {error}", file=sys.stderr)
+        return False
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -82,7 +94,7 @@ def _numbers(line: dict[str, Any]) -> dict[str, float]:
 
 def _training_record(weights: Path) -> dict[str, Any]:
     """The record inside the run's weights, read without reading the weights."""
-    if not weights.is_file():
+    if not _usable(weights):
         return {}
     from safetensors import SafetensorError, safe_open
 

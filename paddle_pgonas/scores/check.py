@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from paddle_pgonas.errors import UserError
+from paddle_pgonas.errors import UserError, printable
 from paddle_pgonas.io.files import read_json
 from paddle_pgonas.scores.faults import Faults
 from paddle_pgonas.scores.files import check_against, check_range, collect_candidates, detect_space, read_candidates, space_of
@@ -36,7 +36,8 @@ class Verdict:
 
     def __str__(self) -> str:
         word = "accepted" if self.accepted else "NOT accepted"
-        lines = [f"{self.path}: {word} as a submission", *self.faults.lines(), *(f"note: {note}" for note in self.notes)]
+        lines = [f"{printable(self.path)}: {word} as a submission", *self.faults.lines()]
+        lines += [f"note: {note}" for note in self.notes]
         return "\n  ".join(lines)
 
 
@@ -51,7 +52,7 @@ def validate_submission(path: str | Path, candidates_path: str | Path | None = N
     try:
         entries = read_json(path, "submission", repeated)
     except UserError as error:
-        faults.add("JSON", "the file", str(error).removeprefix(f"{path}: "))
+        faults.add("JSON", "the file", str(error).removeprefix(printable(f"{path}: ")))
         return Verdict(str(path), faults, notes)
     for key in repeated:
         faults.add("repeated name", key, "occurs twice in one JSON object; every name may occur only once")

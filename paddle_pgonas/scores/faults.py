@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from paddle_pgonas.errors import UserError
+from paddle_pgonas.errors import UserError, printable
 
 EXAMPLES = 3
 """Number of places that a group names; the others are only counted."""
@@ -28,7 +28,7 @@ class Faults(dict[str, Fault]):
         fault = self.setdefault(rule, Fault(rule))
         fault.count += 1
         if len(fault.examples) < EXAMPLES:
-            fault.examples.append({"name": " ".join(name.split()), "problem": problem})
+            fault.examples.append({"name": printable(name), "problem": printable(problem)})
 
     def stop(self, path: str | Path) -> None:
         """Raise a UserError if there are faults: the first, how many entries share it and which come next, and other kinds."""

@@ -194,6 +194,11 @@ def check_against(entries: Any, candidates: Sequence[Candidate], faults: Faults)
             return
 
 
+def beside(path: str | Path, ending: str) -> str:
+    """The file beside a score file: ``NAME<ending>`` for ``NAME.json``, and ``path<ending>`` for any other name."""
+    return str(path).removesuffix(".json") + ending
+
+
 def write_scores(path: str | Path, candidates: Sequence[Candidate], scores: Sequence[float]) -> None:
     """Write the candidate file with every ``acc`` filled in, atomically. Raises UserError for a score that is not finite."""
     entries = {}

@@ -11,12 +11,13 @@ import numpy as np
 
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config
-from paddle_pgonas.errors import UserError
-from paddle_pgonas.io.files import content_digest, refuse_overwriting, write_json, write_text
+from paddle_pgonas.errors import UserError, printable
+from paddle_pgonas.io.files import write_json, write_text
+from paddle_pgonas.io.outputs import claim, content_digest
 from paddle_pgonas.priors.by_name import with_prior
 from paddle_pgonas.progress import progress
 from paddle_pgonas.runtime import command_line, versions
-from paddle_pgonas.scores.files import Candidate, check_submission, read_candidates, write_scores
+from paddle_pgonas.scores.files import Candidate, beside, check_submission, read_candidates, write_scores
 from paddle_pgonas.scoring.chunks import METRICS
 from paddle_pgonas.scoring.session import measure_with, metric_values
 
@@ -41,8 +42,8 @@ def write_submission(
     """
     started = time.time()
     files = [weights] if isinstance(weights, str | Path) else list(weights)
-    stem = Path(output).with_suffix("")
-    refuse_overwriting([output, f"{stem}.metrics.json", f"{stem}.record.json"], [*files, path])
+    metrics_path, record_path = (beside(output, ending) for ending in (".metrics.json", ".record.json"))
+    claim("write_submission --output", output, beside=[metrics_path, record_path], inputs=[*files, path])
     content = content_digest(path)
     candidates = candidates or read_candidates(path, config.search_space)
     archs = [candidate.arch for candidate in candidates]
@@ -66,7 +67,7 @@ def write_submission(
     check_submission(output, candidates, config.search_space)
     metrics = [dict(zip(METRICS, row, strict=True)) for row in measured.tolist()]
     lines = [f"{json.dumps(entry.name)}: {json.dumps(row)}" for entry, row in zip(candidates, metrics, strict=True)]
-    write_text(f"{stem}.metrics.json", "{\n" + ",\n".join(lines) + "\n}\n")
+    write_text(metrics_path, "{\n" + ",\n".join(lines) + "\n}\n")
     record = {
         "acc": metric,
         "prior": prior and f"{name}, weight {weight:g}",
@@ -81,6 +82,6 @@ def write_submission(
         "versions": versions(),
         "config": config.model_dump(mode="json"),
     }
-    write_json(f"{stem}.record.json", record)
+    write_json(record_path, record)
     shown = f"{metric} with {name}" if prior else metric
-    print(f"{len(candidates)} candidates, {images} images, {shown} {acc.min():.4f} to {acc.max():.4f}: {output}")
+    print(printable(f"{len(candidates)} candidates, {images} images, {shown} {acc.min():.4f} to {acc.max():.4f}: {output}"))

@@ -15,11 +15,12 @@ from paddle_pgonas.config.loading import Config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import write_json, write_text
 from paddle_pgonas.io.locks import exclusive
+from paddle_pgonas.io.outputs import claim
 from paddle_pgonas.io.records import Store, digest
 from paddle_pgonas.priors import cost
 from paddle_pgonas.priors.by_name import Prior
 from paddle_pgonas.runtime import select_device, versions
-from paddle_pgonas.scores.files import Candidate, write_scores
+from paddle_pgonas.scores.files import Candidate, beside, write_scores
 from paddle_pgonas.searching.evolution import Costs, ScoredSubnet, Scores, Task, evolve, front
 from paddle_pgonas.space.arch import Arch
 
@@ -66,10 +67,10 @@ class Result:
         """Write the front in the candidate file's format, ``NAME.record.json`` with all costs, and ``NAME.svg``."""
         from paddle_pgonas.report.plots import pareto_scatter, svg
 
+        record_path, picture_path = claim_front(output)
         chosen = {f"front{number}": entry for number, entry in enumerate(self.front, start=1)}
         candidates = [Candidate(name, entry.arch, entry.arch.code, None) for name, entry in chosen.items()]
         write_scores(output, candidates, [entry.score for entry in chosen.values()])
-        stem = Path(output).with_suffix("")
         record = {
             "best": _plain(self.best),
             "score": self.scored_by,
@@ -79,12 +80,19 @@ class Result:
             "front": {name: _plain(entry) for name, entry in chosen.items()},
             "versions": versions(),
         }
-        write_json(f"{stem}.record.json", record)
+        write_json(record_path, record)
         axis = self.task.axis
         points = [(entry.costs[axis], entry.score) for entry in self.scored]
         line = [(entry.costs[axis], entry.score) for entry in chosen.values()]
         picture = pareto_scatter(points, line, self.task.limits.get(axis), COSTS[axis], self.scored_by)
-        write_text(f"{stem}.svg", svg(picture))
+        write_text(picture_path, svg(picture))
+
+
+def claim_front(output: str | Path) -> tuple[str, str]:
+    """The paths of record and picture beside the front. Raises UserError if one of the three must not or cannot be written."""
+    others = beside(output, ".record.json"), beside(output, ".svg")
+    claim("search --output", output, beside=others)
+    return others
 
 
 def search(

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, PlainValidator
 
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.io.files import expanded
 from paddle_pgonas.io.yaml_files import read_section
 from paddle_pgonas.schema import Integer, ListAsTuple, Number, Section, Text, key, shown, validate
 from paddle_pgonas.space.arch import SPACES, SearchSpace
@@ -61,7 +62,7 @@ def resolve_space(value: Any) -> str | dict[str, Any]:
     if isinstance(value, dict):
         return validate(Space, value, "(a search space)").model_dump()
     if is_space_file(value):
-        return validate(Space, read_section(Path(value), "search space"), value).model_dump()
+        return validate(Space, read_section(Path(expanded(value)), "search space"), value).model_dump()
     if not isinstance(value, str) or value not in SPACES:
         raise UserError(f"must be one of {', '.join(SPACES)}, or a YAML file such as my_space.yaml, not {shown(value)}")
     return value

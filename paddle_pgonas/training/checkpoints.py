@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,38 +13,50 @@ from paddle import nn
 
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io import records
-from paddle_pgonas.io.files import read_json_lines, remove_left_parts
+from paddle_pgonas.io.files import is_own_file, read_json_lines, remove_left_parts
+from paddle_pgonas.io.outputs import wrote
 from paddle_pgonas.io.records import Arrays, DamagedFile, Record
 from paddle_pgonas.nn.supernet import Supernet, plain_name
 from paddle_pgonas.nn.weights import OPTIMIZER, named_weights, put_plain_weights, put_weights, save_weights
 
+TRAINING = "train_supernet"
+"""The command whose outputs a run's files are (:mod:`paddle_pgonas.io.outputs`)."""
 VELOCITY = "_velocity_0"  # Paddle's suffix for the momentum of a parameter
 
+_CHECKPOINT = re.compile(r"step-\d{8}\.safetensors", re.ASCII)
 NEEDED = {"step", "processes", "loss_scale", "config"}
 """Keys that the record of a checkpoint must have."""
 
 
 def save_checkpoint(folder: Path, net: nn.Layer, optimizer: paddle.optimizer.Optimizer, record: Record, keep: int) -> Path:
     """Write weights, momentum and the record of the step, then remove all but the last ``keep`` checkpoints."""
-    path = folder / f"step-{record['step']:08d}.safetensors"
+    path = folder / name_of(record["step"])
     save_weights(path, net, record, extra=_momentum(net, optimizer))
     for old in checkpoints(folder)[:-keep]:
         old.unlink()
     return path
 
 
+def name_of(step: int) -> str:
+    """The file name of the checkpoint after ``step`` steps."""
+    return f"step-{str(step).rjust(8, '0')}.safetensors"  # a damaged record may hold anything
+
+
 def checkpoints(folder: Path) -> list[Path]:
-    """The run's checkpoints, oldest first."""
-    return sorted(folder.glob("step-*.safetensors"))
+    """The run's checkpoints, oldest first: files of exactly the names that :func:`save_checkpoint` gives."""
+    return sorted(path for path in folder.glob("step-*.safetensors") if _CHECKPOINT.fullmatch(path.name))
 
 
 def refuse_overwriting(folder: Path, resume: bool, checkpoint_every: int) -> None:
     """Raise UserError if the folder holds a run that is not to be resumed, or one that has lost its checkpoints.
 
-    Those were lost if there are none after ``checkpoint_every`` epochs.
+    Those were lost if there are none after ``checkpoint_every`` epochs. A log that no run wrote is not replaced either.
     """
-    kept, finished = checkpoints(folder / "checkpoints"), (folder / "supernet.safetensors").exists()
-    lines = [] if kept else read_json_lines(folder / "metrics.jsonl")
+    kept, log = checkpoints(folder / "checkpoints"), folder / "metrics.jsonl"
+    finished = (folder / "supernet.safetensors").exists()
+    lines = [] if kept else read_json_lines(log)
+    if is_own_file(log) and log.stat().st_size and not (kept or lines or wrote(TRAINING, folder / "config.yaml")):
+        raise UserError(f"{log}: exists, and is not the log of a run; move it away, or choose another output_dir")
     epochs = [line["epoch"] for line in lines if isinstance(line.get("epoch"), int)]
     if not kept and (finished or max(epochs, default=0) >= checkpoint_every):
         raise UserError(f"{folder} holds a run whose checkpoints are missing; choose another output_dir")
@@ -66,6 +79,8 @@ def load_latest(
             arrays, record = records.read(path)
             if lacking := NEEDED - record.keys():
                 raise DamagedFile(f"{path}: its record lacks {min(lacking)!r}")
+            if path.name != name_of(record["step"]):
+                raise DamagedFile(f"{path}: holds step {record['step']}, not that of its name")
         except DamagedFile as error:
             print(f"skipped: {error}", file=sys.stderr)
             continue

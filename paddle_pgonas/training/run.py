@@ -17,7 +17,7 @@ from paddle_pgonas.config.loading import Config, Train
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io.files import content_digest
+from paddle_pgonas.io.outputs import content_digest
 from paddle_pgonas.io.records import Record, checksum
 from paddle_pgonas.methods.base import Metrics, Step, Strategy, mean_metrics
 from paddle_pgonas.runtime import DEVICE_ERRORS, compute_dtype, out_of_memory, recommended_amp, tf32, versions

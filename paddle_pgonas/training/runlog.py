@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
-from visualdl import LogWriter
-
-from paddle_pgonas.io.files import read_json_lines, write_text, writing
+from paddle_pgonas.errors import printable
+from paddle_pgonas.io.files import is_own_file, read_json_lines, write_text, writing
 from paddle_pgonas.progress import Progress
 
-REMEDY = "free some space, then --resume"
+THEN = ", then --resume"
 
 
 class RunLog(AbstractContextManager["RunLog"]):
@@ -26,17 +27,17 @@ class RunLog(AbstractContextManager["RunLog"]):
     def __init__(self, folder: Path, total_steps: int, first_step: int, name: str = "training", silent: bool = False) -> None:
         self.silent = silent
         self.path = Path(os.devnull) if silent else folder / "metrics.jsonl"
-        with writing(self.path, REMEDY):
+        with writing(self.path, THEN):
             if not silent:
                 _forget_from(self.path, first_step)
-                self.writer = LogWriter(logdir=str(folder / "visualdl"))
+            self.writer = None if silent else _open_visualdl(folder / "visualdl")
             self.lines = self.path.open("ab", buffering=0)  # a buffer would be written again, and fail again, when closed
         self.bar = Progress(total_steps, name, "steps", first_step, silent)
         self.restart_clock()
 
     def __exit__(self, error: type[BaseException] | None, *details: object) -> None:
         self.bar.__exit__(error)
-        if not self.silent:
+        if self.writer is not None:
             self.writer.close()
         self.lines.close()
 
@@ -63,15 +64,26 @@ class RunLog(AbstractContextManager["RunLog"]):
         if self.silent:
             return
         line = json.dumps({"step": step, **scalars}).encode() + b"\n"
-        with writing(self.path, REMEDY):
+        with writing(self.path, THEN):
             while line := line[self.lines.write(line) :]:  # the rest of a line that a full disk has truncated
                 pass
-            for name, value in scalars.items():
-                self.writer.add_scalar(name, value, step)
+            if self.writer is not None:
+                for name, value in scalars.items():
+                    self.writer.add_scalar(name, value, step)
+
+
+def _open_visualdl(folder: Path) -> Any:
+    """VisualDL's writer; None, said in one line, if it cannot be imported, as it writes to the home folder then."""
+    try:
+        from visualdl import LogWriter
+    except (ImportError, OSError) as error:
+        print(printable(f"without VisualDL: {' '.join(str(error).split())}"), file=sys.stderr)
+        return None
+    return LogWriter(logdir=str(folder))
 
 
 def _forget_from(path: Path, step: int) -> None:
     """Remove the lines of steps that a resumed run will repeat."""
-    if path.exists():
+    if is_own_file(path):
         kept = [line for line in read_json_lines(path) if isinstance(line.get("step"), int) and line["step"] < step]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -10,8 +11,14 @@ from types import FrameType
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """A list that is empty until the process is asked to stop; a second request stops it immediately."""
+    """A list that is empty until the process is asked to stop; a second request stops it immediately.
+
+    In another thread than the main one it stays empty, because only that one can receive signals.
+    """
     requests: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield requests
+        return
 
     def note(number: int, frame: FrameType | None) -> None:
         if requests:

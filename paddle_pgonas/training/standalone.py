@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from paddle_pgonas.config.sections import Data, Recipe
 from paddle_pgonas.data.cache import DecodedImages
 from paddle_pgonas.data.images import open_images
 from paddle_pgonas.data.transforms import to_network
-from paddle_pgonas.errors import UserError
+from paddle_pgonas.errors import UserError, printable
+from paddle_pgonas.io.files import remove_left_parts
 from paddle_pgonas.io.locks import exclusive
+from paddle_pgonas.io.outputs import claim
 from paddle_pgonas.io.records import Store
 from paddle_pgonas.methods.base import Metrics, Step
 from paddle_pgonas.methods.losses import cross_entropy
@@ -30,6 +32,7 @@ from paddle_pgonas.runtime import select_device, versions
 from paddle_pgonas.schema import plain
 from paddle_pgonas.scores.files import Candidate, write_scores
 from paddle_pgonas.space.arch import Arch
+from paddle_pgonas.training.checkpoints import checkpoints
 from paddle_pgonas.training.memory import check_memory
 from paddle_pgonas.training.run import Run
 from paddle_pgonas.training.trainer import fit, open_batches
@@ -45,6 +48,8 @@ def train_standalone(config: Config, arch: Arch, weights: str | Path | None = No
     those of the largest subnet can be a method's teacher. Raises UserError for a key without a use, a request to stop, or a
     training that diverged or collapsed.
     """
+    if weights is not None:
+        claim("train_standalone --weights", weights)
     folder = _store(config).folder / arch.code
     acc = _train(config, arch, folder, weights)
     _remove_checkpoints(folder)
@@ -80,7 +85,12 @@ def learn_labels(net: nn.Layer, x: paddle.Tensor, y: paddle.Tensor, step: Step) 
 
 
 def _remove_checkpoints(folder: Path) -> None:
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    kept = folder / "checkpoints"
+    remove_left_parts(kept)
+    for path in checkpoints(kept):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # there is none, or it holds copies of the user's
+        kept.rmdir()
 
 
 def accuracy(net: ResNet, images: DecodedImages, data: Data, batch_size: int) -> float:
@@ -102,6 +112,7 @@ def make_truth(config: Config, candidates: Sequence[Candidate], output: str | Pa
     subnets, and within the subnet that it was training. Processes started with ranks (python -m paddle.distributed.launch) share
     the subnets; each writes the existing results, the last one all of them.
     """
+    claim("train_standalone --output", output)
     store = _store(config)
     with exclusive(store.folder, "standalone"):
         for candidate in candidates[processes.rank() :: processes.world()]:
@@ -119,7 +130,7 @@ def make_truth(config: Config, candidates: Sequence[Candidate], output: str | Pa
 def _write_results(candidates: Sequence[Candidate], store: Store, output: str | Path) -> None:
     results = [(candidate, entry) for candidate in candidates if (entry := store.get(candidate.arch.code)) is not None]
     write_scores(output, [candidate for candidate, _ in results], [entry.record["acc"] for _, entry in results])
-    print(f"{len(results)} of {len(candidates)} subnets trained: {output}")
+    print(printable(f"{len(results)} of {len(candidates)} subnets trained: {output}"))
 
 
 WITHOUT_EFFECT = ("log_every", "checkpoint_every", "keep_checkpoints")

@@ -7,19 +7,20 @@ from functools import cache, partial
 from pathlib import Path
 
 from paddle_pgonas import processes
-from paddle_pgonas.config.loading import Config, save_config
+from paddle_pgonas.config.loading import Config, files_read, save_config
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.images import open_images
 from paddle_pgonas.errors import Diverged, UserError
 from paddle_pgonas.io.locks import exclusive
+from paddle_pgonas.io.outputs import claim
 from paddle_pgonas.methods import METHODS
 from paddle_pgonas.methods.base import Parts
 from paddle_pgonas.nn.building import build_supernet, build_teacher
 from paddle_pgonas.nn.supernet import Supernet
-from paddle_pgonas.nn.weights import save_weights
+from paddle_pgonas.nn.weights import read_arrays, save_weights
 from paddle_pgonas.priors.geometry import layers
 from paddle_pgonas.runtime import compute_dtype, select_device
-from paddle_pgonas.training.checkpoints import checkpoints, refuse_overwriting, save_checkpoint
+from paddle_pgonas.training.checkpoints import TRAINING, checkpoints, refuse_overwriting, save_checkpoint
 from paddle_pgonas.training.memory import check_memory
 from paddle_pgonas.training.resume import check_processes
 from paddle_pgonas.training.run import Run
@@ -43,6 +44,7 @@ def train(config: Config, resume: bool = False, other_data: bool = False) -> Pat
     UserError if no method is configured, the folder holds another run, data or weights do not fit, the processes disagree,
     or the training diverged or collapsed; then the last good checkpoint is named.
     """
+    check_job(config)
     watcher = Watcher(config) if config.train.watch_images and processes.rank() == 0 else None
     weights = train_supernet(config, resume, watcher, other_data)
     if watcher is not None and watcher.latest:
@@ -52,8 +54,7 @@ def train(config: Config, resume: bool = False, other_data: bool = False) -> Pat
 
 def train_supernet(config: Config, resume: bool = False, watch: Watch | None = None, other_data: bool = False) -> Path:
     """As :func:`train`; the scalars that ``watch`` returns, which is called after each checkpoint, are logged."""
-    if config.method is None:
-        raise UserError(f"method: none is configured; choose one with -o method=NAME ({', '.join(METHODS)})")
+    check_job(config)
     select_device(config.device, config.exhaustive_search)
     compute_dtype(config.train.amp, "train.amp")  # here too, because reading the images takes long
     processes.join()
@@ -74,6 +75,20 @@ def train_supernet(config: Config, resume: bool = False, watch: Watch | None = N
         if processes.leads():
             save_weights(output, run.net, run.record(run.total_steps))
     return output
+
+
+def check_job(config: Config) -> None:
+    """Raise UserError for no method, a file that is missing, or one in the run's folder that no training wrote."""
+    if config.method is None:
+        raise UserError(f"method: none is configured; choose one with -o method=NAME ({', '.join(METHODS)})")
+    inputs = files_read(config)
+    for key, path in inputs.items():
+        if not Path(path).is_file():
+            if key in ("model.pretrained", "method.teacher"):
+                read_arrays(path)  # which says what is there instead
+            raise UserError(f"{key}: {path}: no such file")
+    for name in ("config.yaml", "supernet.safetensors"):
+        claim(TRAINING, Path(config.output_dir) / name, inputs=inputs.values())
 
 
 def open_batches(config: Config) -> EpochBatches:
