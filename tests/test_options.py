@@ -107,7 +107,7 @@ SCORING = [
     Option("score.calibration_batch", 4),
 ]
 OTHERS = {"space", "device", "output_dir", "data.source", "data.root", "data.cache_dir", "data.workers", "data.max_unreadable"}
-OTHERS |= {"method", "method.name", "train.amp", "score.amp", "method.pair_losses", "score.batch_size"}
+OTHERS |= {"model.mismatch", "method", "method.name", "train.amp", "score.amp", "method.pair_losses", "score.batch_size"}
 """Where things lie and how fast they go, or what needs a GPU or two processes: not for a table of values."""
 
 

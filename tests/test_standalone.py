@@ -44,7 +44,7 @@ def test_a_truth_file_grows_and_trains_nothing_twice(tmp_path: Path, monkeypatch
     candidates = [Candidate(f"a{i}", arch, arch.code, None) for i, arch in enumerate(some_archs(TINY, 4))]
     trained: list[str] = []
 
-    def fake(settings: Config, arch: object, folder: Path) -> float:
+    def fake(settings: Config, arch: object, folder: Path, bn: str) -> float:
         if len(trained) == 2:
             raise KeyboardInterrupt
         trained.append(str(arch))
@@ -64,7 +64,7 @@ def test_a_truth_file_grows_and_trains_nothing_twice(tmp_path: Path, monkeypatch
 def test_another_recipe_keeps_its_own_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     candidates = [Candidate("a", TINY.smallest, TINY.smallest.code, None)]
     results = iter((0.1, 0.2))
-    monkeypatch.setattr(standalone, "_train", lambda settings, arch, folder: next(results))
+    monkeypatch.setattr(standalone, "_train", lambda settings, arch, folder, bn: next(results))
     for epochs, acc in ((1, 0.1), (2, 0.2), (1, 0.1)):
         make_truth(config(tmp_path, epochs=epochs), candidates, tmp_path / "truth.json")
         assert read_scores(tmp_path / "truth.json", TINY) == {TINY.smallest.code: acc}
@@ -73,7 +73,7 @@ def test_another_recipe_keeps_its_own_results(tmp_path: Path, monkeypatch: pytes
 def test_two_ranks_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     candidates = [Candidate(f"a{i}", arch, arch.code, None) for i, arch in enumerate(some_archs(TINY, 5))]
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
-    monkeypatch.setattr(standalone, "_train", lambda settings, arch, folder: 0.5)
+    monkeypatch.setattr(standalone, "_train", lambda settings, arch, folder, bn: 0.5)
     counts = []
     for rank in (0, 1):
         monkeypatch.setenv("PADDLE_TRAINER_ID", str(rank))
