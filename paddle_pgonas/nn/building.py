@@ -24,7 +24,6 @@ from paddle_pgonas.nn.weights import (
     load_alone,
     load_weights,
     read_weights,
-    require_weights,
     unchecked,
 )
 from paddle_pgonas.space.arch import Arch, SearchSpace
@@ -82,7 +81,6 @@ def build_untrained(
         raise UserError("model.pretrained: scoring without training needs weights; pass -o model.pretrained=FILE")
     arrays, told = read_weights(pretrained)
     net = Supernet(space, num_classes, activation)
-    require_weights(pretrained, net.weights(), arrays)
     theirs = activation_of(arrays, told) or "relu"
     if theirs != activation:
         raise UserError(
@@ -102,7 +100,6 @@ def build_subnet(
     net = ResNet(arch, num_classes, activation)
     if start is not None:
         arrays, record = read_weights(start)
-        require_weights(start, net.state_dict(), arrays)
         check(start, record)
         load_alone(net, activation, start, arrays, record)
     return net

@@ -39,11 +39,15 @@ def read_weights(path: str | Path) -> tuple[Arrays, Record]:
     published names (``model.``, ``_layers.``, ``.fn.``) and any other prefix that all names share are removed, and the second
     copy under ``ofa_teacher_model.`` is left out.
 
-    Raises UserError for a file that is not readable or of neither format, for a pickle that requests more than
-    arrays, or for two different arrays of one name.
+    Raises UserError for a file that is not readable or of neither format, for a pickle that requests more than arrays, for two
+    different arrays of one name, or for no array of the challenge's names.
     """
     arrays, record = read_arrays(path)
-    return named_weights(path, arrays), record
+    named = named_weights(path, arrays)
+    if not any(name.startswith(BLOCKS) for name in named):  # so every detail would differ
+        held = f"arrays such as {next(iter(named))}" if named else "no arrays"
+        raise UserError(f"{path}: holds no weights of this network, but {held}, and no {BLOCKS}*; give a supernet's weights")
+    return named, record
 
 
 def named_weights(path: str | Path, arrays: Arrays) -> Arrays:
@@ -111,7 +115,6 @@ def load_weights(
     too: they become the slices of that subnet (:func:`trained_alone`), and everything else is 0.
     """
     arrays, record = read_weights(path)
-    require_weights(path, supernet.weights(), arrays)
     check(path, record)
     arch = _alone(path, supernet.space, record)
     if arch not in (None, supernet.space.largest):
@@ -134,7 +137,6 @@ def _alone(path: str | Path, space: SearchSpace, record: Record) -> Arch | None:
 def put_weights(supernet: Supernet, path: str | Path, arrays: Arrays, record: Record, *, pretrained: bool = False) -> None:
     """Load weights that were read from ``path`` into the supernet, all or none. Arguments and errors as :func:`load_weights`."""
     targets, space = supernet.weights(), supernet.space
-    require_weights(path, targets, arrays)
     optional = {name for name in targets if pretrained and name.endswith(SLOPE)}
     if pretrained:
         arrays = {name: array for name, array in arrays.items() if name in targets or not name.endswith(SLOPE)}
@@ -163,7 +165,6 @@ def load_alone(net: ResNet, activation: str, path: str | Path, arrays: Arrays, r
     Raises UserError if they are not those of this subnet with this activation.
     """
     targets, code = net.state_dict(), trained_alone(record)
-    require_weights(path, targets, arrays)
     if is_supernet(record):
         raise UserError(f"{path}: holds a supernet's weights; give a subnet's: export it first (tools/export_subnet.py)")
     if code not in (None, net.arch.code):
@@ -171,13 +172,6 @@ def load_alone(net: ResNet, activation: str, path: str | Path, arrays: Arrays, r
     _check_activation(path, activation, arrays, record)
     for name, array in _checked(path, targets, f"these are not weights of subnet {net.arch}", arrays).items():
         targets[name].set_value(array)
-
-
-def require_weights(path: str | Path, targets: Mapping[str, paddle.Tensor], arrays: Arrays) -> None:
-    """Raises UserError for a file of anything else than weights: no name is one of the network's, so every detail differs."""
-    if not targets.keys() & arrays.keys():
-        held = f"arrays such as {next(iter(arrays))}" if arrays else "no arrays"
-        raise UserError(f"{path}: holds no weights of this network, but {held}, and no {min(targets)}; give a supernet's weights")
 
 
 def activation_of(arrays: Arrays, record: Record) -> str | None:
@@ -201,7 +195,7 @@ def _checked(
 ) -> Arrays:
     """The arrays as float32; checks that they are those of the network and finite."""
     for name in sorted(set(targets) - set(arrays) - optional):
-        raise UserError(f"{path}: lacks {name} (its first array is {next(iter(arrays))}); {where}")
+        raise UserError(f"{path}: lacks {name} (its first array is {next(iter(arrays), None)}); {where}")
     for name in sorted(set(arrays) - set(targets)):
         raise UserError(f"{path}: has {name}, which the network lacks; {where}")
     for name, array in arrays.items():
@@ -237,8 +231,6 @@ def convert_weights(source: str | Path, target: str | Path) -> int:
     optimizer's state are left out. Raises UserError if the source cannot be read, or the target has another suffix.
     """
     arrays, record = read_weights(source)
-    if not any(name.startswith(BLOCKS) for name in arrays):
-        raise UserError(f"{source}: holds no weights of the challenge's network, but arrays such as {next(iter(arrays))}")
     suffix = Path(target).suffix
     if suffix == ".safetensors":
         records.write(target, record, arrays)

@@ -114,6 +114,7 @@ def measure_with(
     measured, sessions = np.empty((len(archs), len(METRICS))), list[Session]()
     for path, share in zip(files, shares, strict=True):
         session, chosen = Session(config, path, sessions[0] if sessions else None), [archs[position] for position in share]
+        session.require(chosen)
         if path is not None:
             warn_untrained(path, session.trained, chosen)
         measured[share] = session.measure(chosen, folder)
