@@ -73,7 +73,7 @@ def of_classes(*names: str) -> Change:
 
 
 def of_space(arrays: Arrays, record: Record) -> tuple[Arrays, Record]:
-    return arrays, record | {"space": record["space"] | {"name": "others", "ratios": [1.0, 0.75, 0.625]}}
+    return arrays, record | {"space": record["space"] | {"name": "others", "stem_pool": True, "ratios": [1.0, 0.75, 0.625]}}
 
 
 def of_relu(arrays: Arrays, record: Record) -> tuple[Arrays, Record]:
@@ -125,7 +125,7 @@ MATRIX: dict[str, dict[str, str]] = {
     "verify_entry": SCORED | {"same": MIXED, "other activation": MIXED},  # with the activation of the weights, and running
     "train_supernet": SCORED
     | {"same": KEPT, "other activation": KEPT, "other space": "+with ratios", "prefix": SORTED, "no record": SORTED},
-    "train_standalone": SCORED | {"other space": "+with ratios", "stand-alone": "holds a supernet's weights"},
+    "train_standalone": SCORED | {"other space": "+with stem_pool True", "stand-alone": "holds a supernet's weights"},
     "convert_weights": dict.fromkeys(SCORED, GOOD) | {"unrelated": "holds no weights"},
 }
 """By tool and kind of weights: accepted, or what the refusal says; after a + what a warning says, although they are accepted."""
@@ -269,3 +269,13 @@ def test_a_teacher_of_other_classes_is_refused(tool: Tool, tmp_path: Path, files
     settings = files.settings("method=null", "method=uniform", f"method.teacher={teacher}")
     status, _, err = tool("train_supernet", "-c", TINY_CONFIG, "-o", f"output_dir={tmp_path / 'run'}", *settings)
     assert status == 2 and SCORED["other classes"] in err
+
+
+def test_equal_scores_no_better_than_guessing_are_said_to_be_that(tool: Tool, tmp_path: Path, files: Files) -> None:
+    arrays, record = read_weights(files.supernet)
+    flat = {name: array * (".fc." not in name) for name, array in arrays.items()}
+    records.write(tmp_path / "w.safetensors", record, flat)
+    status, _, err = tool("write_submission", *command(files, "write_submission", tmp_path / "w.safetensors", tmp_path))
+    assert status == 0
+    assert re.search(r"no subnet is better than guessing: the best top-1 is 0\.3333 .* guessing reaches 0\.3333", err), err
+    assert "every 'acc' is 0.333333: the 2 candidates are not ranked" in err

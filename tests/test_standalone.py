@@ -96,6 +96,26 @@ def test_kept_weights_of_the_largest_subnet_teach_a_supernet(tmp_path: Path) -> 
     assert accuracy(net, open_images(settings).validation, settings.data, 100) == acc
 
 
+def test_calibrated_statistics_are_another_recipe_and_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, candidates = config(tmp_path, max_steps=4), [Candidate("a", TINY.smallest, TINY.smallest.code, None)]
+    accs = {}
+    for bn in ("running", "calibrated"):
+        make_truth(settings, candidates, tmp_path / f"{bn}.json", bn)
+        [accs[bn]] = read_scores(tmp_path / f"{bn}.json", TINY).values()
+        assert ("lag behind" in capsys.readouterr().err) == (bn == "running")
+    taken = count_steps(monkeypatch)
+    make_truth(settings, candidates, tmp_path / "again.json", "calibrated")
+    assert not taken and list(read_scores(tmp_path / "again.json", TINY).values()) == [accs["calibrated"]]
+    arrays = {}
+    for bn in ("running", "calibrated"):
+        assert train_standalone(settings, TINY.smallest, tmp_path / "w.safetensors", bn=bn) == accs[bn]
+        arrays[bn] = read_arrays(tmp_path / "w.safetensors")[0]
+    changed = {name for name, array in arrays["running"].items() if (array != arrays["calibrated"][name]).any()}
+    assert changed and all(name.endswith(("_mean", "_variance")) for name in changed)
+
+
 def count_steps(monkeypatch: pytest.MonkeyPatch, at: int | None = None, then: Callable[[], None] | None = None) -> list[int]:
     """The steps that are taken from here on; before step ``at`` something happens."""
     taken: list[int] = []

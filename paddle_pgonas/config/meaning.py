@@ -71,9 +71,11 @@ def _space(record: Record, config: Config, classes: Classes) -> str | None:
     ours, theirs = config.search_space, _space_of(record)
     if theirs is None:
         return None
+    # Stand-alone weights are of one network, which its arrays describe, whatever else the space holds.
+    free = {"name", "image_size"} | ({"ratios", "min_depth", "divisor"} if trained_alone(record) else set())
     for field in fields(SearchSpace):
         then, now = getattr(theirs, field.name), getattr(ours, field.name)
-        if field.name not in ("name", "image_size") and then != now:
+        if field.name not in free and then != now:
             return f"trained in space {shown(theirs.name)} with {field.name} {shown(then)}, not {shown(now)} of {ours.name!r}"
     return None
 
