@@ -99,7 +99,7 @@ def test_kept_weights_of_the_largest_subnet_teach_a_supernet(tmp_path: Path) -> 
 def test_calibrated_statistics_are_another_recipe_and_are_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings, candidates = config(tmp_path, max_steps=4), [Candidate("a", TINY.smallest, TINY.smallest.code, None)]
+    settings, candidates = config(tmp_path, epochs=1, batch_size=8), [Candidate("a", TINY.smallest, TINY.smallest.code, None)]
     accs = {}
     for bn in ("running", "calibrated"):
         make_truth(settings, candidates, tmp_path / f"{bn}.json", bn)

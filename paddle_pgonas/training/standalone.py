@@ -40,7 +40,7 @@ from paddle_pgonas.training.run import Run
 from paddle_pgonas.training.schedules import total_steps
 from paddle_pgonas.training.trainer import checked, fit, open_batches
 
-FEW = 1000
+FEW = 300
 """Steps of a training below which running BatchNorm statistics are said to lag behind the weights."""
 
 
