@@ -248,7 +248,9 @@ def test_other_training_images_are_refused_and_named(tmp_path: Path, image_folde
     for split in ("train", "val"):
         (image_folder / split / "black").mkdir()
         (image_folder / split / "black" / "0.png").write_bytes(whole)
-    with pytest.raises(UserError, match=r"now there are 13 training images of 3 classes \(with class black\)"):
+    with pytest.raises(
+        UserError, match=r"now there are 13 training images of 3 classes \(label 0 was 'bright', now it is 'black'\)"
+    ):
         resume()
     resume(other_data=True)
 

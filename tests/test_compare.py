@@ -12,6 +12,7 @@ import pytest
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.report.comparison import Comparison, compare, table, verdict
 from paddle_pgonas.scores.correlation import STATISTICS, correlate
+from paddle_pgonas.scores.files import sample_candidates, write_scores
 from paddle_pgonas.space.arch import MINI, TRACK1, SearchSpace
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
@@ -165,6 +166,14 @@ def test_a_file_of_another_space_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match=r"track1\.json: .*space mini"):
         compare([of(MINI), of(TRACK1)], None)
+
+
+def test_two_shared_architectures_are_said_to_be_that(tmp_path: Path) -> None:
+    candidates = sample_candidates(MINI, 3, 0)
+    write_scores(tmp_path / "three.json", candidates, [0.1, 0.2, 0.3])
+    write_scores(tmp_path / "two.json", candidates[:2], [0.1, 0.2])
+    found = compare([tmp_path / "three.json", tmp_path / "two.json"])
+    assert any("two.json shares only 2 architectures with three.json" in note for note in found.notes)
 
 
 def test_constant_scores_have_no_correlation_and_still_make_valid_json(tmp_path: Path) -> None:

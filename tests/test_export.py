@@ -87,6 +87,17 @@ def test_weights_keep_the_challenges_names(tmp_path: Path, supernet: tuple[Super
     assert all((arrays[name] == tensor.numpy()).all() for name, tensor in wanted.items())
 
 
+def test_an_export_says_what_it_is_and_takes_no_other_size(tmp_path: Path, supernet: tuple[Supernet, Path]) -> None:
+    record = export(tiny_config(tmp_path, "score.bn=running"), supernet[1], ARCH, tmp_path / "out", images=2)
+    assert json.loads((tmp_path / "out" / "record.json").read_text())["classes"] == [str(digit) for digit in range(10)]
+    assert {"colours": "RGB", "value_range": [0, 1], "interpolation": "bilinear"}.items() <= record["input"].items()
+    assert record["input"]["shape"] == [None, 3, 8, 8]
+    network = open_inference_model(tmp_path / "out")
+    assert network(np.zeros((2, 3, 8, 8), np.float32)).shape == (2, 10)
+    with pytest.raises(UserError, match=r"takes images \[N, 3, 8, 8\], not \[2, 3, 16, 16\]"):
+        network(np.zeros((2, 3, 16, 16), np.float32))
+
+
 def test_exporting_again_leaves_nothing_of_the_last(tmp_path: Path, supernet: tuple[Supernet, Path]) -> None:
     config, out = tiny_config(tmp_path, "score.bn=running"), tmp_path / "out"
     stale = [out / name for name in ("inference.json", "inference.pdmodel", "inference.onnx")]

@@ -106,9 +106,18 @@ SCORING = [
     Option("score.calibration_images", 5),
     Option("score.calibration_batch", 4),
 ]
-OTHERS = {"space", "device", "output_dir"}
+OTHERS = {"space", "device", "output_dir", "exhaustive_search", "model.mismatch"}
 OTHERS |= {f"data.{name}" for name in ("source", "root", "train_list", "val_list", "cache_dir", "workers", "max_unreadable")}
-OTHERS |= {"method", "method.name", "train.amp", "score.amp", "method.pair_losses", "score.batch_size", "exhaustive_search"}
+OTHERS |= {
+    "model.mismatch",
+    "method",
+    "method.name",
+    "train.amp",
+    "score.amp",
+    "method.pair_losses",
+    "score.batch_size",
+    "exhaustive_search",
+}
 """Where things lie and how fast they go, or what needs a GPU or two processes: not for a table of values."""
 
 

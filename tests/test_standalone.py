@@ -45,7 +45,7 @@ def test_a_truth_file_grows_and_trains_nothing_twice(tmp_path: Path, monkeypatch
     candidates = [Candidate(f"a{i}", arch, arch.code, None) for i, arch in enumerate(some_archs(TINY, 4))]
     trained: list[str] = []
 
-    def fake(settings: Config, arch: object, folder: Path) -> float:
+    def fake(settings: Config, arch: object, folder: Path, bn: str) -> float:
         if len(trained) == 2:
             raise KeyboardInterrupt
         trained.append(str(arch))
@@ -65,7 +65,7 @@ def test_a_truth_file_grows_and_trains_nothing_twice(tmp_path: Path, monkeypatch
 def test_another_recipe_keeps_its_own_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     candidates = [Candidate("a", TINY.smallest, TINY.smallest.code, None)]
     results = iter((0.1, 0.2))
-    monkeypatch.setattr(standalone, "_train", lambda settings, arch, folder: next(results))
+    monkeypatch.setattr(standalone, "_train", lambda settings, arch, folder, bn: next(results))
     for epochs, acc in ((1, 0.1), (2, 0.2), (1, 0.1)):
         make_truth(config(tmp_path, epochs=epochs), candidates, tmp_path / "truth.json")
         assert read_scores(tmp_path / "truth.json", TINY) == {TINY.smallest.code: acc}
@@ -74,7 +74,7 @@ def test_another_recipe_keeps_its_own_results(tmp_path: Path, monkeypatch: pytes
 def test_two_ranks_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     candidates = [Candidate(f"a{i}", arch, arch.code, None) for i, arch in enumerate(some_archs(TINY, 5))]
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
-    monkeypatch.setattr(standalone, "_train", lambda settings, arch, folder: 0.5)
+    monkeypatch.setattr(standalone, "_train", lambda settings, arch, folder, bn: 0.5)
     counts = []
     for rank in (0, 1):
         monkeypatch.setenv("PADDLE_TRAINER_ID", str(rank))
@@ -95,6 +95,26 @@ def test_kept_weights_of_the_largest_subnet_teach_a_supernet(tmp_path: Path) -> 
     assert load_weights(net, tmp_path / "teacher.safetensors")["acc"] == acc
     net.eval()
     assert accuracy(net, open_images(settings).validation, settings.data, 100) == acc
+
+
+def test_calibrated_statistics_are_another_recipe_and_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, candidates = config(tmp_path, epochs=1, batch_size=8), [Candidate("a", TINY.smallest, TINY.smallest.code, None)]
+    accs = {}
+    for bn in ("running", "calibrated"):
+        make_truth(settings, candidates, tmp_path / f"{bn}.json", bn)
+        [accs[bn]] = read_scores(tmp_path / f"{bn}.json", TINY).values()
+        assert ("lag behind" in capsys.readouterr().err) == (bn == "running")
+    taken = count_steps(monkeypatch)
+    make_truth(settings, candidates, tmp_path / "again.json", "calibrated")
+    assert not taken and list(read_scores(tmp_path / "again.json", TINY).values()) == [accs["calibrated"]]
+    arrays = {}
+    for bn in ("running", "calibrated"):
+        assert train_standalone(settings, TINY.smallest, tmp_path / "w.safetensors", bn=bn) == accs[bn]
+        arrays[bn] = read_arrays(tmp_path / "w.safetensors")[0]
+    changed = {name for name, array in arrays["running"].items() if (array != arrays["calibrated"][name]).any()}
+    assert changed and all(name.endswith(("_mean", "_variance")) for name in changed)
 
 
 def count_steps(monkeypatch: pytest.MonkeyPatch, at: int | None = None, then: Callable[[], None] | None = None) -> list[int]:

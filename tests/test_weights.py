@@ -49,6 +49,28 @@ def test_published_names_load(trained: Supernet, tmp_path: Path, names: Callable
         assert (plain(net)[name] == value).all(), name
 
 
+@pytest.mark.parametrize("prefix", ["module.", "backbone.", "Student.", "_layers.module.model."])
+def test_a_prefix_of_all_names_is_removed_whatever_it_is(trained: Supernet, tmp_path: Path, prefix: str) -> None:
+    paddle.save({prefix + name: value for name, value in converted(trained).items()}, str(tmp_path / "w.pdparams"))
+    assert read_weights(tmp_path / "w.pdparams")[0].keys() == plain(trained).keys()
+
+
+def test_names_of_several_prefixes_are_shown_as_they_are(trained: Supernet, tmp_path: Path) -> None:
+    both = {prefix + name: value for prefix in ("Student.", "Teacher.") for name, value in plain(trained).items()}
+    paddle.save(both, str(tmp_path / "w.pdparams"))
+    with pytest.raises(UserError, match=r"holds no weights of this network, but arrays such as Student\.blocks\.0"):
+        read_weights(tmp_path / "w.pdparams")
+    records.write(tmp_path / "w.safetensors", {}, {"blocks.0.stem": np.ones(1, np.float32)})
+    with pytest.raises(UserError, match=r"lacks blocks\.0\.bn\._mean \(its first array is blocks\.0\.stem\)"):
+        load_weights(Supernet(MINI, 10), tmp_path / "w.safetensors")
+
+
+def test_a_path_without_its_extension_suggests_the_file(tmp_path: Path) -> None:
+    (tmp_path / "w.pdparams").write_bytes(b"")
+    with pytest.raises(UserError, match=r"w: no such weight file; did you mean .*/w\.pdparams\?"):
+        read_weights(tmp_path / "w")
+
+
 def test_a_state_dict_of_tensors_loads(trained: Supernet, tmp_path: Path) -> None:
     paddle.save(trained.state_dict(), str(tmp_path / "w.pdparams"))
     load_weights(Supernet(MINI, 10, "prelu"), tmp_path / "w.pdparams")

@@ -17,6 +17,8 @@ def main() -> None:
     from paddle_pgonas.nn.weights import convert_weights
 
     cli.say(f"{convert_weights(arguments.source, arguments.target)} arrays: {arguments.target}")
+    if arguments.target.endswith(".pdparams"):
+        cli.say("not kept: the record (classes, space, image size, ...), which this format cannot hold")
 
 
 if __name__ == "__main__":

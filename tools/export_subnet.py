@@ -1,7 +1,8 @@
-"""Export one subnet of a supernet: weights, code, configuration, record and an inference model of any batch size.
+"""Export one subnet of a supernet, or a stand-alone one: weights, code, configuration, record, and an inference model.
 
-BatchNorm statistics are those of score.bn: the subnet's own over the calibration images, or slices of the supernet's. The
-inference model's logits are compared with the scorer's; nothing is written if they differ by more than rounding.
+The model takes any number of images. BatchNorm statistics are those of score.bn: the subnet's own over the calibration images, or
+those in the weights. The inference model's logits are compared with the scorer's; nothing is written if they differ by more than
+rounding.
 """
 
 from paddle_pgonas import cli
@@ -13,15 +14,15 @@ def main() -> None:
     parser = cli.Parser(__doc__)
     cli.add_config(parser)
     parser.add_argument(
-        "--weights", type=cli.InputFile, required=True, metavar="FILE", help="supernet weights (.safetensors or .pdparams)"
+        "--weights", type=cli.InputFile, required=True, metavar="FILE", help="weights (.safetensors or .pdparams)"
     )
-    parser.add_argument("--arch", required=True, metavar="CODE", help="the subnet")
+    parser.add_argument("--arch", metavar="CODE", help="the subnet; stand-alone weights know theirs")
     parser.add_argument("--output", type=cli.Folder, required=True, metavar="DIR", help="the folder to write")
     parser.add_argument("--images", type=int, default=256, metavar="N", help="validation images to compare on (default: 256)")
     parser.add_argument("--onnx", action="store_true", help="write inference.onnx too; needs paddle2onnx and onnxruntime")
     arguments = parser.parse_args()
     config = cli.config_of(arguments)
-    arch = config.search_space.parse(arguments.arch)
+    arch = None if arguments.arch is None else config.search_space.parse(arguments.arch)
     if arguments.images < 1:
         raise UserError(f"--images must be at least 1, not {arguments.images}")
 

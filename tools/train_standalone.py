@@ -20,6 +20,18 @@ def main() -> None:
         metavar="FILE",
         help="with --arch: keep the trained weights (those of the largest subnet can be a teacher)",
     )
+    parser.add_argument(
+        "--start",
+        type=cli.InputFile,
+        metavar="FILE",
+        help="with --arch: continue from kept weights of the same subnet, or an export's",
+    )
+    parser.add_argument(
+        "--bn",
+        choices=["running", "calibrated"],
+        default="running",
+        help="BatchNorm statistics of the accuracy: running ones (default), or measured anew over score.calibration_images",
+    )
     parser.add_argument("--candidates", type=cli.InputFile, metavar="FILE", help="many subnets; needs --output")
     parser.add_argument("--output", type=cli.OutputFile, metavar="FILE", help="the truth file to write")
     arguments = parser.parse_args()
@@ -32,15 +44,18 @@ def main() -> None:
         raise UserError("--output needs --candidates FILE")
     if arguments.weights and not arguments.arch:
         raise UserError("--weights needs --arch CODE")
+    if arguments.start and not arguments.arch:
+        raise UserError("--start needs --arch CODE")
     arch = config.search_space.parse(arguments.arch) if arguments.arch else None
     candidates = read_candidates(arguments.candidates, config.search_space) if arguments.candidates else []
 
     from paddle_pgonas.training.standalone import make_truth, train_standalone
 
     if arch is not None:
-        print(f"{arch} top-1 {train_standalone(config, arch, arguments.weights):.4f}")
+        acc = train_standalone(config, arch, arguments.weights, start=arguments.start, bn=arguments.bn)
+        print(f"{arch} top-1 {acc:.4f}")
     else:
-        make_truth(config, candidates, arguments.output)
+        make_truth(config, candidates, arguments.output, arguments.bn)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,9 @@ Range = Annotated[tuple[Integer, Integer], ListAsTuple]
 _YAML_OFF = BeforeValidator(lambda value: "off" if value is False else value)  # YAML 1.1 reads off as false
 
 
+_NO_NUMBER = BeforeValidator(lambda value: str(value) if type(value) is int else value)  # 1 is not true
+
+
 class Data(Section):
     """The images, and their transforms."""
 
@@ -68,8 +71,12 @@ class Model(Section):
     """Activation after each residual sum; the one inside a block stays ReLU."""
     pretrained: File | None = None
     """Weights of the full network to start from (.pdparams or .safetensors); null starts from random weights."""
-    reorder: bool = True
-    """Sort the inner channels of pretrained blocks by importance, so that narrow subnets inherit the best."""
+    reorder: Annotated[Literal[True, False, "always"], _NO_NUMBER] = True
+    """Sort the inner channels of pretrained blocks by importance, so that narrow subnets inherit the best. Those of a supernet,
+    as its record tells, keep the order in which its narrow subnets were trained; ``always`` sorts them too."""
+    mismatch: Literal["refuse", "warn"] = key("refuse", free=True)
+    """Weights whose record contradicts the job (names or order of the classes, normalisation, space): refuse them, or only say
+    so. Class i of the images is then output i of the network."""
     bn: Literal["batch", "frozen", "sync"] = "batch"
     """BatchNorm in training: ``batch`` statistics that update the running ones, the same over all processes' images (``sync``),
     or the pretrained ones, ``frozen``."""

@@ -13,12 +13,14 @@ import numpy as np
 import paddle
 
 from paddle_pgonas.config.loading import Config, Data, files_read, save_config
+from paddle_pgonas.config.meaning import SCORED, check_record, classes_of, warn_untrained
 from paddle_pgonas.data.cache import DecodedImages
 from paddle_pgonas.data.images import open_images
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.exporting.inference import (
     MODEL_FILES,
+    RECORD,
     Network,
     convert_to_onnx,
     model_file,
@@ -30,10 +32,11 @@ from paddle_pgonas.exporting.inference import (
 from paddle_pgonas.io.files import PART, write_json, write_text, writing
 from paddle_pgonas.io.locks import exclusive
 from paddle_pgonas.io.outputs import NOTES, claim, put_in_place, wrote
+from paddle_pgonas.io.records import Record
 from paddle_pgonas.nn.elastic import calibrate
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract
-from paddle_pgonas.nn.weights import load_weights, put_plain_weights, read_arrays, save_weights
+from paddle_pgonas.nn.weights import load_weights, put_plain_weights, read_arrays, save_weights, trained_alone
 from paddle_pgonas.priors import cost
 from paddle_pgonas.progress import progress
 from paddle_pgonas.runtime import select_device, versions
@@ -43,7 +46,7 @@ from paddle_pgonas.scoring.walker import Walker
 from paddle_pgonas.space.arch import Arch
 from paddle_pgonas.space.named import find_space
 
-EXPORTED = ("subnet.safetensors", "code.txt", "config.yaml", "record.json")
+EXPORTED = ("subnet.safetensors", "code.txt", "config.yaml", RECORD)
 """The files of an export, in addition to the model's."""
 
 COMMAND = "export_subnet"
@@ -61,16 +64,19 @@ class Parity(NamedTuple):
 
 
 def export(
-    config: Config, weights: str | Path, arch: Arch, output: str | Path, *, onnx: bool = False, images: int = 256
+    config: Config, weights: str | Path, arch: Arch | None, output: str | Path, *, onnx: bool = False, images: int = 256
 ) -> dict[str, Any]:
-    """Write one subnet of a trained supernet into the folder ``output`` and return the record.
+    """Write one subnet of a trained supernet, or a stand-alone one, into the folder ``output`` and return the record.
 
     Writes ``subnet.safetensors`` (under the challenge's names, BatchNorm statistics by ``score.bn``), ``code.txt``,
     ``config.yaml``, ``inference.*`` (a Paddle inference model for any batch size), on request ``inference.onnx``, and last
     ``record.json``. The model's logits are compared with the scorer's and with those of the network before it was saved: on this
     number of validation ``images``, taken evenly; without ``data.root`` (possible with ``score.bn: running``) on images of noise,
-    which the record states. Raises UserError for ``score.bn: batch``, weights that do not fit, a folder with other things in it,
-    a missing package for ONNX, or a model whose logits differ.
+    which the record states. Stand-alone weights need no ``arch``. The record holds all that a program needs to use the model:
+    the names of the classes, and size, colours, range, interpolation and normalisation of the input.
+
+    Raises UserError for ``score.bn: batch``, weights that do not fit, a folder with other things in it, a missing package for
+    ONNX, or a model whose logits differ.
     """
     folder = Path(output)
     _check_folder(folder, [weights, *files_read(config).values()])
@@ -80,22 +86,30 @@ def export(
         require_onnx()
     device = select_device(config.device, config.exhaustive_search)
     net = Supernet(config.search_space, config.model.num_classes, config.model.activation)
-    trained = load_weights(net, weights)
+    opened = open_images(config.changed(data={"val_limit": images}))
+    blind = config.data.source == "folder" and config.data.root is None and config.score.bn == "running"
+
+    def check(path: str | Path, record: Record) -> None:
+        check_record(SCORED, config, None if blind else opened.val_source.classes, path, record)
+
+    trained = load_weights(net, weights, subnets=True, check=check)
+    arch = _chosen(arch, weights, trained, net)
     net.eval()
-    if config.data.source == "folder" and config.data.root is None and config.score.bn == "running":
+    if blind:
         side = config.data.image_size
         noise = np.random.default_rng(0).integers(0, 256, (images, side, side, 3), dtype=np.uint8)
         shown = DecodedImages(noise, np.zeros(0, np.int64), "noise", np.arange(images), images)  # without labels
     else:
-        shown = open_images(config.changed(data={"val_limit": images})).for_scoring(config.score)
+        shown = opened.for_scoring(config.score)
     subnet, calibration, pixels = extract(net, arch), list[list[paddle.Tensor]](), shown.calibration
     if pixels is not None:
         calibration += calibration_batches(pixels, config.data, config.score.calibration_batch, len(pixels))
         calibrate(subnet, [batch for [batch] in calibration])
-    description = _describe(arch, config)
+    description = _describe(arch, config, classes_of(trained) or (None if blind else opened.val_source.classes))
     with exclusive(folder, "export"), _folder_inside(folder) as part:
         save_inference_model(subnet, part, config.data.image_size)
-        save_weights(part / "subnet.safetensors", subnet, description)  # raises if Paddle ignored a full disk
+        kept = description | {"config": config.model_dump(mode="json")}
+        save_weights(part / "subnet.safetensors", subnet, kept)  # raises if Paddle ignored a full disk
         ways = {
             "scorer": _scorer(net, arch, config.score.bn, calibration),
             "dygraph": paddle.no_grad()(lambda x: subnet(paddle.to_tensor(x)).numpy()),
@@ -115,9 +129,23 @@ def export(
         }
         write_text(part / "code.txt", f"{arch}\n")
         save_config(config, part / "config.yaml")
-        write_json(part / "record.json", record | {"config": config.model_dump(mode="json")})
+        write_json(part / RECORD, record | {"config": config.model_dump(mode="json")})
         _move(part, folder)
     return record
+
+
+def _chosen(arch: Arch | None, weights: str | Path, trained: Record, net: Supernet) -> Arch:
+    """The architecture to export: the given one, or that of stand-alone weights, which hold no other (but the full network)."""
+    code = trained_alone(trained)
+    if arch is None and code is None:
+        raise UserError(f"{weights}: holds a supernet's weights; give the code of the subnet to export (--arch CODE)")
+    alone = arch if code is None else net.space.parse(code)
+    arch = arch or alone
+    assert arch is not None
+    if alone not in (arch, net.space.largest):
+        raise UserError(f"{weights}: holds the stand-alone weights of subnet {alone}, not of {arch}")
+    warn_untrained(weights, trained, [arch])
+    return arch
 
 
 def load_subnet(folder: str | Path) -> ResNet:
@@ -163,22 +191,32 @@ def _folder_inside(folder: Path) -> Iterator[Path]:
 
 def _move(part: Path, folder: Path) -> None:
     """An old record is removed first and the new one moved last, because without it an export is incomplete."""
-    for name in ("record.json", *MODEL_FILES):  # other versions of Paddle use other file names
+    for name in (RECORD, *MODEL_FILES):  # other versions of Paddle use other file names
         (folder / name).unlink(missing_ok=True)
-    for path in sorted(part.iterdir(), key=lambda path: path.name == "record.json"):
+    for path in sorted(part.iterdir(), key=lambda path: path.name == RECORD):
         put_in_place(path, folder / path.name)
 
 
-def _describe(arch: Arch, config: Config) -> dict[str, Any]:
+def _describe(arch: Arch, config: Config, names: list[str] | None) -> dict[str, Any]:
     data, side, classes = config.data, config.data.image_size, config.model.num_classes
     return {
         "arch": arch.code,
         "space": config.space,
         "activation": config.model.activation,
         "num_classes": classes,
+        "classes": names,
         "macs": cost.macs(arch, side, classes),
         "params": cost.params(arch, classes),
-        "input": {"shape": [None, 3, side, side], "resize": data.resize, "mean": data.mean, "std": data.std},
+        "input": {
+            "shape": [None, 3, side, side],
+            "colours": "RGB",
+            "steps": "shorter side to resize, centre crop of the shape's size, divide by 255, subtract mean, divide by std",
+            "resize": data.resize,
+            "interpolation": "bilinear",
+            "value_range": [0, 1],
+            "mean": data.mean,
+            "std": data.std,
+        },
         "bn": config.score.bn,
     }
 

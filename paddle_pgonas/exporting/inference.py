@@ -9,7 +9,9 @@ import numpy as np
 import paddle
 from paddle import inference, nn
 
+from paddle_pgonas.config.meaning import told
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.io.files import read_json
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.runtime import paddle_version
 
@@ -18,6 +20,8 @@ Network = Callable[[np.ndarray], np.ndarray]
 
 PREFIX = "inference"
 """Name of an inference model's files, without the suffix."""
+RECORD = "record.json"
+"""The record beside them, which an export writes last."""
 
 MODEL_FILES = tuple(f"{PREFIX}.{suffix}" for suffix in ("json", "pdmodel", "pdiparams", "pdiparams.info", "onnx"))
 """The files of an inference model, in Paddle 3, in Paddle 2 and under ONNX."""
@@ -41,7 +45,12 @@ def model_file(folder: str | Path) -> Path:
 
 
 def open_inference_model(folder: str | Path, device: str = "cpu") -> Network:
-    """An inference model under ``paddle.inference``, on ``cpu`` or ``gpu:<index>``."""
+    """An inference model under ``paddle.inference``, on ``cpu`` or ``gpu:<index>``.
+
+    A call raises UserError for images of another shape than the export's ``record.json`` says; without it nothing is compared.
+    """
+    kept = Path(folder) / RECORD
+    shape = told(read_json(kept, "record of an export"), "input", "shape") if kept.exists() else None
     settings = inference.Config(str(model_file(folder)), str(Path(folder) / f"{PREFIX}.pdiparams"))
     settings.disable_glog_info()
     if device == "cpu":
@@ -53,6 +62,8 @@ def open_inference_model(folder: str | Path, device: str = "cpu") -> Network:
     sink = predictor.get_output_handle(predictor.get_output_names()[0])
 
     def run(x: np.ndarray) -> np.ndarray:
+        if isinstance(shape, list) and list(x.shape[1:]) != shape[1:]:
+            raise UserError(f"{folder}: the model takes images [N, {', '.join(map(str, shape[1:]))}], not {list(x.shape)}")
         source.reshape(list(x.shape))
         source.copy_from_cpu(np.ascontiguousarray(x))
         predictor.run()

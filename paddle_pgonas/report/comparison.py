@@ -125,6 +125,8 @@ def compare(
         if len(common) < 2:
             raise UserError(f"{path}: shares {len(common)} architectures with {reference}; at least 2 are needed")
         notes += _constant(name, scores.values()) + _gaps(name, scores, reference_name, wanted)
+        if len(common) == 2:
+            notes.append(f"{name} shares only 2 architectures with {reference_name}: every correlation of two is 1 or -1")
         files.append((name, common, scores))
     fewest = min(len(common) for _, common, _ in files)
     k = default_k(fewest) if k is None else k

@@ -65,6 +65,12 @@ def precision_at_k(x: np.ndarray, y: np.ndarray, k: int) -> float:
     return float(_among_best(x, k) @ _among_best(y, k)) / k
 
 
+def reached_by_guessing(labels: np.ndarray) -> tuple[float, float]:
+    """Accuracy of guessing the most frequent of these labels, and what it may reach on so many images (four deviations more)."""
+    chance = float(np.bincount(labels).max()) / len(labels)
+    return chance, chance + 4 * math.sqrt(chance * (1 - chance) / len(labels))
+
+
 def default_k(count: int) -> int:
     """The k of ``precision_at_k``: 100, in sets of fewer than 1000 a tenth of them (at least 1)."""
     return min(TOP_K, max(1, count // 10))

@@ -11,45 +11,75 @@ from pathlib import Path
 import numpy as np
 
 from paddle_pgonas.config.loading import Config
+from paddle_pgonas.config.meaning import SCORED, check_record, trained_part, warn, warn_untrained
 from paddle_pgonas.data.cache import DecodedImages
-from paddle_pgonas.data.images import open_images
+from paddle_pgonas.data.images import JobImages, open_images
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.records import Record
 from paddle_pgonas.nn.building import build_untrained
 from paddle_pgonas.nn.supernet import Supernet
-from paddle_pgonas.nn.weights import load_weights, read_arrays
+from paddle_pgonas.nn.weights import load_weights, read_arrays, trained_alone
 from paddle_pgonas.runtime import compute_dtype, select_device
+from paddle_pgonas.scores.correlation import reached_by_guessing
 from paddle_pgonas.scoring import scorer
 from paddle_pgonas.scoring.chunks import METRICS
 from paddle_pgonas.space.arch import Arch
-from paddle_pgonas.space.subspace import Subspace
 
 
 class Session:
-    """The configured images (``images``, if they are open already) and a supernet with the weights of a file.
+    """The configured images (those of the session ``beside``, if there is one) and a supernet with the weights of a file.
 
-    Without a file it is the initial supernet of a training: ``model.pretrained``, reordered if configured. Raises UserError for
-    weights or images that do not fit the configuration, or neither a file nor ``model.pretrained``.
+    Without a file it is the initial supernet of a training: ``model.pretrained``, reordered if configured. Stand-alone weights
+    are the slices of their subnet, the only one that they can measure. Raises UserError for weights or images that do not fit
+    the configuration or each other, or neither a file nor ``model.pretrained``.
     """
 
-    def __init__(self, config: Config, weights: str | Path | None, images: DecodedImages | None = None) -> None:
+    def __init__(self, config: Config, weights: str | Path | None, beside: Session | None = None) -> None:
         self.device = select_device(config.device, config.exhaustive_search)
         compute_dtype(config.score.amp, "score.amp")  # before weights and images are read
         self.sections, space, model = (config.data, config.score), config.search_space, config.model
-        self.trained: Record = {"step": 0}
+        self.opened: JobImages = open_images(config) if beside is None else beside.opened
+        self.file = str(weights or model.pretrained)
+        self.trained: Record
         """The record of the weights."""
+
+        def check(path: str | Path, record: Record) -> None:
+            check_record(SCORED, config, self.opened.val_source.classes, path, record)
+
         if weights is None:
-            self.net = build_untrained(
-                space, model.num_classes, model.activation, pretrained=model.pretrained, reorder=model.reorder
+            self.net, record = build_untrained(
+                space, model.num_classes, model.activation, pretrained=model.pretrained, reorder=model.reorder, check=check
             )
+            self.trained = record | {"step": 0}
         else:
             self.net = Supernet(space, model.num_classes, model.activation)
-            self.trained = load_weights(self.net, weights)
-        self.images = open_images(config).for_scoring(config.score) if images is None else images
+            self.trained = load_weights(self.net, weights, subnets=True, check=check)
+        self.images: DecodedImages = self.opened.for_scoring(config.score) if beside is None else beside.images
 
     def measure(self, archs: Sequence[Arch], folder: Path | None = None) -> np.ndarray:
         """``METRICS`` of each architecture, float64 [len(archs), 4]; finished chunks are kept in ``folder`` if one is given."""
+        self.require(archs)
         return scorer.score(self.net, archs, self.images, *self.sections, folder)
+
+    def require(self, archs: Sequence[Arch]) -> None:
+        """Raise UserError for an architecture without weights: any other than that of stand-alone weights of a part."""
+        code = trained_alone(self.trained)
+        others = [arch for arch in archs if code not in (None, arch.code, arch.space.largest.code)]
+        if others:
+            raise UserError(
+                f"{self.file}: holds the stand-alone weights of subnet {code}, not of {others[0]} ({len(others):,} in all); "
+                "give a supernet's weights, or score that subnet alone (--only NAME)"
+            )
+
+    def warn_guessing(self, best: float) -> None:
+        """Say on stderr if the ``best`` top-1 of all subnets is one that guessing the most frequent class may reach."""
+        labels = self.images.labels
+        chance, most = reached_by_guessing(labels)
+        if best <= most:
+            warn(
+                f"{self.file}: no subnet is better than guessing: the best top-1 is {best:.4f} on {len(labels):,} images, "
+                f"where guessing reaches {chance:.4f}, by luck up to {most:.4f}"
+            )
 
     def identity(self) -> dict[str, object]:
         """Everything that the measured values depend on in addition to the architecture."""
@@ -84,8 +114,11 @@ def measure_with(
     files: list[str | Path | None] = list(weights) or [None]
     measured, sessions = np.empty((len(archs), len(METRICS))), list[Session]()
     for path, share in zip(files, shares, strict=True):
-        session = Session(config, path, sessions[0].images if sessions else None)
-        measured[share] = session.measure([archs[position] for position in share], folder)
+        session, chosen = Session(config, path, sessions[0] if sessions else None), [archs[position] for position in share]
+        session.require(chosen)
+        if path is not None:
+            warn_untrained(path, session.trained, chosen)
+        measured[share] = session.measure(chosen, folder)
         sessions.append(session)
     return measured, sessions
 
@@ -95,8 +128,7 @@ def _shares(weights: Sequence[str | Path], archs: Sequence[Arch]) -> list[list[i
     left, shares = list(range(len(archs))), []
     for path in weights:
         # The whole file is read, not only its record, so that damage is found before hours of scoring with the other files.
-        ranges = read_arrays(path)[1].get("config", {}).get("train", {}).get("depth_ranges")
-        trained = Subspace(archs[0].space, None, ranges and tuple((low, high) for low, high in ranges))  # without: of all depths
+        trained = trained_part(read_arrays(path)[1], archs[0].space)
         share = [position for position in left if trained.within_depths(archs[position])]
         if not share:
             raise UserError(

@@ -11,6 +11,7 @@ import numpy as np
 
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config
+from paddle_pgonas.config.meaning import warn
 from paddle_pgonas.errors import UserError, printable
 from paddle_pgonas.io.files import write_json, write_text
 from paddle_pgonas.io.outputs import claim, content_digest
@@ -63,6 +64,9 @@ def write_submission(
         if np.ptp(values) == 0:
             raise UserError(f"--prior {name} is the same for all candidates ({len(archs)}); leave it out")
         acc = with_prior(acc, name, values, weight)
+    sessions[0].warn_guessing(float(measured[:, METRICS.index("top1")].max()))
+    if len(acc) > 1 and np.ptp(acc) == 0:
+        warn(f"{output}: every 'acc' is {acc[0]:g}: the {len(acc):,} candidates are not ranked")
     write_scores(output, candidates, acc.tolist())
     check_submission(output, candidates, config.search_space)
     metrics = [dict(zip(METRICS, row, strict=True)) for row in measured.tolist()]

@@ -12,6 +12,7 @@ import numpy as np
 
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config
+from paddle_pgonas.config.meaning import warn_untrained
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import write_json, write_text
 from paddle_pgonas.io.locks import exclusive
@@ -130,7 +131,7 @@ def search(
     measures = weights is not None or "latency_ms" in limits  # and stores its measurements
     side, model, folder = config.data.image_size, config.model, Path(config.output_dir) / "search"
     with exclusive(config.output_dir, "search") if measures else nullcontext():
-        latency = None
+        latency = session = None
         if "latency_ms" in limits:
             from paddle_pgonas.searching.latency import Latency
 
@@ -148,6 +149,10 @@ def search(
         task = Task(config.search_space, costs, limits, next(iter(limits), "macs"), scores)
         _check_limits(task)
         scored = evolve(task, population, generations, config.seed)
+        if session is not None and processes.leads():
+            archs = [entry.arch for entry in scored]
+            warn_untrained(session.file, session.trained, archs)
+            session.warn_guessing(max(supernet_scores(session, folder, "top1")(archs)))  # as stored
     settings = {
         "weights": weights and str(weights),
         "population": population,

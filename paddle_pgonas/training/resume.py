@@ -6,6 +6,7 @@ from typing import Any
 
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import free_on_resume
+from paddle_pgonas.config.meaning import first_difference
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.records import Record
 
@@ -38,10 +39,8 @@ def _images_differ(now: dict[str, Any], then: dict[str, Any] | None) -> str | No
     if then is None:
         return "the checkpoint, of an older version, does not say which images it was trained on"
     counts = [f"{images['number']:,} training images of {len(images['classes'])} classes" for images in (then, now)]
-    changed = sorted(set(now["classes"]) ^ set(then["classes"]))
-    if changed:
-        name = changed[0]
-        counts[1] += f" ({'without' if name in then['classes'] else 'with'} class {name})"
+    if difference := first_difference(then["classes"], now["classes"]):
+        counts[1] += f" ({difference})"
     if counts[0] == counts[1]:
         return f"the contents of the {counts[0]} have changed since the last checkpoint"
     return f"the last checkpoint was made with {counts[0]}, now there are {counts[1]}"

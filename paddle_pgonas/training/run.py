@@ -24,7 +24,7 @@ from paddle_pgonas.runtime import DEVICE_ERRORS, compute_dtype, out_of_memory, r
 from paddle_pgonas.training.checkpoints import load_latest, zero_gradients
 from paddle_pgonas.training.health import Health, check_losses
 from paddle_pgonas.training.resume import check_same_run
-from paddle_pgonas.training.schedules import learning_rate
+from paddle_pgonas.training.schedules import learning_rate, total_steps
 
 
 def make_optimizer(settings: Train, parameters: list[paddle.Tensor]) -> paddle.optimizer.Optimizer:
@@ -44,7 +44,7 @@ class Run:
         self.dtype = compute_dtype(settings.amp, "train.amp")
         self.steps_per_epoch = batches.steps_per_epoch
         self.steps_per_checkpoint = batches.steps_per_epoch * settings.checkpoint_every
-        self.total_steps = min(settings.epochs * self.steps_per_epoch, settings.max_steps or 2**62)
+        self.total_steps = total_steps(settings, self.steps_per_epoch)
         self.total_batch = settings.batch_size * processes.connected()
         self.net.train()
         self.optimizer = make_optimizer(settings, self.net.parameters())

@@ -11,6 +11,11 @@ RESTARTS = ((0, 0.25), (5, 0.5), (15, 1.0), (30, 0.25), (35, 0.5), (45, 1.0))
 """(epoch at which a cosine of the 2nd place starts, of 70; its highest rate as a share of the highest of all)."""
 
 
+def total_steps(settings: Train, steps_per_epoch: int) -> int:
+    """Optimizer steps of the whole run."""
+    return min(settings.epochs * steps_per_epoch, settings.max_steps or 2**62)
+
+
 def learning_rate(train: Train, step: int, steps_per_epoch: int, total_batch: int) -> float:
     """Learning rate of a step (both counted from 0).
 

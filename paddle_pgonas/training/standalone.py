@@ -13,64 +13,90 @@ from paddle import nn
 
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config
+from paddle_pgonas.config.meaning import STARTED, warn
 from paddle_pgonas.config.sections import Data, Recipe
+from paddle_pgonas.data.batches import calibration_images
 from paddle_pgonas.data.cache import DecodedImages
 from paddle_pgonas.data.images import open_images
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError, printable
-from paddle_pgonas.io.files import remove_left_parts
+from paddle_pgonas.io.files import content_digest, remove_left_parts
 from paddle_pgonas.io.locks import exclusive
-from paddle_pgonas.io.outputs import claim
+from paddle_pgonas.io.outputs import claim, content_digest
 from paddle_pgonas.io.records import Store
 from paddle_pgonas.methods.base import Metrics, Step
 from paddle_pgonas.methods.losses import cross_entropy
 from paddle_pgonas.nn.building import build_subnet
+from paddle_pgonas.nn.elastic import calibrate
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.priors.geometry import layers
 from paddle_pgonas.runtime import select_device, versions
 from paddle_pgonas.schema import plain
 from paddle_pgonas.scores.files import Candidate, write_scores
+from paddle_pgonas.scoring.scorer import calibration_batches
 from paddle_pgonas.space.arch import Arch
 from paddle_pgonas.training.checkpoints import checkpoints
 from paddle_pgonas.training.memory import check_memory
 from paddle_pgonas.training.run import Run
-from paddle_pgonas.training.trainer import fit, open_batches
+from paddle_pgonas.training.schedules import total_steps
+from paddle_pgonas.training.trainer import checked, fit, open_batches
+
+FEW = 300
+"""Steps of a training below which running BatchNorm statistics are said to lag behind the weights."""
 
 
-def train_standalone(config: Config, arch: Arch, weights: str | Path | None = None) -> float:
-    """Train one subnet from random weights with the configuration's recipe; its top-1 on the validation images.
+def train_standalone(
+    config: Config, arch: Arch, weights: str | Path | None = None, *, start: str | Path | None = None, bn: str = "running"
+) -> float:
+    """Train one subnet with the configuration's recipe, from random or given weights; its top-1 on the validation images.
 
     Recipe: cross-entropy on the labels, SGD with momentum, schedule, sizes and low precision of ``train``, augmentation of
     ``data``; a key that has no use here must keep its default. The seed determines initial weights, order of images and
     augmentation. Checkpoints are kept in ``<output_dir>/standalone/`` until the subnet is trained: after a kill, Ctrl-C or
     SIGTERM the same call continues from the last one, with the same result. ``weights`` names a file for the trained weights;
-    those of the largest subnet can be a method's teacher. Raises UserError for a key without a use, a request to stop, or a
+    those of the largest subnet can be a method's teacher. ``start`` names kept weights, or an export's, of the same subnet.
+    ``bn`` is ``running``, or ``calibrated`` to measure BatchNorm's statistics after the training, over
+    ``score.calibration_images``. Raises UserError for a key without a use, weights of another subnet, a request to stop, or a
     training that diverged or collapsed.
     """
     if weights is not None:
         claim("train_standalone --weights", weights)
-    folder = _store(config).folder / arch.code
-    acc = _train(config, arch, folder, weights)
+    folder = _store(config, bn, start).folder / arch.code
+    acc = _train(config, arch, folder, weights, start=start, bn=bn)
     _remove_checkpoints(folder)
     return acc
 
 
-def _train(config: Config, arch: Arch, folder: Path, weights: str | Path | None = None) -> float:
+def _train(
+    config: Config,
+    arch: Arch,
+    folder: Path,
+    weights: str | Path | None = None,
+    *,
+    start: str | Path | None = None,
+    bn: str = "running",
+) -> float:
     """As :func:`train_standalone`; the last checkpoint stays in ``folder``."""
     select_device(config.device, config.exhaustive_search)
     with exclusive(folder, "training"):
         check_memory(layers(arch, config.data.image_size, config.model.num_classes), config.train)
-        net = build_subnet(arch, config.model.num_classes, config.model.activation, config.seed)
-        run = Run(config, open_batches(config), net, learn_labels, f"training {arch}")
+        batches, model = open_batches(config), config.model
+        check = checked(STARTED, config, batches)
+        net = build_subnet(arch, model.num_classes, model.activation, config.seed, start, check)
+        run = Run(config, batches, net, learn_labels, f"training {arch}")
         step = run.restore(folder / "checkpoints")
         try:
             fit(run, step, folder, "the same command")
         except UserError as error:
             raise type(error)(f"{arch}: {error}") from None
-    acc = accuracy(run.net, open_images(config).validation, config.data, config.score.batch_size)
+    images, data, settings = open_images(config), config.data, config.score
+    if bn == "calibrated":
+        pixels = calibration_images(images.train_source, data, settings.calibration_images)
+        calibrate(net, (x for [x] in calibration_batches(pixels, data, settings.calibration_batch, len(pixels))))
+    acc = accuracy(run.net, images.validation, data, settings.batch_size)
     if weights is not None:
-        save_weights(weights, run.net, run.record(run.total_steps) | {"arch": arch.code, "acc": acc})
+        save_weights(weights, run.net, run.record(run.total_steps) | {"arch": arch.code, "acc": acc, "bn": bn})
     return acc
 
 
@@ -105,22 +131,26 @@ def accuracy(net: ResNet, images: DecodedImages, data: Data, batch_size: int) ->
     return right / len(images.labels)
 
 
-def make_truth(config: Config, candidates: Sequence[Candidate], output: str | Path) -> None:
-    """Train every candidate that has no result yet, and write the truth file after each one.
+def make_truth(config: Config, candidates: Sequence[Candidate], output: str | Path, bn: str = "running") -> None:
+    """Train every candidate that has no result yet, and write the truth file after each one; ``bn`` as :func:`train_standalone`.
 
     Results are stored in ``<output_dir>/standalone/``, one file per subnet, so an interrupted run continues with the remaining
     subnets, and within the subnet that it was training. Processes started with ranks (python -m paddle.distributed.launch) share
     the subnets; each writes the existing results, the last one all of them.
     """
     claim("train_standalone --output", output)
-    store = _store(config)
+    store = _store(config, bn)
+    steps = total_steps(config.train, len(open_images(config).train_source.labels) // config.train.batch_size)
+    if bn == "running" and steps < FEW:
+        lag = f"after {steps:,} steps the running BatchNorm statistics still lag behind the weights, which is part of the truth"
+        warn(f"{output}: {lag}; --bn calibrated measures them anew")
     with exclusive(store.folder, "standalone"):
         for candidate in candidates[processes.rank() :: processes.world()]:
             code = candidate.arch.code
             if store.get(code) is None:
                 started = time.time()
-                acc = _train(config, candidate.arch, store.folder / code)
-                record = {"acc": acc, "seconds": round(time.time() - started, 1), "versions": versions()}
+                acc = _train(config, candidate.arch, store.folder / code, bn=bn)
+                record = {"acc": acc, "bn": bn, "seconds": round(time.time() - started, 1), "versions": versions()}
                 store.put(code, record | {"config": config.model_dump(mode="json")})
                 _write_results(candidates, store, output)
             _remove_checkpoints(store.folder / code)  # also where a run was killed between storing and this
@@ -137,9 +167,19 @@ WITHOUT_EFFECT = ("log_every", "checkpoint_every", "keep_checkpoints")
 """Keys of ``train`` that stand-alone training uses and that do not influence results."""
 
 
-def _store(config: Config) -> Store:
-    """The store of results. Raises UserError for an unused key that does not have its default."""
-    used = {"model": {"num_classes", "activation"}, "train": {*Recipe.model_fields, *WITHOUT_EFFECT}, "score": {"batch_size"}}
+CALIBRATION = ("calibration_images", "calibration_batch")
+"""Keys of ``score`` that stand-alone training uses with ``calibrated`` statistics."""
+
+
+def _store(config: Config, bn: str, start: str | Path | None = None) -> Store:
+    """The store of results. Raises UserError for an unused key that does not have its default, or an unknown ``bn``."""
+    if bn not in ("running", "calibrated"):
+        raise UserError(f"bn of a stand-alone training must be running or calibrated, not {bn}")
+    used = {
+        "model": {"num_classes", "activation", *(["mismatch"] if start else [])},
+        "train": {*Recipe.model_fields, *WITHOUT_EFFECT},
+        "score": {"batch_size", *(CALIBRATION if bn == "calibrated" else [])},
+    }
     if config.method is not None:
         raise UserError(f"stand-alone training makes no use of method={config.method.name}; set method=null")
     for section, names in used.items():
@@ -148,8 +188,14 @@ def _store(config: Config) -> Store:
             value, default = getattr(values, name), field.default
             if name not in names and value != default:
                 reset = f"set {section}.{name}={plain(default)}"
+                reset += " and choose with --bn" if (section, name) == ("score", "bn") else ""
                 raise UserError(f"stand-alone training makes no use of {section}.{name}={plain(value)}; {reset}")
-    return Store(Path(config.output_dir) / "standalone", identity(config))
+    whole = identity(config)  # without the keys below if they are not used: results of older versions stay valid
+    if bn == "calibrated":
+        whole |= {"bn": bn, **{name: getattr(config.score, name) for name in CALIBRATION}}
+    if start is not None:
+        whole |= {"start": content_digest(start)}
+    return Store(Path(config.output_dir) / "standalone", whole)
 
 
 def identity(config: Config) -> dict[str, Any]:

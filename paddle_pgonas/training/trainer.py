@@ -8,16 +8,18 @@ from pathlib import Path
 
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config, files_read, save_config
+from paddle_pgonas.config.meaning import STARTED, TAUGHT, Use, check_record
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.images import open_images
 from paddle_pgonas.errors import Diverged, UserError
 from paddle_pgonas.io.locks import exclusive
 from paddle_pgonas.io.outputs import claim
+from paddle_pgonas.io.records import Record
 from paddle_pgonas.methods import METHODS
 from paddle_pgonas.methods.base import Parts
 from paddle_pgonas.nn.building import build_supernet, build_teacher
 from paddle_pgonas.nn.supernet import Supernet
-from paddle_pgonas.nn.weights import read_arrays, save_weights
+from paddle_pgonas.nn.weights import Check, read_arrays, save_weights
 from paddle_pgonas.priors.geometry import layers
 from paddle_pgonas.runtime import compute_dtype, select_device
 from paddle_pgonas.training.checkpoints import TRAINING, checkpoints, refuse_overwriting, save_checkpoint
@@ -113,9 +115,21 @@ def start_run(config: Config, batches: EpochBatches) -> Run:
     space, model, subspace = config.search_space, config.model, config.subspace
     assert config.method is not None  # train_supernet has said so
     check_memory(layers(subspace.largest, config.data.image_size, model.num_classes), config.train)
-    net = build_supernet(space, config.seed, **model.model_dump())
-    parts = Parts(subspace, config.seed, cache(config.prior), partial(build_teacher, space, model.num_classes))
+    start = {key: getattr(model, key) for key in ("num_classes", "activation", "bn", "pretrained", "reorder")}
+    net = build_supernet(space, config.seed, **start, check=checked(STARTED, config, batches))
+    teacher = partial(build_teacher, space, model.num_classes, check=checked(TAUGHT, config, batches))
+    parts = Parts(subspace, config.seed, cache(config.prior), teacher)
     return Run(config, batches, net, config.method.start(parts))
+
+
+def checked(use: Use, config: Config, batches: EpochBatches) -> Check:
+    """What compares a weight file's record with a training on these batches, as ``meaning.check_record`` does."""
+
+    def check(path: str | Path, record: Record) -> None:
+        if record:
+            check_record(use, config, batches.source.classes, path, record)
+
+    return check
 
 
 def fit(run: Run, step: int, folder: Path, again: str, watch: Watch | None = None) -> None:
