@@ -20,7 +20,7 @@ from paddle_pgonas.data.cache import DecodedImages
 from paddle_pgonas.data.images import open_images
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError, printable
-from paddle_pgonas.io.files import content_digest, remove_left_parts
+from paddle_pgonas.io.files import remove_left_parts
 from paddle_pgonas.io.locks import exclusive
 from paddle_pgonas.io.outputs import claim, content_digest
 from paddle_pgonas.io.records import Store
