@@ -54,7 +54,7 @@ class Smoothed:
     """Predictions of all candidates, with what tells how good they are."""
 
     values: np.ndarray
-    """[candidates], also for the scored ones: measuring a subnet adds more noise than it removes error of the model."""
+    """[candidates], also for the scored ones, from whose scores it removes noise."""
     features: tuple[str, ...]
     kernel: str
     """Of the Gaussian process, for standardised features and scores."""

@@ -26,6 +26,7 @@ from paddle_pgonas.scores.files import read_candidates
 from paddle_pgonas.scoring.smoothing import FOLDS, Sample, Smoothing, features, gaussian_process
 from paddle_pgonas.space.arch import TRACK1_THIN, Arch
 from studies.document import fill
+from studies.intervals import Taus, resampled_tau
 from studies.results import read_results
 from studies.study import read_study
 
@@ -65,23 +66,30 @@ def of_study(name: str, truth_name: str) -> dict[str, dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     for metric in METRICS:
         held_out: dict[str, list[float]] = {}
-        taus: dict[str, list[float]] = {}
+        ranked: dict[str, list[np.ndarray]] = {}
         for variant in results.runs:
             for scores in results.scores(variant, None, metric) if results.bn(variant) == "calibrated" else ():
                 for model, fitted in models().items():
                     predicted = crossed(fitted, known, scores)
                     held_out.setdefault(model, []).append(kendall(scores, predicted))
                     if model == "Gaussian process":
-                        taus.setdefault("not scored", []).append(kendall(truth[there], predicted[there]))
-                smoothed = gaussian_process().fit(known, scores).predict(known)
-                for label, values in (("scores", scores), ("smoothed", smoothed)):
-                    taus.setdefault(label, []).append(kendall(truth[there], values[there]))
-        gains = np.subtract(taus["smoothed"], taus["scores"])
+                        ranked.setdefault("not scored", []).append(predicted)
+                ranked.setdefault("scores", []).append(scores)
+                ranked.setdefault("smoothed", []).append(gaussian_process().fit(known, scores).predict(known))
+        runs = len(ranked["scores"])
+        # By number, so that each run is compared with itself.
+        taus = {
+            label: Taus(resampled_tau(np.array(values)[:, there], truth[there]), tuple(range(runs)))
+            for label, values in ranked.items()
+        }
         rows[metric] = {
-            "runs": len(gains),
+            "runs": runs,
             "held_out": {model: round(float(np.mean(values)), DIGITS) for model, values in held_out.items()},
-            "tau": {label: round(float(np.mean(values)), DIGITS) for label, values in taus.items()},
-            "gain": {label: round(float(of(gains)), DIGITS) for label, of in (("lowest", np.min), ("highest", np.max))},
+            "tau": {label: round(of.value, DIGITS) for label, of in taus.items()},
+            "gain": {
+                label: [round(value, DIGITS) for value in taus[label].minus(taus["scores"])]
+                for label in ("smoothed", "not scored")
+            },
         }
     return rows
 
@@ -153,16 +161,13 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
                 f"| {study}, {metric} | {row['runs']} | " + " | ".join(f"{row['held_out'][name]:.3f}" for name in names) + " |"
             )
         made["models"] = "\n".join(lines)
-        lines = [
-            "| study, read by | scores | smoothed | difference, lowest and highest run | not scored |",
-            "|---|---|---|---|---|",
-        ]
+        lines = ["| study, read by | scores | smoothed | not scored |", "|---|---|---|---|"]
         for study, metric, row in rows:
-            tau, gain = row["tau"], row["gain"]
-            change = f"{tau['smoothed'] - tau['scores']:+.3f}, {gain['lowest']:+.3f} to {gain['highest']:+.3f}"
-            lines.append(
-                f"| {study}, {metric} | {tau['scores']:.3f} | {tau['smoothed']:.3f} | {change} | {tau['not scored']:.3f} |"
-            )
+            cells = [f"{row['tau']['scores']:.3f}"]
+            for label in ("smoothed", "not scored"):
+                gain, low, high = row["gain"][label]
+                cells.append(f"{row['tau'][label]:.3f}: {gain:+.3f} [{low:+.3f}, {high:+.3f}]")
+            lines.append(f"| {study}, {metric} | " + " | ".join(cells) + " |")
         made["truths"] = "\n".join(lines)
     if "supernet" in results:
         made["supernet"] = supernet_table(results["supernet"])
