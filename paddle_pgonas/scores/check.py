@@ -8,12 +8,25 @@ from typing import Any
 
 from paddle_pgonas.errors import UserError, printable
 from paddle_pgonas.io.files import read_json
+from paddle_pgonas.io.outputs import content_digest
 from paddle_pgonas.scores.faults import Faults
-from paddle_pgonas.scores.files import check_against, check_range, collect_candidates, detect_space, read_candidates, space_of
+from paddle_pgonas.scores.files import (
+    beside,
+    check_against,
+    check_range,
+    collect_candidates,
+    detect_space,
+    read_candidates,
+    space_of,
+)
 from paddle_pgonas.space.arch import TRACK1, Arch, SearchSpace
 
 CHALLENGE_ENTRIES = 45_000
 """Entries of Track 1's candidate file."""
+PREDICTOR = (
+    "'acc' are predictions of a model that was fitted to the scores of a sample: rule 6 of the challenge forbids a predictor"
+)
+"""What a record says of such a file as ``predictor``."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,8 @@ class Verdict:
 def validate_submission(path: str | Path, candidates_path: str | Path | None = None, space: SearchSpace | None = None) -> Verdict:
     """Check a file as a submission and collect all faults; names, order and codes must be those of the candidate file.
 
-    Without a space it is found by the length of the codes. Raises UserError for a wrong candidate file or an unreadable ``path``.
+    The record beside the file tells whether its scores are a predictor's. Without a space it is found by the length of the codes.
+    Raises UserError for a wrong candidate file or an unreadable ``path``.
     """
     faults, notes, repeated = Faults(), list[str](), list[str]()
     if not Path(path).is_file():
@@ -61,6 +75,8 @@ def validate_submission(path: str | Path, candidates_path: str | Path | None = N
     wanted = None if candidates_path is None else read_candidates(candidates_path, space, known)
     _, accs = collect_candidates(entries, space, faults, known)
     check_range(accs, faults)
+    if _is_predicted(Path(path)):
+        faults.add("predictor", "the file", PREDICTOR)
     if len(accs) > 1 and len(set(accs.values())) == 1 and (acc := next(iter(accs.values()))) is not None:
         # such a file gives no ranking, and the leaderboards' correlations are not defined
         why = "as in a candidate file that was not scored" if acc == 0 else "so they give no ranking"
@@ -79,3 +95,12 @@ def validate_submission(path: str | Path, candidates_path: str | Path | None = N
         spread = f"'acc' {min(values):.4g} to {max(values):.4g}, {len(set(values)):,} different values"
         notes.append(f"{count:,} entries of space {space.name}, {spread}")
     return Verdict(str(path), faults, notes)
+
+
+def _is_predicted(path: Path) -> bool:
+    """Whether the record beside a file is of this very file and names it a predictor's; no, if there is no readable record."""
+    try:
+        record = read_json(beside(path, ".record.json"), "record")
+    except UserError:
+        return False
+    return isinstance(record, dict) and "predictor" in record and record.get("file") == content_digest(path)

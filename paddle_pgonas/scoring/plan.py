@@ -17,6 +17,7 @@ from paddle_pgonas.priors import cost
 from paddle_pgonas.runtime import compute_dtype, select_device, tf32
 from paddle_pgonas.scoring.memory import scoring_memory
 from paddle_pgonas.scoring.scorer import chunked
+from paddle_pgonas.scoring.smoothing import TOGETHER, Sample, Smoothing
 from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
 from paddle_pgonas.scoring.walker import Walker
 from paddle_pgonas.space.arch import Arch
@@ -25,11 +26,18 @@ FEWER_IMAGES = json.loads((Path(__file__).parent / "fewer_images.json").read_tex
 """How well rankings by fewer images agree with that by all, as a study measured it; the file names its source."""
 
 
-def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None) -> None:
-    """Print the plan of a scoring job: the MACs with and without sharing, memory, and an estimate of the time."""
+def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None, sample: Sample | None = None) -> None:
+    """Print the plan of a scoring job: the MACs with and without sharing, memory, and an estimate of the time.
+
+    With a ``sample`` only its architectures are scored; errors as of :class:`~paddle_pgonas.scoring.smoothing.Smoothing`.
+    """
     select_device(config.device, config.exhaustive_search)
     side, classes = config.data.image_size, config.model.num_classes
-    chunks = chunked([archs[position] for position in scoring_order(archs)])
+    step = len(archs)
+    if sample is not None:
+        archs, step = [archs[position] for position in Smoothing(archs, sample, side, classes).positions], TOGETHER
+    parts = [archs[start : start + step] for start in range(0, len(archs), step)]
+    chunks = [chunk for part in parts for chunk in chunked([part[position] for position in scoring_order(part)])]
     costs = [walk_cost(build_tree(chunk), chunk[0], side, classes) for chunk in chunks]
     shared = sum(cost_of.macs for cost_of in costs)
     alone = sum(cost.macs(arch, side, classes) for arch in archs)

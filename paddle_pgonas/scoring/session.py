@@ -102,12 +102,13 @@ def score(config: Config, weights: str | Path, archs: Sequence[Arch], metric: st
 
 
 def measure_with(
-    config: Config, weights: Sequence[str | Path], archs: Sequence[Arch], folder: Path
+    config: Config, weights: Sequence[str | Path], archs: Sequence[Arch], folder: Path, together: int | None = None
 ) -> tuple[np.ndarray, list[Session]]:
     """``METRICS`` of each architecture, float64 [len(archs), 4], by the weights assigned to it, and the sessions that measured.
 
     One weight file scores all architectures; without any file the pretrained network does. Of several files each scores the
-    architectures within the ``train.depth_ranges`` of its record that no earlier file scores. Raises UserError as
+    architectures within the ``train.depth_ranges`` of its record that no earlier file scores. With ``together`` a file scores so
+    many at a time, in their order, so that lists that begin alike share what is kept in ``folder``. Raises UserError as
     :class:`Session`, and, before anything is scored, for an architecture that no file was trained for.
     """
     shares = _shares(weights, archs) if len(weights) > 1 else [list(range(len(archs)))]
@@ -118,7 +119,9 @@ def measure_with(
         session.require(chosen)
         if path is not None:
             warn_untrained(path, session.trained, chosen)
-        measured[share] = session.measure(chosen, folder)
+        step = together or len(share)
+        for start in range(0, len(share), step):
+            measured[share[start : start + step]] = session.measure(chosen[start : start + step], folder)
         sessions.append(session)
     return measured, sessions
 

@@ -18,9 +18,11 @@ from paddle_pgonas.io.outputs import claim, content_digest
 from paddle_pgonas.priors.by_name import with_prior
 from paddle_pgonas.progress import progress
 from paddle_pgonas.runtime import command_line, versions
+from paddle_pgonas.scores.check import PREDICTOR
 from paddle_pgonas.scores.files import Candidate, beside, check_submission, read_candidates, write_scores
 from paddle_pgonas.scoring.chunks import METRICS
 from paddle_pgonas.scoring.session import measure_with, metric_values
+from paddle_pgonas.scoring.smoothing import TOGETHER, Sample, Smoothing
 
 
 def write_submission(
@@ -31,15 +33,17 @@ def write_submission(
     metric: str = "top1",
     candidates: Sequence[Candidate] | None = None,
     prior: tuple[str, float] | None = None,
+    sample: Sample | None = None,
 ) -> None:
     """Score the candidates, write ``output`` (``NAME.json``), ``NAME.metrics.json`` and ``NAME.record.json``, and check the file.
 
     The candidate file is ``path``; ``candidates`` are the entries of it that are scored, all by default. Of several ``weights``
     (few-shot supernets) each scores the candidates of its ``train.depth_ranges``; an empty list scores the network of
     ``model.pretrained`` before any training. ``acc`` is the ``metric`` ``top1``, ``top5``, ``probability`` or ``likelihood``
-    (``exp(-loss)``), to which :func:`~paddle_pgonas.priors.by_name.with_prior` adds a ``prior`` of this name and weight. Raises
-    UserError if weights or images do not fit, an output is an input, a file cannot be written, the candidate file changed
-    meanwhile, or the prior is the same for all candidates.
+    (``exp(-loss)``), to which :func:`~paddle_pgonas.priors.by_name.with_prior` adds a ``prior`` of this name and weight. With a
+    ``sample`` only its candidates are scored, and all get the metric that :class:`~paddle_pgonas.scoring.smoothing.Smoothing`
+    predicts, which is no legal entry. Raises UserError if weights or images do not fit, an output is an input, a file cannot be
+    written, the candidate file changed meanwhile, the prior is the same for all candidates, or the sample cannot be fitted.
     """
     started = time.time()
     files = [weights] if isinstance(weights, str | Path) else list(weights)
@@ -52,13 +56,22 @@ def write_submission(
     formula = config.prior(name) if prior else None
     if formula is not None:
         formula(archs[0])  # an imported prior that fails must not cost hours of scoring
-    measured, sessions = measure_with(config, files, archs, Path(config.output_dir) / "scores")
+    smoothing = sample and Smoothing(archs, sample, config.data.image_size, config.model.num_classes)
+    scored = smoothing.positions if smoothing else range(len(archs))
+    folder, together = Path(config.output_dir) / "scores", TOGETHER if sample else None
+    measured, sessions = measure_with(config, files, [archs[position] for position in scored], folder, together)
     if processes.rank() != 0:
         return
     images = len(sessions[0].images.labels)
     if content_digest(path) != content:
         raise UserError(f"{path}: the candidates changed while they were scored; give the command again to score what is new")
-    acc = metric_values(measured, metric)
+    acc, facts = metric_values(measured, metric), dict[str, object]()
+    if smoothing and sample:
+        smoothed = smoothing.fit(acc)
+        acc = smoothed.values
+        print(f"{len(scored)} of {len(archs)} candidates scored; {smoothed}")
+        names = [candidates[position].name for position in scored]
+        facts = {"predictor": PREDICTOR, "sample": {"seed": sample.seed, **smoothed.record(), "names": names}}
     if formula is not None:
         values = np.array([formula(arch) for arch in progress(archs, name, "subnets")])
         if np.ptp(values) == 0:
@@ -69,9 +82,8 @@ def write_submission(
         warn(f"{output}: every 'acc' is {acc[0]:g}: the {len(acc):,} candidates are not ranked")
     write_scores(output, candidates, acc.tolist())
     check_submission(output, candidates, config.search_space)
-    metrics = [dict(zip(METRICS, row, strict=True)) for row in measured.tolist()]
-    lines = [f"{json.dumps(entry.name)}: {json.dumps(row)}" for entry, row in zip(candidates, metrics, strict=True)]
-    write_text(metrics_path, "{\n" + ",\n".join(lines) + "\n}\n")
+    order = np.argsort(scored)
+    _write_metrics(metrics_path, [candidates[scored[row]].name for row in order], measured[order])
     record = {
         "acc": metric,
         "prior": prior and f"{name}, weight {weight:g}",
@@ -85,7 +97,16 @@ def write_submission(
         "command": command_line(),
         "versions": versions(),
         "config": config.model_dump(mode="json"),
+        "file": content_digest(output),
+        **facts,
     }
     write_json(record_path, record)
     shown = f"{metric} with {name}" if prior else metric
     print(printable(f"{len(candidates)} candidates, {images} images, {shown} {acc.min():.4f} to {acc.max():.4f}: {output}"))
+
+
+def _write_metrics(path: str, names: Sequence[str], measured: np.ndarray) -> None:
+    """Write the metrics of the measured candidates, one a line."""
+    rows = [dict(zip(METRICS, row, strict=True)) for row in measured.tolist()]
+    lines = [f"{json.dumps(name)}: {json.dumps(row)}" for name, row in zip(names, rows, strict=True)]
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")

@@ -1,0 +1,202 @@
+"""How Kendall tau with the truth depends on the number of validation images, for every metric and the supernets of a study.
+
+The study's results tell it for 2,000 and 10,000 images. With --root this measures every image of every candidate of the supernets
+whose weights are there, so that each number of images can be looked at in many random draws. README.md beside this file has the
+commands. What was measured is kept in the folder of --work; another call adds the supernets that are new.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from paddle_pgonas.config.loading import Config, load_config
+from paddle_pgonas.data.images import open_images
+from paddle_pgonas.io import records
+from paddle_pgonas.io.files import read_json, write_json
+from paddle_pgonas.nn.supernet import Supernet
+from paddle_pgonas.progress import progress
+from paddle_pgonas.scores.correlation import kendall
+from paddle_pgonas.scoring.scorer import calibration_batches, to_network
+from paddle_pgonas.scoring.session import Session
+from paddle_pgonas.scoring.tree import Node, build_tree
+from paddle_pgonas.scoring.walker import Walker
+from paddle_pgonas.space.arch import Arch
+from studies.results import Results, read_results
+from studies.study import Study, read_study
+
+HOME = Path(__file__).resolve().parent
+STUDY = HOME.parent / "similar_cost" / "study.yaml"
+NUMBERS = (500, 1000, 2500, 5000, 10_000)
+DRAWS = 50
+METRICS = ("top1", "probability", "likelihood")
+UNTRAINED = ("no_training", "no_training_long")
+"""Variants without weights of their own: they are the committed largest networks."""
+
+
+def supernets(study: Study, runs: Path | None) -> dict[str, tuple[str, Path, bool]]:
+    """By name: the method, the weights, and whether these are a largest network's. Trained ones lie in the folder ``runs``."""
+    found: dict[str, tuple[str, Path, bool]] = {}
+    for method in UNTRAINED:
+        recipe = study.methods[method].largest
+        stem = "largest" if recipe is None else f"largest-{Path(recipe).stem}-"
+        for path in sorted(study.path("largest").glob(f"{stem}[0-9].safetensors")):
+            found[f"{method}-seed{path.stem[-1]}"] = (method, path, True)
+    for name, variant in study.variants.items():
+        for path in (
+            sorted(runs.glob(f"{name}/**/seed*/supernet.safetensors")) if runs and variant.regime.bn == "calibrated" else ()
+        ):
+            if variant.method.trained and not variant.method.groups:
+                found[f"{name}-{path.parent.name}"] = (variant.method_name, path, False)
+    return found
+
+
+def measure_images(config: Config, net: Supernet, archs: list[Arch]) -> np.ndarray:
+    """Hit, probability of the true class and loss of every image: float32 [archs, images, 3], with calibrated statistics."""
+    images, settings = open_images(config).for_scoring(config.score), config.score
+    net.eval()
+    walker, root = Walker(net, "calibrated"), build_tree(archs)
+    assert images.calibration is not None
+    batches = calibration_batches(images.calibration, config.data, settings.calibration_batch, settings.batch_size)
+    walker.calibrate(root, batches)
+    values = np.empty((len(archs), len(images.labels), 3), np.float32)
+    for start in progress(range(0, len(images.labels), settings.batch_size), "images", "batches"):
+        batch = slice(start, start + settings.batch_size)
+        labels = paddle.to_tensor(images.labels[batch])
+
+        def visit(node: Node, logits: paddle.Tensor, batch: slice = batch, labels: paddle.Tensor = labels) -> None:
+            loss = paddle.nn.functional.cross_entropy(logits, labels, reduction="none").flatten()
+            hit = (logits.argmax(-1) == labels).astype("float32")
+            values[list(node.candidates), batch] = paddle.stack([hit, (-loss).exp(), loss], -1).numpy()
+
+        walker.walk(root, to_network(images.images[batch], config.data), visit)
+    return values
+
+
+def measured(study: Study, name: str, root: str, work: Path, archs: list[Arch], runs: Path | None) -> np.ndarray:
+    """The values of a supernet, from the folder of ``work`` if it has them."""
+    kept = work / f"{name}.safetensors"
+    if kept.exists():
+        return records.read(kept)[0]["values"]
+    method, weights, untrained = supernets(study, runs)[name]
+    start = [f"model.pretrained={weights}"] if untrained else []
+    options = [f"data.root={root}", f"output_dir={work}", *start, *study.options]
+    config = load_config(
+        study.path(study.methods[method].config or ("no_training.yaml" if untrained else f"{method}.yaml")), options
+    )
+    net = Session(config, None if untrained else weights, open_images(config).for_scoring(config.score)).net
+    values = measure_images(config, net, archs)
+    records.write(kept, {"supernet": name}, {"values": values})
+    return values
+
+
+def scores(values: np.ndarray, metric: str) -> np.ndarray:
+    """A metric of every candidate, [candidates], of values [candidates, images, 3]; in double precision, as in scoring."""
+    means = values.mean(1, dtype=np.float64)
+    return {"top1": means[:, 0], "probability": means[:, 1], "likelihood": np.exp(-means[:, 2])}[metric]
+
+
+def draws(values: np.ndarray, number: int) -> list[np.ndarray]:
+    """Values of ``number`` random images, drawn ``DRAWS`` times without replacement; all images once if there are no more."""
+    total = values.shape[1]
+    if number >= total:
+        return [values]
+    return [values[:, np.random.default_rng((number, draw)).permutation(total)[:number]] for draw in range(DRAWS)]
+
+
+def table(values: np.ndarray, truth: np.ndarray, known: np.ndarray) -> dict[str, dict[str, dict[str, float]]]:
+    """By metric and number of images: tau with the truth (mean and deviation of the draws), and with the ranking by all images.
+
+    Args:
+        values: [candidates, images, 3] of one supernet.
+        truth: [candidates].
+        known: bool [candidates], which have a truth.
+    """
+    rows: dict[str, dict[str, dict[str, float]]] = {metric: {} for metric in METRICS}
+    whole = {metric: scores(values, metric) for metric in METRICS}
+    for number in NUMBERS:
+        drawn = draws(values, number)
+        for metric in METRICS:
+            each = [scores(part, metric) for part in drawn]
+            taus = [kendall(truth[known], one[known]) for one in each]
+            same = [kendall(whole[metric], one) for one in each]
+            rows[metric][str(number)] = {
+                "tau": round(float(np.mean(taus)), 4),
+                "deviation": round(float(np.std(taus, ddof=1)), 4) if len(taus) > 1 else 0.0,
+                "with_all": round(float(np.mean(same)), 4),
+            }
+    return rows
+
+
+def of_results(results: Results, truth: np.ndarray) -> dict[str, dict[str, dict[str, float]]]:
+    """By run and metric: tau with the truth by the images on which the study measures during the training, and by all 10,000.
+
+    The last of these measurements is of the final weights.
+    """
+    few, known, rows = str(results.study.watch_images), np.isfinite(truth), dict[str, dict[str, dict[str, float]]]()
+    for variant, runs in results.runs.items():
+        watched = [run for run in runs if run["watched"]]
+        if results.bn(variant) != "calibrated" or not watched:
+            continue
+        part = replace(results, runs={variant: watched})
+        for metric in ("top1", "likelihood"):
+            pairs = zip(part.scores(variant, None, metric, watched=-1), part.scores(variant, None, metric), strict=True)
+            for run, (one, whole) in zip(watched, pairs, strict=True):
+                rows.setdefault(f"{variant}-seed{run['seed']}", {})[metric] = {
+                    few: round(kendall(truth[known], one[known]), 4),
+                    str(NUMBERS[-1]): round(kendall(truth[known], whole[known]), 4),
+                    "with_all": round(kendall(whole, one), 4),
+                }
+    return rows
+
+
+def summary(found: dict[str, dict[str, dict[str, dict[str, float]]]]) -> str:
+    """The means over the supernets as a Markdown table."""
+    lines = ["| images | " + " | ".join(f"{metric}" for metric in METRICS) + " |", "|---|" + "---|" * len(METRICS)]
+    for number in map(str, NUMBERS):
+        cells = []
+        for metric in METRICS:
+            rows = [row[metric][number] for row in found.values()]
+            mean = {key: np.mean([row[key] for row in rows]) for key in ("tau", "deviation", "with_all")}
+            cells.append(f"{mean['tau']:.3f} ± {mean['deviation']:.3f} ({mean['with_all']:.3f})")
+        lines.append(f"| {int(number):,} | " + " | ".join(cells) + " |")
+    return "\n".join([f"{len(found)} supernets", *lines])
+
+
+def print_results(rows: dict[str, dict[str, dict[str, float]]]) -> None:
+    """The means over the study's runs."""
+    for metric in ("top1", "likelihood"):
+        each = [row[metric] for row in rows.values()]
+        print(f"{len(each)} runs, {metric}:", {key: round(float(np.mean([row[key] for row in each])), 3) for key in each[0]})
+
+
+def main() -> None:
+    """Measure, and write images.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", help="CIFAR-10 as DIR/train/<class>/* and DIR/val/<class>/*")
+    parser.add_argument("--runs", type=Path, help="the working files of studies/run.py, where trained supernets lie")
+    parser.add_argument("--work", type=Path, default=Path("runs/images"), help="working files")
+    parser.add_argument("--truth", default="long", help="the truth of the study that counts (default: long)")
+    arguments = parser.parse_args()
+    results = read_results(read_study(STUDY))
+    truth = np.nanmean(results.truths[arguments.truth], 0)
+    path, subnets = HOME / "images.json", int(np.isfinite(truth).sum())
+    report = {"truth": arguments.truth, "subnets": subnets, "draws": DRAWS, "results": of_results(results, truth)}
+    found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for name in supernets(results.study, arguments.runs) if arguments.root else ():
+        values = measured(results.study, name, arguments.root, arguments.work, results.archs, arguments.runs)
+        found[name] = table(values, truth, np.isfinite(truth))
+        print(name, found[name]["probability"], flush=True)
+        write_json(path, report | {"supernets": found})  # after each, as one takes minutes
+        print(summary(found))
+    if not arguments.root:
+        write_json(path, report | {"supernets": read_json(path, "results")["supernets"] if path.exists() else {}})
+    print_results(report["results"])
+
+
+if __name__ == "__main__":
+    main()
