@@ -13,9 +13,8 @@ from typing import Any, NoReturn
 
 from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.import_paths import is_import_path
 from paddle_pgonas.io.files import refuse_overwriting
-from paddle_pgonas.priors.by_name import PRIORS
+from paddle_pgonas.priors.by_name import AT_INITIALISATION, PRIORS, check_name
 from paddle_pgonas.space.arch import SPACES, SearchSpace
 from paddle_pgonas.space.named import find_space
 
@@ -67,10 +66,20 @@ def add_space(parser: argparse.ArgumentParser, default: str | None = None) -> No
     parser.add_argument("--space", type=_space, default=default, metavar="NAME|FILE", help=text)
 
 
-def add_prior(parser: argparse.ArgumentParser, required: bool = False, use: str = "score with this prior") -> None:
-    """Add ``--prior NAME``."""
-    text = f"{', '.join(PRIORS)} (samples: a second a subnet), or an import path such as my_module:my_prior"
-    parser.add_argument("--prior", type=_prior, required=required, metavar="NAME", help=f"{use}: {text}")
+def add_prior(
+    parser: argparse.ArgumentParser, required: bool = False, use: str = "score with this prior", images: bool = False
+) -> None:
+    """Add ``--prior NAME``; with ``images`` the tool can compute the priors at initialisation, too."""
+    known = [*PRIORS, *(AT_INITIALISATION if images else ())]
+
+    def prior(value: str) -> str:
+        try:
+            return check_name(value, known)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    text = f"{', '.join(known)}, an import path such as my_module:my_prior, or a sum such as flops+params"
+    parser.add_argument("--prior", type=prior, required=required, metavar="NAME", help=f"{use}: {text}")
 
 
 def _space(value: str) -> SearchSpace:
@@ -78,13 +87,6 @@ def _space(value: str) -> SearchSpace:
         return find_space(value)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _prior(value: str) -> str:
-    if value not in PRIORS and not is_import_path(value):
-        known = f"{', '.join(PRIORS)}, or an import path such as my_module:my_prior"
-        raise argparse.ArgumentTypeError(f"must be one of {known}, not {value!r}")
-    return value
 
 
 def add_setting(parser: argparse.ArgumentParser) -> None:

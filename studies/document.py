@@ -27,7 +27,7 @@ def write_report(study: Study) -> Path:
         write_truth(results)
     text = document.read_text(encoding="utf-8")
     for name, table in tables(results).items():
-        text = _fill(document, text, name, table)
+        text = fill(document, text, name, table)
     write_text(document, text)
     for picture in study.pictures:
         write_picture(*_shown(results, picture, FIGURES), study.path("pictures") / f"{picture.replace(' ', '-')}.svg")
@@ -56,7 +56,8 @@ def truth_csv(results: Results) -> str:
     return text.getvalue()
 
 
-def _fill(document: Path, text: str, name: str, table: str) -> str:
+def fill(document: Path, text: str, name: str, table: str) -> str:
+    """A document's text with this table between its markers. Raises UserError if it lacks them."""
     begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
     if text.count(begin) != 1 or text.count(end) != 1:
         raise UserError(f"{document}: needs the lines '{begin.strip()}' and '{end}' once each, around the table {name}")

@@ -13,8 +13,7 @@ from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import content_digest, refuse_overwriting, write_json, write_text
-from paddle_pgonas.priors.by_name import with_prior
-from paddle_pgonas.progress import progress
+from paddle_pgonas.priors.by_name import prior_values, terms, with_prior
 from paddle_pgonas.runtime import command_line, versions
 from paddle_pgonas.scores.files import Candidate, check_submission, read_candidates, write_scores
 from paddle_pgonas.scoring.chunks import METRICS
@@ -47,9 +46,8 @@ def write_submission(
     candidates = candidates or read_candidates(path, config.search_space)
     archs = [candidate.arch for candidate in candidates]
     name, weight = prior or ("", 0.0)
-    formula = config.prior(name) if prior else None
-    if formula is not None:
-        formula(archs[0])  # an imported prior that fails must not cost hours of scoring
+    for term in terms(name) if prior else ():
+        config.prior(term)(archs[0])  # an imported prior that fails must not cost hours of scoring
     measured, sessions = measure_with(config, files, archs, Path(config.output_dir) / "scores")
     if processes.rank() != 0:
         return
@@ -57,8 +55,8 @@ def write_submission(
     if content_digest(path) != content:
         raise UserError(f"{path}: the candidates changed while they were scored; give the command again to score what is new")
     acc = metric_values(measured, metric)
-    if formula is not None:
-        values = np.array([formula(arch) for arch in progress(archs, name, "subnets")])
+    if prior:
+        values = prior_values(name, archs, config.prior)
         if np.ptp(values) == 0:
             raise UserError(f"--prior {name} is the same for all candidates ({len(archs)}); leave it out")
         acc = with_prior(acc, name, values, weight)
