@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from paddle_pgonas.errors import UserError
 from paddle_pgonas.scores.correlation import Estimate
 from studies.intervals import cost_ratios, draws
 
@@ -38,15 +39,16 @@ class Depth(NamedTuple):
 def depth(truth: np.ndarray, blocks: np.ndarray, macs: np.ndarray, params: np.ndarray) -> Depth:
     """Accuracy as a linear model of :data:`COLUMNS`, and pairs of equal cost; all arguments [subnets].
 
-    Raises ValueError if all subnets have one depth, or no two of different depth cost the same.
+    Raises UserError if no two of different depth cost the same.
     """
+    wins = _wins(truth, blocks, macs)
     columns = np.stack([blocks, np.log(macs), np.log(params)], 1).astype(float)
     values, errors = _fit(truth, columns)
     rows = [np.repeat(np.arange(len(truth)), times) for times in draws(len(truth))[1:]]
     low, high = np.percentile([_fit(truth[row], columns[row])[0] for row in rows if np.ptp(blocks[row])], [2.5, 97.5], axis=0)
     numbers = (map(float, of) for of in zip(values, errors, low, high, strict=True))
     fitted = {name: Coefficient(*of) for name, of in zip(COLUMNS, numbers, strict=True)}
-    return Depth(fitted, *_wins(truth, blocks, macs))
+    return Depth(fitted, *wins)
 
 
 def _fit(truth: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -68,7 +70,7 @@ def _wins(truth: np.ndarray, blocks: np.ndarray, macs: np.ndarray) -> tuple[Esti
 
     pairs = weigh(deeper**2)
     if pairs[0] == 0:
-        raise ValueError("no two subnets of different depth cost the same")
+        raise UserError(f"none of the truth's {len(truth)} subnets differs in depth from one within {EQUAL} times its cost")
     shares = (1 + weigh(won)[pairs > 0] / pairs[pairs > 0]) / 2
     low, high = np.percentile(shares[1:], [2.5, 97.5])
     return Estimate(float(shares[0]), float(low), float(high)), int(pairs[0]) // 2

@@ -33,6 +33,8 @@ from studies.tables import markdown
 HOME = Path(__file__).resolve().parent
 REFERENCE = "flops+params"
 """The ranking that the others are compared with."""
+LEAST = 5
+"""Subnets that a linear model of three variables needs."""
 RANKINGS = ("flops", "params", "blocks", "zen", REFERENCE, "flops+zen", "params+zen", "flops+params+zen")
 LABELS = {"flops": "log FLOPs", "params": "log parameters", "blocks": "blocks", "zen": "Zen-score"}
 
@@ -121,6 +123,10 @@ def main() -> None:
     image_size, classes, _ = setting(space, image_size, classes)
     candidates = read_scored(arguments.truth, space)
     archs, truth = [entry.arch for entry in candidates], np.array([entry.acc for entry in candidates])
+    if len(archs) < LEAST or np.ptp(truth) == 0:
+        raise UserError(
+            f"{arguments.truth}: must hold at least {LEAST} subnets with different accuracies; is it a candidate file?"
+        )
     ranked = rankings(archs, space, image_size, classes)
     ranked |= {Path(path).stem: scores_of(path, space, archs) for path in arguments.scores}
     macs, params = (np.exp(ranked[LABELS[name]]) for name in COSTS)

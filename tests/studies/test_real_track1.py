@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, assert_one_line, flops
 
+from paddle_pgonas.errors import UserError
 from paddle_pgonas.priors import cost
 from paddle_pgonas.scores.correlation import kendall, pearson
 from paddle_pgonas.scores.files import Candidate, write_scores
@@ -65,6 +66,8 @@ def test_a_truth_and_a_submission_are_compared_with_costs_and_sums(
     lacking = written(tmp_path / "few.json", archs[:20], truth[:20])
     status, _, err = run(monkeypatch, capsys, "--truth", paths[0], lacking)
     assert_one_line(status, err, "few.json: lacks 5 of the truth's 25 subnets")
+    unscored = written(tmp_path / "unscored.json", archs, np.zeros(25))
+    assert_one_line(*run(monkeypatch, capsys, "--truth", unscored)[::2], "unscored.json: must hold at least 5")
 
 
 def test_the_record_holds_figures_and_no_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +116,7 @@ def test_the_coefficient_of_depth_is_what_depth_adds_to_the_costs(monkeypatch: p
 
 
 def test_depth_needs_subnets_of_equal_cost() -> None:
-    with pytest.raises(ValueError, match="cost the same"):
+    with pytest.raises(UserError, match="differs in depth"):
         depth.depth(np.arange(3.0), np.array([1, 2, 3]), np.array([1.0, 10, 100]), np.array([1.0, 10, 100]))
 
 
