@@ -15,10 +15,9 @@ from typing_extensions import Self
 from paddle_pgonas import interrupts  # first: it is effective while the others are imported
 from paddle_pgonas.config.loading import Config, inputs_of, load_config
 from paddle_pgonas.errors import UserError, printable
-from paddle_pgonas.import_paths import is_import_path
 from paddle_pgonas.io.files import NO_SPACE, expanded
 from paddle_pgonas.io.outputs import claim, refuse_overwriting
-from paddle_pgonas.priors.by_name import PRIORS
+from paddle_pgonas.priors.by_name import AT_INITIALISATION, PRIORS, check_name
 from paddle_pgonas.runtime import own_settings_of_matplotlib
 from paddle_pgonas.space.arch import SPACES, SearchSpace
 from paddle_pgonas.space.named import find_space, is_space_file
@@ -109,17 +108,20 @@ def add_space(parser: argparse.ArgumentParser, default: str | None = None) -> No
     parser.add_argument("--space", type=_Space, default=default, metavar="NAME|FILE", help=text)
 
 
-def add_prior(parser: argparse.ArgumentParser, required: bool = False, use: str = "score with this prior") -> None:
-    """Add ``--prior NAME``."""
-    text = f"{', '.join(PRIORS)} (samples: a second a subnet), or an import path such as my_module:my_prior"
-    parser.add_argument("--prior", type=_prior, required=required, metavar="NAME", help=f"{use}: {text}")
+def add_prior(
+    parser: argparse.ArgumentParser, required: bool = False, use: str = "score with this prior", images: bool = False
+) -> None:
+    """Add ``--prior NAME``; with ``images`` the tool can compute the priors at initialisation, too."""
+    known = [*PRIORS, *(AT_INITIALISATION if images else ())]
 
+    def prior(value: str) -> str:
+        try:
+            return check_name(value, known)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
-def _prior(value: str) -> str:
-    if value not in PRIORS and not is_import_path(value):
-        known = f"{', '.join(PRIORS)}, or an import path such as my_module:my_prior"
-        raise argparse.ArgumentTypeError(f"must be one of {known}, not {value!r}")
-    return value
+    text = f"{', '.join(known)}, an import path such as my_module:my_prior, or a sum such as flops+params"
+    parser.add_argument("--prior", type=prior, required=required, metavar="NAME", help=f"{use}: {text}")
 
 
 def add_setting(parser: argparse.ArgumentParser) -> None:

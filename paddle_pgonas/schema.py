@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 
@@ -26,7 +26,6 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from typing_extensions import Self
 
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.import_paths import is_import_path
 from paddle_pgonas.io.files import expanded
 from paddle_pgonas.io.yaml_files import cut
 
@@ -110,17 +109,6 @@ File = Annotated[Text, AfterValidator(_expanded), READ]
 """The path of a file that a job reads; a leading ``~`` is the home folder."""
 ListAsTuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 """Converts YAML's lists to tuples."""
-
-
-def one_of(names: Iterable[str], example: str) -> AfterValidator:
-    """One of these names, or an import path like ``example``."""
-
-    def check(value: str) -> str:
-        if value not in names and not is_import_path(value):
-            raise ValueError(f"must be one of {', '.join(names)}, or an import path such as {example}, not {shown(value)}")
-        return value
-
-    return AfterValidator(check)
 
 
 def holds(annotation: Any, part: object) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from paddle_pgonas.config.loading import Config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import read_json
-from paddle_pgonas.priors.by_name import sum_of_priors, with_prior
+from paddle_pgonas.priors.by_name import sum_of_priors, terms, with_prior
 from paddle_pgonas.scores.files import Candidate, read_scores
 from paddle_pgonas.space.arch import Arch
 from studies.intervals import Taus, resampled_tau
@@ -79,8 +79,8 @@ class Results:
             return np.array([sum(arch.depths) for arch in self.archs])
         if name == "width":
             return np.array([arch.out_width for arch in self.archs])
-        if "+" in name:
-            return sum_of_priors({one: self.prior(one) for one in name.split("+")})
+        if len(terms(name)) > 1:
+            return sum_of_priors({one: self.prior(one) for one in terms(name)})
         return np.array(list(map(self.config.prior(name), self.archs)))
 
     def label(self, name: str) -> str:

@@ -13,7 +13,7 @@ from pydantic import PrivateAttr
 from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.yaml_files import read_section
-from paddle_pgonas.priors.by_name import PRIORS
+from paddle_pgonas.priors.by_name import PRIORS, terms
 from paddle_pgonas.schema import Integer, ListAsTuple, Number, Section, Text, key, validate
 from paddle_pgonas.scores.files import Candidate, read_candidates
 
@@ -219,15 +219,14 @@ class Study(Section):
         if "truths" in self.pictures and not self.further_truths:
             yield "pictures: truths needs further_truths"
         for control in self.controls:
-            yield from (f"controls: there is no prior {one}" for one in control.split("+") if one not in {*PRIORS, *OF_ARCH})
+            yield from (f"controls: there is no prior {one}" for one in terms(control) if one not in {*PRIORS, *OF_ARCH})
         for pair in self.comparisons:
             yield from (f"comparisons: there is no method {name}" for name in pair if name not in known)
         labels = [recipe.label for recipe in self.recipes.values()]
         for name, recipe in self.recipes.items():
             if recipe.variant not in self.variants:
                 yield f"recipes.{name}: there is no variant {recipe.variant}"
-            if recipe.prior is not None and recipe.prior not in PRIORS:
-                yield f"recipes.{name}: there is no prior {recipe.prior}"
+            yield from (f"recipes.{name}: there is no prior {one}" for one in terms(recipe.prior or "flops") if one not in PRIORS)
             if labels.count(recipe.label) > 1:
                 yield f"recipes.{name}: another recipe has the label {recipe.label}"
         for name, method in self.methods.items():

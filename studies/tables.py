@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -15,6 +16,7 @@ from paddle_pgonas.io.files import read_json
 from paddle_pgonas.priors import cost
 from paddle_pgonas.scores.correlation import Estimate, kendall, pearson
 from studies.collecting import BN
+from studies.depth import COLUMNS, Coefficient, Depth, depth
 from studies.intervals import (
     Taus,
     attainable_tau,
@@ -33,6 +35,7 @@ SIMILAR = 1.5
 """Two subnets are of similar cost if their multiply-accumulates are within this factor."""
 BANDS = (1, 1.2, 1.5, 2)
 """Bounds of the cost ratio (larger over smaller) of a pair, from each to the next."""
+REAL_TRACK1 = Path(__file__).parent / "real_track1" / "figures.json"
 READINGS = ("top1", "likelihood", "probability")
 ASSUMED_ERRORS = {
     "as in the wide set, all methods": (0.93, 0.67),
@@ -59,16 +62,12 @@ def _truth_table(results: Results) -> str:
             [f"the same, pairs within {SIMILAR} times each other's cost", _interval(close.estimate())],
             ["noise ceiling: tau of the exact accuracies with this truth (simulated)", f"{attainable_tau(results.truth):.3f}"],
         ]
-    return _markdown(["truth", f"{len(results.archs)} subnets, {len(results.truth)} seeds"], rows)
+    return markdown(["truth", f"{len(results.archs)} subnets, {len(results.truth)} seeds"], rows)
 
 
 def _truths_table(results: Results) -> str:
     """A column for each truth: how exact it is, and the tau of the controls; the first truth also for the others' candidates."""
-    columns = {"first truth": results.part(None, "", "")}
-    for name in results.study.further_truths:
-        part = results.part(None, "", name)
-        columns |= {f"{name} truth": part, f"first truth of the {len(part.archs)} of {name}": replace(part, truth_name="")}
-    rows: list[list[str]] = []
+    columns, rows = _truths(results), list[list[str]]()
 
     def add(label: str, value: Callable[[Results], str]) -> None:
         rows.append([label, *map(value, columns.values())])
@@ -81,7 +80,36 @@ def _truths_table(results: Results) -> str:
     add("tau with the first truth", lambda part: f"{kendall(replace(part, truth_name='').mean_truth, part.mean_truth):.3f}")
     for name in results.study.controls:
         add(f"tau of {name} [95 %]", lambda part, name=name: _interval(part.tau(name).estimate()))
-    return _markdown(["", *columns], rows)
+    return markdown(["", *columns], rows)
+
+
+def _depth_table(results: Results) -> str:
+    """Depth's coefficient beside the costs in every truth of the study, in the first one also for the others' candidates, and in
+    the published accuracies of Track 1."""
+    rows = [
+        _depth_row(label, len(part.archs), depth(part.mean_truth, *map(part.prior, ("blocks", "flops", "params"))))
+        for label, part in _truths(results).items()
+    ]
+    real = read_json(REAL_TRACK1, "figures")
+    coefficients, *others = real["depth"]
+    fitted = {name: Coefficient(*of) for name, of in coefficients.items()}
+    rows.append(_depth_row("Track 1, published", real["subnets"], Depth(fitted, *others)))
+    head = ["truth", "subnets", *(f"{name} [95 %]" for name in COLUMNS), "deeper wins at equal cost [95 %]", "pairs"]
+    return markdown(head, rows)
+
+
+def _depth_row(label: str, subnets: int, found: Depth) -> list[str]:
+    shown = (f"{of.value:+.2f} +- {of.error:.2f} [{of.low:+.2f}, {of.high:+.2f}]" for of in found.coefficients.values())
+    return [label, str(subnets), *shown, "{:.2f} [{:.2f}, {:.2f}]".format(*found.wins), str(found.pairs)]
+
+
+def _truths(results: Results) -> dict[str, Results]:
+    """Every truth of the study; the first one also for the candidates of each other one."""
+    named = {"first truth": results.part(None, "", "")}
+    for name in results.study.further_truths:
+        part = results.part(None, "", name)
+        named |= {f"{name} truth": part, f"first truth of the {len(part.archs)} of {name}": replace(part, truth_name="")}
+    return named
 
 
 def _subnets_by_seeds(truth: np.ndarray) -> str:
@@ -113,7 +141,7 @@ def _methods_table(results: Results) -> str:
     bn, other = _statistics_shown(results)
     tau, with_other = f"tau, {bn} [95 %]", f"tau, {other} (measured seeds)"
     head = ["scores from", "tau per seed", tau, with_other, "Pearson x 100", "smallest / largest, %", "minutes"]
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def _statistics_shown(results: Results) -> tuple[str, str]:
@@ -137,7 +165,7 @@ def _rules_table(results: Results) -> str:
     rows.append(["flops alone", "", "", f"{alone[0]:.3f}", "", "", f"{alone[1]:.3f}"])
     readings = ["top-1", "likelihood", "likelihood and FLOPs"]
     head = ["tau", *readings, f"similar cost: {readings[0]}", *readings[1:]]
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def _readings_table(results: Results) -> str:
@@ -147,7 +175,7 @@ def _readings_table(results: Results) -> str:
         [results.label(name), *(f"{results.tau(name, metric=metric, prior=prior).value:.3f}" for metric, prior in ways)]
         for name in results.runs
     ]
-    return _markdown(["tau by", *(metric if prior is None else f"{metric} and FLOPs" for metric, prior in ways)], rows)
+    return markdown(["tau by", *(metric if prior is None else f"{metric} and FLOPs" for metric, prior in ways)], rows)
 
 
 def _recipes_table(results: Results) -> str:
@@ -168,7 +196,7 @@ def _recipes_table(results: Results) -> str:
         lead = first.minus(tau) if first is not None and tau is not first else None
         correlation = 100 * np.mean([pearson(row, results.mean_truth) for row in scores])
         rows.append([label, _interval(tau.estimate()), f"{correlation:.1f}", _interval(lead, signed=True)])
-    return _markdown(["ranking by", "tau [95 %]", "Pearson x 100", "the first minus this one, tau [95 %]"], rows)
+    return markdown(["ranking by", "tau [95 %]", "Pearson x 100", "the first minus this one, tau [95 %]"], rows)
 
 
 def _rates_table(results: Results) -> str:
@@ -177,7 +205,7 @@ def _rates_table(results: Results) -> str:
     for name, rate in (read_json(path, "learning rates") if path.exists() else {}).items():
         losses = (f"{at}: {'diverged' if loss is None else f'{loss:.4f}'}" for at, loss in rate["losses"].items())
         rows.append([name, f"{rate['lr_per_256']:g}", ", ".join(losses)])
-    return _markdown(["method and regime", "chosen", "mean loss of the probes by rate"], rows)
+    return markdown(["method and regime", "chosen", "mean loss of the probes by rate"], rows)
 
 
 def _power_table(results: Results) -> str:
@@ -198,7 +226,7 @@ def _power_table(results: Results) -> str:
         rows.append([name, f"{within:.2f}", f"{between:.2f}", *shown])
     head = ["correlation of errors", "two runs of a method", "two methods"]
     sizes = (f"{n} subnets: {what}" for n in (count // 2, count) for what in ("95 % interval, +-", "shown in 80 % of studies"))
-    return _markdown([*head, *sizes], rows)
+    return markdown([*head, *sizes], rows)
 
 
 def _differences_table(results: Results) -> str:
@@ -213,7 +241,7 @@ def _differences_table(results: Results) -> str:
         intervals = (_interval(one.minus(two), signed=True) for one, two in pairs)
         rows.append([results.label(method), results.label(other), runs, *intervals])
     metrics = ("top-1", "likelihood", "probability")
-    return _markdown(["method", "against", "runs", *(f"difference in tau, by {metric} [95 %]" for metric in metrics)], rows)
+    return markdown(["method", "against", "runs", *(f"difference in tau, by {metric} [95 %]" for metric in metrics)], rows)
 
 
 def _pairs_table(results: Results) -> str:
@@ -234,7 +262,7 @@ def _pairs_table(results: Results) -> str:
     as_drawn = np.array(shares) @ np.array(right)
     rows.append(["all, weighted as random pairs are", "", "", *(f"{100 * x:.0f} %" for x in as_drawn)])
     head = ["ratio of costs", "of random pairs", "pairs of candidates", "FLOPs right", "Zen-score right", "two seeds agree"]
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def _leanings_table(results: Results) -> str:
@@ -247,7 +275,7 @@ def _leanings_table(results: Results) -> str:
     rows = [row("stand-alone accuracy", results.mean_truth[None])]
     rows += [row(results.label(name), results.scores(name)) for name in results.runs]
     head = ["Spearman correlation of", "with blocks", "with the last stage's width", "with FLOPs", "with parameters"]
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def _interval(estimate: Estimate | None, signed: bool = False) -> str:
@@ -257,7 +285,8 @@ def _interval(estimate: Estimate | None, signed: bool = False) -> str:
     return f"{estimate.value:{sign}.3f} [{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"
 
 
-def _markdown(head: list[str], rows: list[list[str]]) -> str:
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -265,6 +294,7 @@ def _markdown(head: list[str], rows: list[list[str]]) -> str:
 TABLES = {
     "truth": _truth_table,
     "truths": _truths_table,
+    "depth": _depth_table,
     "methods": _methods_table,
     "rules": _rules_table,
     "differences": _differences_table,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import flops
+from conftest import REPOSITORY, flops
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paddle_pgonas.config.loading import load_config
+from paddle_pgonas.errors import UserError
 from paddle_pgonas.priors import cost, geometry
-from paddle_pgonas.priors.by_name import PRIORS, make_prior, with_prior
+from paddle_pgonas.priors.by_name import PRIORS, make_prior, prior_values, with_prior
 from paddle_pgonas.priors.zen import zen_score
 from paddle_pgonas.scores.files import sample_candidates
 from paddle_pgonas.space.arch import MINI, SPACES, TRACK1, Arch, SearchSpace
@@ -114,6 +117,55 @@ def test_equal_values_of_a_prior_change_no_ranking() -> None:
     scores = np.array([0.3, 0.1, 0.2])
     assert np.allclose(with_prior(scores, "flops", np.array([5, 5, 5]), 1), scores)
     assert with_prior(np.full(3, 0.1), "flops", np.array([1, 2, 3]), 1).tolist() == [0.1] * 3
+
+
+def test_a_sum_adds_what_the_studies_add() -> None:
+    """Over the candidates, each term with the weight: not the sum standardised once more."""
+    archs = [MINI.sample(random.Random(seed)) for seed in range(20)]
+    scores = np.random.default_rng(0).normal(size=20)
+
+    def standard(values: list[float]) -> np.ndarray:
+        return (np.array(values) - np.mean(values)) / np.std(values)
+
+    logs = [
+        standard([math.log(cost.macs(arch, 32, 10)) for arch in archs]),
+        standard([math.log(cost.params(arch, 10)) for arch in archs]),
+    ]
+    zens = standard([zen_score(arch, 32) for arch in archs])
+    values = prior_values("flops+params+zen", archs, lambda name: make_prior(name, MINI, 32, 10))
+    assert np.allclose(values, sum(logs) + zens)
+    mixed = with_prior(scores, "flops+params", sum(logs), 2)
+    assert np.allclose(standard(mixed), standard(standard(scores) + 2 * sum(logs)))
+    single = prior_values("flops", archs, lambda name: make_prior(name, MINI, 32, 10))
+    assert single.tolist() == [cost.macs(arch, 32, 10) for arch in archs]
+
+
+def test_a_sum_for_single_subnets_is_standardised_over_random_subnets_of_the_space() -> None:
+    """So that it is the same whichever subnets are asked for, and an own prior counts as the built-in ones do."""
+    prior, again = (make_prior("flops+test_cost:depth", MINI, 32, 10) for _ in range(2))
+    sample = [MINI.sample(random.Random(seed)) for seed in range(2000)]
+    values = np.array([prior(arch) for arch in sample])
+    assert prior(MINI.largest) == again(MINI.largest) > values.max() and prior(MINI.smallest) < values.min()
+    logs, depths = np.log([cost.macs(arch, 32, 10) for arch in sample]), np.array([sum(arch.depths) for arch in sample])
+    assert np.allclose(values, (logs - logs.mean()) / logs.std() + (depths - depths.mean()) / depths.std(), atol=0.3)
+
+
+def depth(arch: Arch, image_size: int, num_classes: int) -> int:
+    """A prior of one's own."""
+    return sum(arch.depths)
+
+
+@pytest.mark.parametrize("name", ["flops+flops", "flops+", "+", "luck+flops", "near", "flops+near", "flops+zen_mc"])
+def test_a_sum_that_makes_no_sense_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="prior "):
+        make_prior(name, MINI, 32, 10)
+
+
+def test_a_sum_has_no_ratio_for_pairs() -> None:
+    options = ["method=pgonas", "method.prior=flops+params"]
+    assert load_config(REPOSITORY / "configs" / "demo.yaml", options).method.prior == "flops+params"  # type: ignore[union-attr]
+    with pytest.raises(UserError, match=r"method\.pair_ratio must be 1"):
+        load_config(REPOSITORY / "configs" / "demo.yaml", [*options, "method.pair_ratio=1.5"])
 
 
 def test_a_prior_computes_each_value_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -275,3 +275,21 @@ def test_some_candidates_are_scored_without_any_training(tool: Tool, tmp_path: P
     for other in ("prelu", "mish"):  # these functions change every score of a ReLU network
         status, _, err = tool("write_submission", *options, "model.activation=" + other, *untrained, *files)
         assert_one_line(status, err, "pass -o model.activation=relu")
+
+
+def test_a_sum_of_priors_is_added_to_the_scores(tool: Tool, tmp_path: Path, tiny_weights: Path) -> None:
+    candidates, output = tmp_path / "c.json", tmp_path / "s.json"
+    tool("sample_candidates", "--space", TINY_SPACE, "--count", 6, "--output", candidates)
+    options = ["-c", TINY_CONFIG, "-o", f"output_dir={tmp_path}", "data.val_limit=20", "model.activation=prelu"]
+    files = ["--weights", tiny_weights, "--candidates", candidates, "--output", output]
+    assert tool("write_submission", *options, *files, "--metric", "likelihood", "--prior", "flops+params")[0] == 0
+    entries = json.loads(output.read_text()).values()
+    archs, loss = [TINY.parse(entry["arch"]) for entry in entries], json.loads((tmp_path / "s.metrics.json").read_text()).values()
+    columns = np.stack([
+        np.exp([-row["loss"] for row in loss]),
+        np.log([cost.macs(arch, 8, 10) for arch in archs]),
+        np.log([cost.params(arch, 10) for arch in archs]),
+    ])  # fmt: skip
+    added = ((columns - columns.mean(1, keepdims=True)) / columns.std(1, keepdims=True)).sum(0)
+    assert np.corrcoef(added, [entry["acc"] for entry in entries])[0, 1] == pytest.approx(1)
+    assert json.loads((tmp_path / "s.record.json").read_text())["prior"] == "flops+params, weight 1"

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from paddle_pgonas.methods import METHODS
-from paddle_pgonas.priors.by_name import TRAINING_PRIORS
-from paddle_pgonas.schema import File, Folder, Integer, ListAsTuple, Number, Section, Text, key, one_of
+from paddle_pgonas.priors.by_name import TrainingPrior
+from paddle_pgonas.schema import File, Folder, Integer, ListAsTuple, Number, Section, key
 
 Colour = Annotated[tuple[Number, Number, Number], ListAsTuple]
 """One number each for red, green and blue."""
@@ -154,8 +154,8 @@ class Train(Recipe):
     """Measure at these shares of the run instead, 0 (before the first step) to 1, for example [0, 0.0625, 0.25, 1]."""
     watch_subnets: Integer = key(0, at_least=0, free=True)
     """Also measure this number of random subnets, for Kendall tau of their accuracies with ``watch_prior``."""
-    watch_prior: Annotated[Text, one_of(TRAINING_PRIORS, "my_module:my_prior")] = key("flops", free=True)
-    """The prior that the watched subnets are compared with: ``flops``, ``params``, ``zen``, or your own."""
+    watch_prior: TrainingPrior = key("flops", free=True)
+    """The prior that the watched subnets are compared with: as ``method.prior`` of ``pgonas``."""
     watch_truth: File | None = key(None, free=True)
     """Also measure the subnets of this truth file, for Kendall tau with their stand-alone accuracies; all their metrics are
     written to ``<output_dir>/watched/``. They do not influence the training."""

@@ -110,12 +110,19 @@ def _check_shared_memory(workers: int, size: int) -> None:
 
 def calibration_images(source: ImageSource, data: Data, count: int) -> np.ndarray:
     """Evaluation crops of ``count`` training images taken evenly: uint8 [N, S, S, 3]. Raises UserError if too few can be read."""
+    images, _ = labelled_images(source, data, count)
+    if not len(images):
+        raise UserError("data.root: none of the calibration images can be read")
+    return images
+
+
+def labelled_images(source: ImageSource, data: Data, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The readable of ``count`` training images taken evenly: evaluation crops, uint8 [N, S, S, 3], and labels, int64 [N]."""
     chosen = source.subset(evenly(len(source.labels), count))
     unreadable = Unreadable(chosen, data.max_unreadable)
-    crops = [crop for _, crop in readable_crops(chosen, data, unreadable, range(len(chosen.labels)))]
-    if not crops:
-        raise UserError("data.root: none of the calibration images can be read")
-    return np.stack(crops)
+    crops = dict(readable_crops(chosen, data, unreadable, range(len(chosen.labels))))
+    images = np.array(list(crops.values()), np.uint8).reshape(-1, data.image_size, data.image_size, 3)
+    return images, chosen.labels[list(crops)]
 
 
 @lru_cache(maxsize=2)

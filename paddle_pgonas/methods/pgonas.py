@@ -14,15 +14,15 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import pi, sin
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 from paddle_pgonas import processes
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.methods.base import Metrics, Parts, Step
 from paddle_pgonas.methods.sampling import Sampler, take
 from paddle_pgonas.methods.sandwich import Sandwich, SandwichOptions
-from paddle_pgonas.priors.by_name import TRAINING_PRIORS, Prior
-from paddle_pgonas.schema import Integer, Number, Text, key, one_of
+from paddle_pgonas.priors.by_name import Prior, TrainingPrior, terms
+from paddle_pgonas.schema import Integer, Number, key
 from paddle_pgonas.space.arch import Arch
 from paddle_pgonas.space.subspace import Subspace
 
@@ -36,9 +36,9 @@ class PgonasOptions(SandwichOptions):
     """The sandwich's options, and those of the pairs."""
 
     name: Literal["pgonas"] = "pgonas"  # type: ignore[assignment]
-    prior: Annotated[Text, one_of(TRAINING_PRIORS, "my_module:my_prior")] = "flops"
-    """Predicts which of two subnets should have the lower loss: ``flops``, ``params``, ``zen``, or your own,
-    ``my_module:my_prior`` (docs/extending.md)."""
+    prior: TrainingPrior = "flops"
+    """Predicts which of two subnets should have the lower loss: ``flops``, ``params``, ``zen``, your own,
+    ``my_module:my_prior`` (docs/extending.md), or a sum, ``flops+params``."""
     pairs: Integer = key(2, at_least=1)
     """Pairs of random subnets per step."""
     pair_distance: Integer = key(0, at_least=0)
@@ -58,6 +58,11 @@ class PgonasOptions(SandwichOptions):
     """Rescale the schedule, defined for 70 epochs, to the length of the run."""
     rank_weight: Number = key(1.0, at_least=0)
     """Factor on lambda (1 as published)."""
+
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        yield from super()._problems()
+        if len(terms(self.prior)) > 1 and self.pair_ratio != 1:
+            yield "pair_ratio", f"must be 1: method.prior={self.prior} is a sum, whose values may be negative and have no ratio"
 
     def start(self, parts: Parts) -> Pgonas:
         """PGONAS with these options."""

@@ -15,8 +15,7 @@ from paddle_pgonas.config.meaning import warn
 from paddle_pgonas.errors import UserError, printable
 from paddle_pgonas.io.files import write_json, write_text
 from paddle_pgonas.io.outputs import claim, content_digest
-from paddle_pgonas.priors.by_name import with_prior
-from paddle_pgonas.progress import progress
+from paddle_pgonas.priors.by_name import prior_values, terms, with_prior
 from paddle_pgonas.runtime import command_line, versions
 from paddle_pgonas.scores.check import PREDICTOR
 from paddle_pgonas.scores.files import Candidate, beside, check_submission, read_candidates, write_scores
@@ -53,9 +52,8 @@ def write_submission(
     candidates = candidates or read_candidates(path, config.search_space)
     archs = [candidate.arch for candidate in candidates]
     name, weight = prior or ("", 0.0)
-    formula = config.prior(name) if prior else None
-    if formula is not None:
-        formula(archs[0])  # an imported prior that fails must not cost hours of scoring
+    for term in terms(name) if prior else ():
+        config.prior(term)(archs[0])  # an imported prior that fails must not cost hours of scoring
     smoothing = sample and Smoothing(archs, sample, config.data.image_size, config.model.num_classes)
     scored = smoothing.positions if smoothing else range(len(archs))
     folder, together = Path(config.output_dir) / "scores", TOGETHER if sample else None
@@ -72,8 +70,8 @@ def write_submission(
         print(f"{len(scored)} of {len(archs)} candidates scored; {smoothed}")
         names = [candidates[position].name for position in scored]
         facts = {"predictor": PREDICTOR, "sample": {"seed": sample.seed, **smoothed.record(), "names": names}}
-    if formula is not None:
-        values = np.array([formula(arch) for arch in progress(archs, name, "subnets")])
+    if prior:
+        values = prior_values(name, archs, config.prior)
         if np.ptp(values) == 0:
             raise UserError(f"--prior {name} is the same for all candidates ({len(archs)}); leave it out")
         acc = with_prior(acc, name, values, weight)

@@ -1,0 +1,76 @@
+"""What a truth makes of depth: its coefficient beside the costs, and who wins among subnets of equal cost."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.scores.correlation import Estimate
+from studies.intervals import cost_ratios, draws
+
+EQUAL = 1.15
+"""Two subnets cost the same if their multiply-accumulates are within this factor."""
+COLUMNS = ("blocks", "log FLOPs", "log parameters")
+
+
+class Coefficient(NamedTuple):
+    """Of a linear model whose variables are all standardised."""
+
+    value: float
+    error: float
+    """Standard error of least squares."""
+    low: float
+    """95 % interval, from resamples of the subnets."""
+    high: float
+
+
+class Depth(NamedTuple):
+    """What :func:`depth` finds."""
+
+    coefficients: dict[str, Coefficient]
+    """By the name of the column."""
+    wins: Estimate
+    """Share of the pairs of equal cost and different depth in which the deeper subnet is more accurate; a tie counts half."""
+    pairs: int
+
+
+def depth(truth: np.ndarray, blocks: np.ndarray, macs: np.ndarray, params: np.ndarray) -> Depth:
+    """Accuracy as a linear model of :data:`COLUMNS`, and pairs of equal cost; all arguments [subnets].
+
+    Raises UserError if no two of different depth cost the same.
+    """
+    wins = _wins(truth, blocks, macs)
+    columns = np.stack([blocks, np.log(macs), np.log(params)], 1).astype(float)
+    values, errors = _fit(truth, columns)
+    rows = [np.repeat(np.arange(len(truth)), times) for times in draws(len(truth))[1:]]
+    low, high = np.percentile([_fit(truth[row], columns[row])[0] for row in rows if np.ptp(blocks[row])], [2.5, 97.5], axis=0)
+    numbers = (map(float, of) for of in zip(values, errors, low, high, strict=True))
+    fitted = {name: Coefficient(*of) for name, of in zip(COLUMNS, numbers, strict=True)}
+    return Depth(fitted, *wins)
+
+
+def _fit(truth: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients of least squares with standardised variables, and their standard errors."""
+    target, inputs = ((part - part.mean(0)) / part.std(0) for part in (truth, columns))
+    inverse = np.linalg.pinv(inputs.T @ inputs)
+    found = inverse @ inputs.T @ target
+    noise = ((target - inputs @ found) ** 2).sum() / max(len(target) - inputs.shape[1] - 1, 1)
+    return found, np.sqrt(noise * np.diag(inverse))
+
+
+def _wins(truth: np.ndarray, blocks: np.ndarray, macs: np.ndarray) -> tuple[Estimate, int]:
+    """The share of pairs that the deeper subnet wins, with its interval, and the number of pairs."""
+    deeper = np.sign(blocks[:, None] - blocks) * (cost_ratios(macs) < EQUAL)
+    won, times = deeper * np.sign(truth[:, None] - truth), draws(len(truth))
+
+    def weigh(signs: np.ndarray) -> np.ndarray:
+        return ((times @ signs) * times).sum(1)
+
+    pairs = weigh(deeper**2)
+    if pairs[0] == 0:
+        raise UserError(f"none of the truth's {len(truth)} subnets differs in depth from one within {EQUAL} times its cost")
+    shares = (1 + weigh(won)[pairs > 0] / pairs[pairs > 0]) / 2
+    low, high = np.percentile(shares[1:], [2.5, 97.5])
+    return Estimate(float(shares[0]), float(low), float(high)), int(pairs[0]) // 2

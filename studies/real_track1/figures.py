@@ -1,0 +1,147 @@
+"""How rankings agree with published stand-alone accuracies of Track 1, and what these make of depth.
+
+    python studies/real_track1/figures.py --truth gt_arch30.json [SCORES ...]
+
+The truth is a file in the candidates' format; the README beside this file says where the one of Track 1 is published. Costs and
+their sums are always shown, and any files of scores that name all of its subnets. Without -c or the options the space is Track 1,
+with 224 pixels and 1,000 classes. --record keeps the figures, without any accuracy, as figures.json, and rebuilds the README's
+tables from them.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np
+
+from paddle_pgonas import cli
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.io.files import read_json, write_json, write_text
+from paddle_pgonas.priors.by_name import COSTS, combined, make_prior, terms
+from paddle_pgonas.priors.cost import setting
+from paddle_pgonas.scores.correlation import correlate
+from paddle_pgonas.scores.files import read_scored, read_scores
+from paddle_pgonas.space.arch import TRACK1, Arch, SearchSpace
+from studies.depth import Coefficient, Depth, depth
+from studies.document import fill
+from studies.tables import markdown
+
+HOME = Path(__file__).resolve().parent
+REFERENCE = "flops+params"
+"""The ranking that the others are compared with."""
+LEAST = 5
+"""Subnets that a linear model of three variables needs."""
+RANKINGS = ("flops", "params", "blocks", "zen", REFERENCE, "flops+zen", "params+zen", "flops+params+zen")
+LABELS = {"flops": "log FLOPs", "params": "log parameters", "blocks": "blocks", "zen": "Zen-score"}
+
+
+def rankings(archs: list[Arch], space: SearchSpace, image_size: int, classes: int) -> dict[str, np.ndarray]:
+    """Costs, depth and their sums by label, all [subnets], larger for the better; costs as logarithms."""
+    known = {"blocks": np.array([float(sum(arch.depths)) for arch in archs])}
+    for name in ("flops", "params", "zen"):
+        known[name] = np.array(list(map(make_prior(name, space, image_size, classes), archs)), dtype=float)
+    found = {name: combined({term: known[term] for term in terms(name)}) for name in RANKINGS}
+    return {label(name): np.log(values) if name in COSTS else values for name, values in found.items()}
+
+
+def label(name: str) -> str:
+    """A ranking's name in tables."""
+    return " + ".join(LABELS[term] for term in terms(name))
+
+
+def agreement(truth: np.ndarray, ranked: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Kendall tau and Pearson of each ranking, and its tau minus the reference's, each ``[value, low, high]``."""
+    found = {name: correlate(truth, values) for name, values in ranked.items()}
+    reference = found[label(REFERENCE)]
+    return {
+        name: {
+            "kendall": list(of.estimates()["kendall"]),
+            "pearson": list(of.estimates()["pearson"]),
+            "minus the reference": None if of is reference else list(of.minus(reference)["kendall"]),
+        }
+        for name, of in found.items()
+    }
+
+
+def scores_of(path: str, space: SearchSpace, archs: list[Arch]) -> np.ndarray:
+    """A file's scores of these architectures. Raises UserError if it lacks one."""
+    known = read_scores(path, space)
+    if lacking := [arch for arch in archs if arch.code not in known]:
+        raise UserError(f"{path}: lacks {len(lacking)} of the truth's {len(archs)} subnets, first {lacking[0]}; score them too")
+    return np.array([known[arch.code] for arch in archs])
+
+
+def tables(figures: dict[str, Any]) -> dict[str, str]:
+    """The figures as Markdown, by name."""
+    head = ["ranking by", "Kendall tau [95 %]", "Pearson [95 %]", f"tau minus that of {label(REFERENCE)} [95 %]"]
+    rows = [
+        [name, _shown(of["kendall"]), _shown(of["pearson"]), _shown(of["minus the reference"], "+")]
+        for name, of in figures["rankings"].items()
+    ]
+    found = Depth(*figures["depth"])
+    lines = [
+        [f"coefficient of {name}", f"{of.value:+.3f} +- {of.error:.3f} [{of.low:+.3f}, {of.high:+.3f}]"]
+        for name, of in ((name, Coefficient(*of)) for name, of in found.coefficients.items())
+    ]
+    lines.append([f"share of the {found.pairs} pairs of equal cost that the deeper subnet wins", _shown(found.wins)])
+    count = f"{figures['subnets']} subnets"
+    return {"rankings": markdown(head, rows), "depth": markdown([count, "value +- standard error [95 %]"], lines)}
+
+
+def _shown(estimate: Any, sign: str = "") -> str:
+    if estimate is None:
+        return ""
+    value, low, high = estimate
+    return f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def record(figures: dict[str, Any], home: Path = HOME) -> None:
+    """Keep the figures, and rebuild the tables of the README in this folder."""
+    write_json(home / "figures.json", figures)
+    document = home / "README.md"
+    text = document.read_text(encoding="utf-8")
+    for name, table in tables(read_json(home / "figures.json", "figures")).items():
+        text = fill(document, text, name, table)
+    write_text(document, text)
+
+
+@cli.command
+def main() -> None:
+    """Print the tables."""
+    parser = cli.Parser(__doc__)
+    parser.add_argument("scores", nargs="*", type=cli.InputFile, metavar="SCORES", help="submissions, or priors' files")
+    parser.add_argument("--truth", type=cli.InputFile, required=True, metavar="FILE", help="stand-alone accuracies")
+    parser.add_argument("--record", action="store_true", help="keep the figures")
+    cli.add_setting(parser)
+    arguments = parser.parse_args()
+    space, image_size, classes = cli.setting_of(parser, arguments)
+    space = space or TRACK1
+    image_size, classes, _ = setting(space, image_size, classes)
+    candidates = read_scored(arguments.truth, space)
+    archs, truth = [entry.arch for entry in candidates], np.array([entry.acc for entry in candidates])
+    if len(archs) < LEAST or np.ptp(truth) == 0:
+        raise UserError(
+            f"{arguments.truth}: must hold at least {LEAST} subnets with different accuracies; is it a candidate file?"
+        )
+    ranked = rankings(archs, space, image_size, classes)
+    ranked |= {Path(path).stem: scores_of(path, space, archs) for path in arguments.scores}
+    macs, params = (np.exp(ranked[LABELS[name]]) for name in COSTS)
+    figures = {
+        "subnets": len(archs),
+        "space": space.name,
+        "image_size": image_size,
+        "classes": classes,
+        "rankings": agreement(truth, ranked),
+        "depth": depth(truth, ranked["blocks"], macs, params),
+    }
+    if arguments.record:
+        record(figures)
+    print("\n\n".join(tables(figures).values()))
+
+
+if __name__ == "__main__":
+    main()
