@@ -20,8 +20,9 @@ from paddle_pgonas.runtime import command_line, versions
 from paddle_pgonas.scores.check import PREDICTOR
 from paddle_pgonas.scores.files import Candidate, beside, check_submission, read_candidates, write_scores
 from paddle_pgonas.scoring.chunks import METRICS
-from paddle_pgonas.scoring.session import measure_with, metric_values
+from paddle_pgonas.scoring.session import Session, measure_with, metric_values
 from paddle_pgonas.scoring.smoothing import TOGETHER, Sample, Smoothing
+from paddle_pgonas.space.arch import Arch
 
 
 def write_submission(
@@ -51,8 +52,7 @@ def write_submission(
     content = content_digest(path)
     candidates = candidates or read_candidates(path, config.search_space)
     archs = [candidate.arch for candidate in candidates]
-    name, weight = prior or ("", 0.0)
-    for term in terms(name) if prior else ():
+    for term in terms(prior[0]) if prior else ():
         config.prior(term)(archs[0])  # an imported prior that fails must not cost hours of scoring
     smoothing = sample and Smoothing(archs, sample, config.data.image_size, config.model.num_classes)
     scored = smoothing.positions if smoothing else range(len(archs))
@@ -60,7 +60,6 @@ def write_submission(
     measured, sessions = measure_with(config, files, [archs[position] for position in scored], folder, together)
     if processes.rank() != 0:
         return
-    images = len(sessions[0].images.labels)
     if content_digest(path) != content:
         raise UserError(f"{path}: the candidates changed while they were scored; give the command again to score what is new")
     acc, facts = metric_values(measured, metric), dict[str, object]()
@@ -71,10 +70,7 @@ def write_submission(
         names = [candidates[position].name for position in scored]
         facts = {"predictor": PREDICTOR, "sample": {"seed": sample.seed, **smoothed.record(), "names": names}}
     if prior:
-        values = prior_values(name, archs, config.prior)
-        if np.ptp(values) == 0:
-            raise UserError(f"--prior {name} is the same for all candidates ({len(archs)}); leave it out")
-        acc = with_prior(acc, name, values, weight)
+        acc = _with_prior(acc, archs, config, *prior)
     sessions[0].warn_guessing(float(measured[:, METRICS.index("top1")].max()))
     if len(acc) > 1 and np.ptp(acc) == 0:
         warn(f"{output}: every 'acc' is {acc[0]:g}: the {len(acc):,} candidates are not ranked")
@@ -82,25 +78,33 @@ def write_submission(
     check_submission(output, candidates, config.search_space)
     order = np.argsort(scored)
     _write_metrics(metrics_path, [candidates[scored[row]].name for row in order], measured[order])
-    record = {
-        "acc": metric,
-        "prior": prior and f"{name}, weight {weight:g}",
+    images = len(sessions[0].images.labels)
+    facts |= {"acc": metric, "prior": prior and f"{prior[0]}, weight {prior[1]:g}", "candidates": len(candidates)}
+    facts |= {"weights": [str(file) for file in files], "file": content_digest(output)}
+    write_json(record_path, _record(config, sessions, time.time() - started) | facts)
+    shown = f"{metric} with {prior[0]}" if prior else metric
+    print(printable(f"{len(candidates)} candidates, {images} images, {shown} {acc.min():.4f} to {acc.max():.4f}: {output}"))
+
+
+def _with_prior(acc: np.ndarray, archs: Sequence[Arch], config: Config, name: str, weight: float) -> np.ndarray:
+    values = prior_values(name, archs, config.prior)
+    if np.ptp(values) == 0:
+        raise UserError(f"--prior {name} is the same for all candidates ({len(archs)}); leave it out")
+    return with_prior(acc, name, values, weight)
+
+
+def _record(config: Config, sessions: Sequence[Session], seconds: float) -> dict[str, object]:
+    """How the candidates were measured."""
+    return {
         "bn": config.score.bn,
-        "weights": [str(file) for file in files],
         "trained_steps": [session.trained.get("step") for session in sessions],
-        "candidates": len(candidates),
-        "images": images,
-        "seconds": round(time.time() - started, 1),
+        "images": len(sessions[0].images.labels),
+        "seconds": round(seconds, 1),
         "device": sessions[0].device,
         "command": command_line(),
         "versions": versions(),
         "config": config.model_dump(mode="json"),
-        "file": content_digest(output),
-        **facts,
     }
-    write_json(record_path, record)
-    shown = f"{metric} with {name}" if prior else metric
-    print(printable(f"{len(candidates)} candidates, {images} images, {shown} {acc.min():.4f} to {acc.max():.4f}: {output}"))
 
 
 def _write_metrics(path: str, names: Sequence[str], measured: np.ndarray) -> None:
