@@ -27,7 +27,8 @@ def made():
     return devices[-1]
 
 def selected(monkeypatch):
-    monkeypatch.setattr(runtime, "_check_kernels", lambda index: None)
+    for name in ("_search_convolutions", "_allow_tf32", "_check_kernels"):
+        monkeypatch.setattr(runtime, name, lambda value: None)
     return runtime.select_device("auto")
 
 @pytest.mark.gpu

@@ -172,7 +172,7 @@ def test_dry_run_counts_the_memory_of_calibration(tool: Tool, tmp_path: Path, op
         files = ["--candidates", tmp_path / "c.json", "--dry-run", "--json", tmp_path / f"{name}.json"]
         assert tool("write_submission", "-c", DEMO, "-o", "score.batch_size=100", *extra, *files)[0] == 0
         sizes[name] = json.loads((tmp_path / f"{name}.json").read_text())["map_bytes"]
-    assert images / 1.5 < sizes["asked"] / sizes["one"] < images * 2  # micro-batches add copies in float32
+    assert images / 2 < sizes["asked"] / sizes["one"] < images * 2  # one image has its working memory, too
 
 
 def test_sampled_candidates_are_distinct_and_repeatable(tool: Tool, tmp_path: Path) -> None:
