@@ -21,6 +21,9 @@ from paddle_pgonas.runtime import command_line, versions
 from paddle_pgonas.scores.files import Candidate, beside, check_submission, read_candidates, write_scores
 from paddle_pgonas.scoring.chunks import METRICS
 from paddle_pgonas.scoring.session import measure_with, metric_values
+from paddle_pgonas.space.arch import SearchSpace
+
+CHANGED = "the candidates changed while they were {}; give the command again to score what is new"
 
 
 def write_submission(
@@ -46,7 +49,7 @@ def write_submission(
     metrics_path, record_path = (beside(output, ending) for ending in (".metrics.json", ".record.json"))
     claim("write_submission --output", output, beside=[metrics_path, record_path], inputs=[*files, path])
     content = content_digest(path)
-    candidates = candidates or read_candidates(path, config.search_space)
+    candidates = _as_listed(path, candidates or read_candidates(path, config.search_space), config.search_space)
     archs = [candidate.arch for candidate in candidates]
     name, weight = prior or ("", 0.0)
     formula = config.prior(name) if prior else None
@@ -57,7 +60,7 @@ def write_submission(
         return
     images = len(sessions[0].images.labels)
     if content_digest(path) != content:
-        raise UserError(f"{path}: the candidates changed while they were scored; give the command again to score what is new")
+        raise UserError(f"{path}: {CHANGED.format('scored')}")
     acc = metric_values(measured, metric)
     if formula is not None:
         values = np.array([formula(arch) for arch in progress(archs, name, "subnets")])
@@ -89,3 +92,13 @@ def write_submission(
     write_json(record_path, record)
     shown = f"{metric} with {name}" if prior else metric
     print(printable(f"{len(candidates)} candidates, {images} images, {shown} {acc.min():.4f} to {acc.max():.4f}: {output}"))
+
+
+def _as_listed(path: str | Path, candidates: Sequence[Candidate], space: SearchSpace) -> Sequence[Candidate]:
+    """The candidates, which were read earlier, if the file still lists them; a pipe cannot be read again. Raises UserError."""
+    if Path(path).is_file():
+        known = {entry.written: entry.arch for entry in candidates}
+        codes = {entry.name: entry.written for entry in read_candidates(path, space, known)}
+        if any(codes.get(entry.name) != entry.written for entry in candidates):
+            raise UserError(f"{path}: {CHANGED.format('read')}")
+    return candidates
