@@ -72,8 +72,9 @@ class EpochBatches(paddle.io.Dataset):
                 return random_resized_crop(self.source.read(candidate), self.data.image_size, rng), self.labels[candidate]
             except UnreadableImage as error:
                 self.unreadable.add(candidate, error)
-            except MemoryError:
+            except MemoryError:  # noted, so that the batch will not be used
                 self.unreadable.out_of_memory(candidate)
+                return np.zeros((self.data.image_size, self.data.image_size, 3), np.uint8), self.labels[candidate]
         self.unreadable.check()
         raise UserError("data.root: none of the training images can be read")
 
@@ -92,9 +93,6 @@ class EpochBatches(paddle.io.Dataset):
             for batch in paddle.io.DataLoader(self, batch_size=None, shuffle=False, num_workers=workers):
                 self.unreadable.check()  # here, as Paddle adds a traceback to an error of a loader process
                 yield batch
-        except UserError:  # of a loader process, with a traceback; it has noted the image
-            self.unreadable.check()
-            raise
         except (RuntimeError, SystemError, OSError) as error:
             raise UserError(
                 f"data.workers: a loader process died; it was killed, or {SHARED} is too small for the batches of "

@@ -136,11 +136,12 @@ def readable_crops(
     for index in indices:
         try:
             yield index, center_crop(source.read(index), data.resize, data.image_size)
+            continue
         except UnreadableImage as error:
             unreadable.add(index, error)
-            unreadable.check()
         except MemoryError:
             unreadable.out_of_memory(index)
+        unreadable.check()
 
 
 def _checksum(path: Path) -> int:
