@@ -17,7 +17,7 @@ from matplotlib import rcParams
 
 from paddle_pgonas.data import batches
 from paddle_pgonas.data.batches import EpochBatches
-from paddle_pgonas.data.sources import open_source
+from paddle_pgonas.data.images import open_source
 from paddle_pgonas.errors import UserError, printable
 from paddle_pgonas.report.comparison import Comparison, compare, table, verdict
 from paddle_pgonas.report.page import write_page
