@@ -19,9 +19,10 @@ from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io import records
 from paddle_pgonas.io.files import read_json_lines
+from paddle_pgonas.methods import sampling
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import OPTIMIZER, read_weights
-from paddle_pgonas.scores.files import Candidate, write_scores
+from paddle_pgonas.scores.files import Candidate, read_candidates, write_scores
 from paddle_pgonas.training.checkpoints import checkpoints, load_latest
 from paddle_pgonas.training.run import make_optimizer
 from paddle_pgonas.training.trainer import train_supernet as train
@@ -212,6 +213,23 @@ def test_another_candidate_file_or_teacher_at_the_same_path_is_refused(tmp_path:
             train(config(tmp_path / "run", max_steps=2, **settings), resume=True)
         Path(settings[changed]).write_bytes(kept)
     train(config(tmp_path / "run", max_steps=2, **settings), resume=True)
+
+
+def test_a_candidate_file_that_changes_after_it_was_read_is_not_recorded_as_what_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = tmp_path / "candidates.json", Candidate("arch1", TINY.largest, TINY.largest.code, None)
+    write_scores(path, [Candidate("arch1", TINY.smallest, TINY.smallest.code, None)], [0.0])
+
+    def read_and_changed(*arguments: Any) -> list[Candidate]:
+        found = read_candidates(*arguments)
+        write_scores(path, [other], [0.0])
+        return found
+
+    monkeypatch.setattr(sampling, "read_candidates", read_and_changed)
+    settings = {"method": "uniform", "random_subnets": 1, "sampler": "candidates", "candidates": str(path)}
+    with pytest.raises(UserError, match=r"method\.candidates: the file was changed while it was read"):
+        train(config(tmp_path / "run", max_steps=1, **settings))
 
 
 def test_a_teacher_has_the_activation_that_it_was_trained_with(tmp_path: Path) -> None:

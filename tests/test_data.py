@@ -18,6 +18,7 @@ from paddle.vision.transforms import CenterCrop, Compose, Resize
 from PIL import Image
 
 from paddle_pgonas.config.loading import Data
+from paddle_pgonas.data import cache
 from paddle_pgonas.data.batches import EpochBatches, calibration_images
 from paddle_pgonas.data.cache import decoded
 from paddle_pgonas.data.images import open_source
@@ -161,7 +162,7 @@ def test_processes_that_share_a_cache_decode_each_image_once(image_folder: Path,
     survivors = [line.split() for line in log.read_text().splitlines()]
     if first_is_killed:
         survivors = [line for line in survivors if int(line[0]) != first.id]
-    assert [index for _, index in survivors] == [str(index) for index in range(8)]
+    assert [index for _, index in survivors] == [*map(str, range(8)), "4"]  # the corrupt one a second time
     assert len({process for process, _ in survivors}) == 1
     assert not list(tmp_path.rglob("*.lock"))
 
@@ -177,12 +178,12 @@ def test_the_cache_is_built_once_and_rebuilt_when_damaged(
             return super().read(index)
 
     first = decoded(Counting(image_folder, "val"), image_settings(image_folder), tmp_path)
-    assert Counting.reads == 8
+    assert Counting.reads == 9  # the corrupt one twice
     assert first.images.shape == (7, 16, 16, 3)
     assert first.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
     wanted = np.array(first.images)
     decoded(Counting(image_folder, "val"), image_settings(image_folder), tmp_path)
-    assert Counting.reads == 8
+    assert Counting.reads == 9
     for name in ("pixels.npy", "images.safetensors"):
         [path] = tmp_path.glob(f"*/{name}")
         damaged = bytearray(path.read_bytes())
@@ -191,8 +192,45 @@ def test_the_cache_is_built_once_and_rebuilt_when_damaged(
         reads = Counting.reads
         again = decoded(Counting(image_folder, "val"), image_settings(image_folder), tmp_path)
         assert (again.images == wanted).all() and (again.labels == first.labels).all()
-        assert Counting.reads == reads + 8
+        assert Counting.reads == reads + 9
         assert f"not used: {path}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("when", ["before it is decoded", "after it, and back"])
+def test_an_image_that_changes_while_images_are_decoded_is_not_cached(image_folder: Path, tmp_path: Path, when: str) -> None:
+    path = image_folder / "val" / "dark" / "2.png"
+    original, first = path.read_bytes(), decoded(Folder(image_folder, "val"), image_settings(image_folder), tmp_path / "before")
+
+    class Changing(Folder):
+        def read(self, index: int) -> Image.Image:
+            if index == 6:
+                Image.new("RGB", (30, 30), "white").save(path)
+            image = super().read(index)
+            if when != "before it is decoded":
+                path.write_bytes(original)
+            return image
+
+    with pytest.raises(UserError, match=r"2\.png: was changed while") as caught:
+        decoded(Changing(image_folder, "val"), image_settings(image_folder), tmp_path / "cache")
+    assert "\n" not in str(caught.value)
+    path.write_bytes(original)
+    again = decoded(Folder(image_folder, "val"), image_settings(image_folder), tmp_path / "cache")
+    assert again.fingerprint == first.fingerprint and np.array_equal(again.images, first.images)
+
+
+def test_an_image_that_changes_between_its_digest_and_the_decoding_is_not_cached(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = cache._build
+
+    def late(*parts: object) -> object:
+        Image.new("RGB", (30, 30), "white").save(image_folder / "val" / "dark" / "2.png")
+        return build(*parts)
+
+    monkeypatch.setattr(cache, "_build", late)
+    with pytest.raises(UserError, match="changed while they were decoded"):
+        decoded(Folder(image_folder, "val"), image_settings(image_folder), tmp_path)
+    assert not list(tmp_path.rglob("pixels.npy"))
 
 
 def test_another_image_or_crop_is_another_cache(image_folder: Path, tmp_path: Path) -> None:

@@ -291,6 +291,17 @@ def test_candidates_that_change_while_they_are_scored_are_refused(tmp_path: Path
     assert not output.exists()
 
 
+def test_candidates_that_changed_after_they_were_read_are_refused_before_the_scoring(tmp_path: Path) -> None:
+    path, weights, output = tmp_path / "candidates.json", tmp_path / "weights.safetensors", tmp_path / "submission.json"
+    save_weights(weights, Supernet(TINY, 10, "prelu"), {})
+    write_scores(path, sample_candidates(TINY, 3, seed=0), [0.0] * 3)
+    candidates = read_candidates(path, TINY)
+    write_scores(path, sample_candidates(TINY, 3, seed=1), [0.0] * 3)
+    with pytest.raises(UserError, match=r"candidates\.json: .*changed while they were read"):
+        write_submission(tiny_config(tmp_path), weights, path, output, candidates=candidates)
+    assert not output.exists()
+
+
 def test_of_several_weights_each_scores_the_depths_that_it_was_trained_for(tmp_path: Path) -> None:
     candidates, path, output = sample_candidates(TINY, 12, seed=0), tmp_path / "candidates.json", tmp_path / "submission.json"
     write_scores(path, candidates, [0.0] * len(candidates))

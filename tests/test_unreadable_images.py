@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import struct
@@ -43,7 +44,6 @@ class Stubborn(Folder):
         RuntimeError("a"),
         NotImplementedError(),
         subprocess.CalledProcessError(1, ["gs"]),
-        MemoryError(),
         struct.error("b"),
         KeyError(3),
     ],
@@ -59,6 +59,42 @@ def test_whatever_a_decoder_raises_the_image_is_named_and_left_out(
         pass
     lines = [line for line in capsys.readouterr().err.splitlines() if source.name(3) in line]
     assert len(lines) == 3 and type(error).__name__ in lines[0]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError(errno.ENOMEM, "no memory"), OSError("out of memory error when reading image file")], ids=repr
+)
+def test_a_lack_of_memory_is_one_line_and_no_property_of_an_image(
+    image_folder: Path, tmp_path: Path, error: Exception, workers: int
+) -> None:
+    data = image_settings(image_folder, max_unreadable=0.2, augment="crop_flip", workers=workers)
+    source = Stubborn(image_folder, error)
+    for job in (
+        lambda: decoded(source, data, tmp_path),
+        lambda: calibration_images(source, data, 12),
+        lambda: collect(EpochBatches(source, data, tmp_path, 4, 0), 0, 0),
+    ):
+        with pytest.raises(UserError, match="memory ran out") as caught:
+            job()
+        assert str(caught.value).startswith(source.name(3)) and len(str(caught.value)) < 400
+    assert len(decoded(Folder(image_folder, "train"), data, tmp_path).labels) == 11  # 3 among them
+
+
+def test_an_image_that_fails_once_is_not_left_out_for_ever(image_folder: Path, tmp_path: Path) -> None:
+    class Once(Folder):
+        failed = False
+
+        def read(self, index: int) -> Image.Image:
+            if index == 3 and not self.failed:
+                self.failed = True
+                raise UnreadableImage("a disk that fails for a moment")
+            return super().read(index)
+
+    data = image_settings(image_folder, max_unreadable=0.2)
+    with pytest.raises(UserError, match=r"3\.png: could not be read at first"):
+        decoded(Once(image_folder, "train"), data, tmp_path)
+    assert len(decoded(Folder(image_folder, "train"), data, tmp_path).labels) == 11
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "broken link", "link to itself", "postscript", "no pixels", "name"])

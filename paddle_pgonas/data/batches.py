@@ -72,6 +72,9 @@ class EpochBatches(paddle.io.Dataset):
                 return random_resized_crop(self.source.read(candidate), self.data.image_size, rng), self.labels[candidate]
             except UnreadableImage as error:
                 self.unreadable.add(candidate, error)
+            except MemoryError:  # noted, so that the batch will not be used
+                self.unreadable.out_of_memory(candidate)
+                return np.zeros((self.data.image_size, self.data.image_size, 3), np.uint8), self.labels[candidate]
         self.unreadable.check()
         raise UserError("data.root: none of the training images can be read")
 

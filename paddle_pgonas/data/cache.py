@@ -24,6 +24,8 @@ PIXELS, RECORD = "pixels.npy", "images"  # file of the pixels, and the entry wit
 
 DECODER = 3  # version of the decoding: raise it when the same files give other pixels, so that older caches are not used
 
+AGAIN = "give the command again"
+
 
 class DecodedImages(NamedTuple):
     """Images as the network's crop, with their labels."""
@@ -42,7 +44,7 @@ def decoded(source: ImageSource, data: Data, folder: str | Path) -> DecodedImage
 
     Of several processes one builds it while the others wait. Unreadable files are left out and named. A cache whose pixels or
     record changed on disk is named and built again. Raises UserError if no image can be read, or more than
-    ``data.max_unreadable`` of them cannot.
+    ``data.max_unreadable`` of them cannot, if memory is short, or if files change meanwhile.
     """
     store = _store(source, data, Path(folder))
     unreadable = Unreadable(source, data.max_unreadable)
@@ -90,7 +92,7 @@ def _stamp(store: Store) -> int | None:
 
 def _build(source: ImageSource, data: Data, store: Store, unreadable: Unreadable) -> Entry:
     count, size = len(source.labels), data.image_size
-    kept = []
+    kept, stamps = [], source.stamps()
     # Written in order, not through a memory map: a full disk would end the process at a mapped page.
     with atomic_path(store.folder / PIXELS) as part, part.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (count, size, size, 3)})
@@ -103,6 +105,8 @@ def _build(source: ImageSource, data: Data, store: Store, unreadable: Unreadable
         file.truncate(start + count * size * size * 3)
         file.flush()
         checksum = _checksum(part)
+        _refuse_changed(source, data, store, stamps)
+        _refuse_readable(source, data, unreadable, np.setdiff1d(np.arange(count), kept))
     if unreadable:
         print(f"left out in total: {len(unreadable):,} of {count:,} images", file=sys.stderr)
     entry = Entry({"crc32": checksum}, {"kept": np.array(kept)})
@@ -110,16 +114,34 @@ def _build(source: ImageSource, data: Data, store: Store, unreadable: Unreadable
     return entry
 
 
+def _refuse_changed(source: ImageSource, data: Data, store: Store, stamps: list[bytes]) -> None:
+    """Raise UserError if files were written since ``stamps`` or the fingerprint: the pixels may be of others."""
+    for index, (before, now) in enumerate(zip(stamps, source.stamps(), strict=True)):
+        if before != now:
+            raise UserError(f"{source.name(index)}: was changed while the images were decoded; {AGAIN}")
+    if _store(source, data, store.folder.parent).key != store.key:
+        raise UserError(f"{source.where}: images were changed while they were decoded; {AGAIN}")
+
+
+def _refuse_readable(source: ImageSource, data: Data, unreadable: Unreadable, left_out: np.ndarray) -> None:
+    """Raise UserError if an image can be read that could not before: not the image failed, and it would be left out for ever."""
+    for index, _ in readable_crops(source, data, unreadable, left_out.tolist()):
+        raise UserError(f"{source.name(index)}: could not be read at first, and can be now, as if the disk failed; {AGAIN}")
+
+
 def readable_crops(
     source: ImageSource, data: Data, unreadable: Unreadable, indices: Iterable[int]
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Index and evaluation crop, uint8 [S, S, 3], of every readable image; raises UserError when too many are unreadable."""
+    """Index and evaluation crop, uint8 [S, S, 3], of every readable image. UserError: too many are not, or memory is short."""
     for index in indices:
         try:
             yield index, center_crop(source.read(index), data.resize, data.image_size)
+            continue
         except UnreadableImage as error:
             unreadable.add(index, error)
-            unreadable.check()
+        except MemoryError:
+            unreadable.out_of_memory(index)
+        unreadable.check()
 
 
 def _checksum(path: Path) -> int:

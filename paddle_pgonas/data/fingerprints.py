@@ -52,6 +52,12 @@ def fingerprint_files(
     return digest.hexdigest()
 
 
+def stamps_of(folder: Path, paths: Sequence[bytes]) -> list[bytes]:
+    """A digest of each file's name, size and times; it differs once the file has been written again."""
+    root = os.fsencode(folder)
+    return _stamps([os.path.join(root, path) for path in paths], paths, 0)[0]
+
+
 def _stamps(places: Sequence[bytes], names: Sequence[bytes], now: int) -> tuple[list[bytes], set[bytes]]:
     """Stamps of files (a digest of name, size and times), and which of them are old enough to be stored."""
     stamps, settled = [], set()

@@ -10,7 +10,7 @@ from paddle_pgonas.config.loading import Config, Data, Score
 from paddle_pgonas.data.batches import calibration_images
 from paddle_pgonas.data.cache import DecodedImages, decoded
 from paddle_pgonas.data.lists import Classes, ListedImages, check_labels, find_list, read_list, training_classes
-from paddle_pgonas.data.sources import Digits, Folder, ImageSource, Split, evenly, spread_order
+from paddle_pgonas.data.sources import Digits, Folder, ImageSource, Split, evenly, say_once, spread_order
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.schema import shown
 
@@ -34,6 +34,15 @@ class JobImages:
     def val_source(self) -> ImageSource:
         """The validation images (after ``val_limit``)."""
         return open_source(self.data, "val", self.num_classes)
+
+    def check_classes(self) -> None:
+        """Raise UserError if the training images' classes are not those of the validation images, if there are any: perhaps the
+        unpacking of the images was interrupted."""
+        classes, data = self.train_source.classes, self.data
+        if data.source == "digits" or find_list(data, "val") or Path(str(data.root), "val").is_dir():
+            self.val_source  # noqa: B018  (which compares them)
+        else:
+            say_once(f"{data.root}: there are no validation images, with which the {len(classes):,} classes could be compared")
 
     @cached_property
     def validation(self) -> DecodedImages:

@@ -6,10 +6,8 @@ used, when the same images are given by folders or by a list, and a part of them
 
 from __future__ import annotations
 
-import functools
 import os
 import posixpath
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +16,7 @@ import numpy as np
 
 from paddle_pgonas.config.loading import Data
 from paddle_pgonas.data.fingerprints import fingerprint_files
-from paddle_pgonas.data.sources import ImageFiles, Split, class_names, evenly
+from paddle_pgonas.data.sources import ImageFiles, Split, class_names, evenly, say_once
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import read_text
 from paddle_pgonas.schema import shown
@@ -53,7 +51,7 @@ class ListedImages(ImageFiles):
     """The images of a list. ``classes`` are the training images' classes, if known; else the list's own."""
 
     def __init__(self, listed: Listed, root: Path, split: Split, classes: Classes | None) -> None:
-        self.list = listed.path
+        self.list = self.where = listed.path
         self.classes = (classes or listed.classes).as_list()
         self.folder = _start_of_paths(listed, root, split)
         order = np.lexsort((listed.files, listed.labels))
@@ -176,25 +174,19 @@ def _class_names(path: Path, pairs: set[tuple[int, bytes]]) -> dict[int, str]:
     folders = Counter(folder for _, folder in pairs)
     if len(pairs) > len(folders) > 1:
         shared = shown(os.fsdecode(folders.most_common(1)[0][0]))
-        _say(f"{path}: the images of folder {shared} have several labels, so the classes are named by their numbers")
+        say_once(f"{path}: the images of folder {shared} have several labels, so the classes are named by their numbers")
     names = {label: os.fsdecode(posixpath.basename(folder)) for label, folder in sorted(pairs)}
     flat = not folders.keys().isdisjoint({b"", b"train", b"val"})
     if flat or not len(pairs) == len(names) == len(set(names.values())):
         return {}
     for (label, name), expected in zip(names.items(), sorted(names.values()), strict=True):
         if name != expected:
-            _say(
+            say_once(
                 f"{path}: label {label} is class {shown(name)}, not {shown(expected)} as in sorted order; "
                 "a network pretrained on ImageNet numbers the classes in sorted order"
             )
             break
     return names
-
-
-@functools.cache
-def _say(line: str) -> None:
-    """Print on stderr, once in a process: a list is read for its images and for its classes."""
-    print(line, file=sys.stderr)
 
 
 def _start_of_paths(listed: Listed, root: Path, split: Split) -> Path:

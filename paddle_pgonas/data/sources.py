@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import copy
+import errno
+import functools
 import hashlib
 import os
 import stat
+import sys
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import numpy as np
 from PIL import Image
 
-from paddle_pgonas.data.fingerprints import fingerprint_files
-from paddle_pgonas.errors import UserError
+from paddle_pgonas import processes
+from paddle_pgonas.data.fingerprints import fingerprint_files, stamps_of
+from paddle_pgonas.errors import UserError, printable
+from paddle_pgonas.schema import shown
 
 Split = Literal["train", "val"]
 EXTENSIONS = {".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff"}
+SYSTEM = {"__macosx", "lost+found", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "thumbs.db", "ehthumbs.db", "desktop.ini"}
+"""Left-overs of archives and file systems, besides those whose names begin with a dot (``.DS_Store``, ``._1.jpg``)."""
 
 LARGE, MOST_PER_BYTE = 25_000_000, 2000  # an image of more pixels, both in all and per byte of its file, is no photograph
 
@@ -28,16 +36,24 @@ class UnreadableImage(Exception):
     """A file that cannot be read as an image; the message names it."""
 
 
+@functools.cache
+def say_once(line: str, *, error: bool = True) -> None:
+    """Print a line once in the first process, on stderr if ``error``: images are opened several times in a job."""
+    if processes.rank() == 0:
+        print(printable(line), file=sys.stderr if error else sys.stdout)
+
+
 class ImageSource(ABC):
     """Labelled images that can be read one by one."""
 
     items: np.ndarray  # one per image, from which the image is read: the name of a file, or pixels
     labels: np.ndarray  # int64, one per image
     classes: list[str]  # their names; a label is an index into this list
+    where: Path | str  # where they come from, for messages
 
     @abstractmethod
     def read(self, index: int) -> Image.Image:
-        """The image as RGB, in its own size. Raises UnreadableImage."""
+        """The image as RGB, in its own size. Raises UnreadableImage; MemoryError if memory is short, whatever the image."""
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -46,6 +62,10 @@ class ImageSource(ABC):
     @abstractmethod
     def fingerprint(self, cache: Path) -> str:
         """A digest of the images' contents and labels, the same wherever they lie; ``cache`` remembers digests of files."""
+
+    def stamps(self) -> list[bytes]:
+        """A value for each image that changes when its file is written again; none where there are no files."""
+        return []
 
     def subset(self, chosen: np.ndarray) -> ImageSource:
         """The images at the ``chosen`` indices, in that order; the others are not read, not even for the fingerprint."""
@@ -68,6 +88,10 @@ class ImageFiles(ImageSource):
         """Its path."""
         return self.path(index)
 
+    def stamps(self) -> list[bytes]:
+        """From the files' sizes and times."""
+        return stamps_of(self.folder, self.items.tolist())
+
     def read(self, index: int) -> Image.Image:
         """The image as RGB, whatever its mode."""
         path = self.path(index)
@@ -81,24 +105,38 @@ class ImageFiles(ImageSource):
                     raise UnreadableImage(f"claims {image.width} x {image.height} pixels in {status.st_size} bytes")
                 return _rgb(image)
         except Exception as error:  # a damaged image can raise any exception in a decoder
+            if _memory_is_short(error):
+                raise MemoryError(path) from None
             what = str(error) if isinstance(error, (OSError, UnreadableImage)) else f"{type(error).__name__}: {error}"
             raise UnreadableImage(f"{self.name(index)}: {' '.join(what.split())[:300]}") from None
 
 
+def _memory_is_short(error: Exception) -> bool:
+    """Whether an error comes from a lack of memory; Pillow's decoders have a text for it."""
+    system = isinstance(error, OSError) and (error.errno == errno.ENOMEM or str(error).startswith("out of memory error"))
+    return system or isinstance(error, MemoryError)
+
+
 class Folder(ImageFiles):
-    """``root/<split>/<class>/<image>``; a class's label is the position of its name in sorted order."""
+    """``root/<split>/<class>/<image>``; a class's label is the position of its name in sorted order.
+
+    What is hidden, of the system, or no image is left out, which a line on stderr says.
+    """
 
     def __init__(self, root: str | Path, split: Split) -> None:
-        self.folder = Path(root) / split
+        self.folder = self.where = Path(root) / split
         if not self.folder.is_dir():
             raise UserError(
                 f"data.root: {self.folder} is not a folder; expected {root}/train/<class>/* and {root}/val/<class>/*, "
                 f"or {root}/train_list.txt and {root}/val_list.txt"
             )
-        self.classes = class_names(self.folder)
-        if not self.classes:
+        unused = _Unused()
+        self.classes = _names(self.folder, _is_folder, unused)
+        if self.classes in ([], ["images"]):
             raise UserError(f"data.root: {self.folder} holds no class folders; {_remedy(self.folder)}")
-        files = [_images(self.folder, name) for name in self.classes]
+        files = [_images(self.folder, name, unused) for name in self.classes]
+        unused.say(self.folder)
+        _say_numbers(root, self.classes)
         self.items = np.concatenate(files)
         self.labels = np.repeat(np.arange(len(files), dtype=np.int64), [len(names) for names in files])
 
@@ -108,16 +146,67 @@ class Folder(ImageFiles):
 
 
 def _remedy(folder: Path) -> str:
-    """What to do about a folder without class folders: ImageNet's validation images are distributed so."""
-    if any(_is_image(entry.name) for entry in _entries(folder)):
-        fetch = f"put PaddleClas's {folder.name}_list.txt for ILSVRC2012 into {folder.parent}"
-        return f"its images have no labels: {fetch}, or sort them into class folders"
-    return f"expected {folder}/<class>/<images>"
+    """What to do about a folder without class folders: validation images of ImageNet and Tiny-ImageNet are distributed so."""
+    names = sorted(entry.name for entry in _entries(folder))
+    listed = f"{folder.name}_list.txt"
+    if any(map(_is_image, names)):
+        return (
+            f"its images have no labels: put PaddleClas's {listed} for ILSVRC2012 into {folder.parent}, "
+            "or sort them into class folders"
+        )
+    if "images" not in names:
+        return f"expected {folder}/<class>/<images>"
+    labels = next((f"from {folder / name} " for name in names if "annotations" in name), "")
+    line = f"{folder.name}/images/<image> <label>"
+    return f"{folder / 'images'} holds images of all classes: write {folder.parent / listed} {labels}with lines {shown(line)}"
+
+
+class _Unused:
+    """What lies in a split and is not used: number and first path by kind."""
+
+    def __init__(self) -> None:
+        self.kinds: dict[str, tuple[int, str]] = {}
+
+    def add(self, kind: str, path: str) -> None:
+        """Count a path."""
+        count, first = self.kinds.get(kind, (0, path))
+        self.kinds[kind] = count + 1, min(first, path)
+
+    def say(self, folder: Path) -> None:
+        """Print one line if there is anything."""
+        parts = [
+            f"{count:,} {kind} ({os.path.relpath(first, folder)}{', ...' if count > 1 else ''})"
+            for kind, (count, first) in sorted(self.kinds.items())
+        ]
+        if parts:
+            say_once(f"left out in {folder}: {' and '.join(parts)}")
 
 
 def class_names(folder: Path) -> list[str]:
-    """The folders in a folder, in sorted order. Raises UserError if it cannot be listed."""
-    return sorted(entry.name for entry in _entries(folder) if _is_folder(entry))
+    """The class folders in a folder, in sorted order. Raises UserError if it cannot be listed."""
+    return _names(folder, _is_folder, _Unused())
+
+
+def _say_numbers(root: str | Path, classes: list[str]) -> None:
+    """Say it if sorted order is not what a reader of the classes' names expects."""
+    if all(name.isdecimal() for name in classes):
+        for label, (name, expected) in enumerate(zip(classes, sorted(classes, key=int), strict=True)):
+            if name != expected:
+                order = f"label {label} is class {shown(name)}, not {shown(expected)}"
+                return say_once(f"{root}: the names of the classes are numbers, sorted as text: {order}")
+
+
+def _names(folder: Path, wanted: Callable[[os.DirEntry[str]], bool], unused: _Unused) -> list[str]:
+    """The names of the ``wanted`` entries of a folder, in sorted order. Raises UserError if it cannot be listed."""
+    names = []
+    for entry in _entries(folder):
+        if entry.name.startswith(".") or entry.name.lower() in SYSTEM:
+            unused.add("hidden or of the system", entry.path)
+        elif wanted(entry):
+            names.append(entry.name)
+        else:
+            unused.add("neither class folder nor image", entry.path)
+    return sorted(names)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -139,12 +228,22 @@ def _is_image(name: str) -> bool:
     return Path(name).suffix.lower() in EXTENSIONS
 
 
-def _images(folder: Path, name: str) -> np.ndarray:
+def _images(folder: Path, name: str, unused: _Unused) -> np.ndarray:
     """The names of a class's images, ``<class>/<image>``, in sorted order."""
-    files = sorted(entry.name for entry in _entries(folder / name) if _is_image(entry.name))
+    files = _names(folder / name, lambda entry: _is_image(entry.name), unused)
     if not files:
-        raise UserError(f"data.root: the class folder {folder / name} holds no images; fill it or remove it")
+        _refuse_empty(folder, name)
     return np.array([os.fsencode(f"{name}/{file}") for file in files])
+
+
+def _refuse_empty(folder: Path, name: str) -> NoReturn:
+    for deeper in class_names(folder / name):
+        if _names(folder / name / deeper, lambda entry: _is_image(entry.name), _Unused()):
+            raise UserError(
+                f"data.root: the images of class {shown(name)} lie one level deeper, in {folder / name / deeper}; move those of "
+                f"all classes up into the class folders, or name them in {folder.parent / folder.name}_list.txt"
+            )
+    raise UserError(f"data.root: the class folder {folder / name} holds no images; fill it or remove it")
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -161,6 +260,7 @@ class Digits(ImageSource):
     """scikit-learn's 1,797 handwritten digits of 8x8 pixels: 1,297 for training, 500 for scoring."""
 
     VAL = 500
+    where = "scikit-learn's digits"
 
     def __init__(self, split: Split) -> None:
         from sklearn.datasets import load_digits

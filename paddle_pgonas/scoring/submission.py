@@ -22,7 +22,9 @@ from paddle_pgonas.scores.files import Candidate, beside, check_submission, read
 from paddle_pgonas.scoring.chunks import METRICS
 from paddle_pgonas.scoring.session import Session, measure_with, metric_values
 from paddle_pgonas.scoring.smoothing import TOGETHER, Sample, Smoothing
-from paddle_pgonas.space.arch import Arch
+from paddle_pgonas.space.arch import Arch, SearchSpace
+
+CHANGED = "the candidates changed while they were {}; give the command again to score what is new"
 
 
 def write_submission(
@@ -50,7 +52,7 @@ def write_submission(
     metrics_path, record_path = (beside(output, ending) for ending in (".metrics.json", ".record.json"))
     claim("write_submission --output", output, beside=[metrics_path, record_path], inputs=[*files, path])
     content = content_digest(path)
-    candidates = candidates or read_candidates(path, config.search_space)
+    candidates = _as_listed(path, candidates or read_candidates(path, config.search_space), config.search_space)
     archs = [candidate.arch for candidate in candidates]
     for term in terms(prior[0]) if prior else ():
         config.prior(term)(archs[0])  # an imported prior that fails must not cost hours of scoring
@@ -61,7 +63,7 @@ def write_submission(
     if processes.rank() != 0:
         return
     if content_digest(path) != content:
-        raise UserError(f"{path}: the candidates changed while they were scored; give the command again to score what is new")
+        raise UserError(f"{path}: {CHANGED.format('scored')}")
     acc, facts = metric_values(measured, metric), dict[str, object]()
     if smoothing and sample:
         smoothed = smoothing.fit(acc)
@@ -112,3 +114,13 @@ def _write_metrics(path: str, names: Sequence[str], measured: np.ndarray) -> Non
     rows = [dict(zip(METRICS, row, strict=True)) for row in measured.tolist()]
     lines = [f"{json.dumps(name)}: {json.dumps(row)}" for name, row in zip(names, rows, strict=True)]
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def _as_listed(path: str | Path, candidates: Sequence[Candidate], space: SearchSpace) -> Sequence[Candidate]:
+    """The candidates, which were read earlier, if the file still lists them; a pipe cannot be read again. Raises UserError."""
+    if Path(path).is_file():
+        known = {entry.written: entry.arch for entry in candidates}
+        codes = {entry.name: entry.written for entry in read_candidates(path, space, known)}
+        if any(codes.get(entry.name) != entry.written for entry in candidates):
+            raise UserError(f"{path}: {CHANGED.format('read')}")
+    return candidates

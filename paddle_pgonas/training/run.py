@@ -34,6 +34,12 @@ def make_optimizer(settings: Train, parameters: list[paddle.Tensor]) -> paddle.o
     return paddle.optimizer.Momentum(0.0, settings.momentum, parameters, weight_decay=decay, grad_clip=clip)
 
 
+def file_digests(config: Config) -> dict[str, str | None]:
+    """SHA-256 of the files that every step uses, by the key that names them."""
+    named = {key: getattr(config.method, key, None) for key in ("candidates", "teacher")}
+    return {f"method.{key}": content_digest(path) for key, path in named.items() if path}
+
+
 class Run:
     """A training of ``net``, a supernet or a single subnet, step by step. UserError: the device lacks the precision."""
 
@@ -145,9 +151,8 @@ class Run:
 
     @cached_property
     def files(self) -> dict[str, str | None]:
-        """SHA-256 of the files that every step uses, by the key that names them."""
-        named = {key: getattr(self.config.method, key, None) for key in ("candidates", "teacher")}
-        return {f"method.{key}": content_digest(path) for key, path in named.items() if path}
+        """As :func:`file_digests`, which is asked once."""
+        return file_digests(self.config)
 
     def weights_digest(self) -> str:
         """A digest of all weights and BatchNorm statistics."""

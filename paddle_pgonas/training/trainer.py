@@ -6,11 +6,14 @@ from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
+import numpy as np
+
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config, files_read, save_config
 from paddle_pgonas.config.meaning import STARTED, TAUGHT, Use, check_record
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.images import open_images
+from paddle_pgonas.data.sources import say_once
 from paddle_pgonas.errors import Diverged, UserError
 from paddle_pgonas.io.locks import exclusive
 from paddle_pgonas.io.outputs import claim
@@ -25,7 +28,7 @@ from paddle_pgonas.runtime import compute_dtype, select_device
 from paddle_pgonas.training.checkpoints import TRAINING, checkpoints, refuse_overwriting, save_checkpoint
 from paddle_pgonas.training.memory import check_memory
 from paddle_pgonas.training.resume import check_processes
-from paddle_pgonas.training.run import Run
+from paddle_pgonas.training.run import Run, file_digests
 from paddle_pgonas.training.runlog import RunLog
 from paddle_pgonas.training.signals import stop_requests
 from paddle_pgonas.training.watch import Watcher
@@ -94,16 +97,22 @@ def check_job(config: Config) -> None:
 
 
 def open_batches(config: Config) -> EpochBatches:
-    """The configured training images, each process's part. The first process fills the caches while the others wait."""
+    """The configured training images, each process's part. The first process fills the caches while the others wait.
+
+    Raises UserError if their classes are not those of the validation images.
+    """
     leads, world = processes.leads(), processes.connected()
     if not leads:
         processes.barrier()
     images = open_images(config)
+    images.check_classes()
     rank = processes.rank() if world > 1 else 0
     batches = EpochBatches(images.train_source, config.data, images.cache, config.train.batch_size, config.seed, rank, world)
     images.train_source.fingerprint(images.cache)
     if leads:
         processes.barrier()
+    number, classes, where = len(batches.labels), len(np.unique(batches.labels)), batches.source.where
+    say_once(f"training on {number:,} images of {classes:,} classes from {where}", error=False)
     return batches
 
 
@@ -119,7 +128,12 @@ def start_run(config: Config, batches: EpochBatches) -> Run:
     net = build_supernet(space, config.seed, **start, check=checked(STARTED, config, batches))
     teacher = partial(build_teacher, space, model.num_classes, check=checked(TAUGHT, config, batches))
     parts = Parts(subspace, config.seed, cache(config.prior), teacher)
-    return Run(config, batches, net, config.method.start(parts))
+    files = file_digests(config)
+    run = Run(config, batches, net, config.method.start(parts))
+    for key, digest in run.files.items():
+        if digest != files[key]:
+            raise UserError(f"{key}: the file was changed while it was read; give the command again")
+    return run
 
 
 def checked(use: Use, config: Config, batches: EpochBatches) -> Check:
