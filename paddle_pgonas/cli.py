@@ -198,6 +198,28 @@ def _open_streams() -> None:
     )
 
 
+class _Outliving(io.FileIO):
+    """An output stream that goes silent when its reader ends."""
+
+    def write(self, data: Any) -> int | None:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return len(data)
+
+
+def outlive_readers() -> None:
+    """Let a long job, whose results are files, go on when the reader of its output ends, as with ``| head``."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(getattr(getattr(stream, "buffer", None), "raw", None), io.FileIO):
+            stream.flush()
+            raw = _Outliving(stream.fileno(), "w", closefd=False)
+            text = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=stream.line_buffering)
+            setattr(sys, name, text)
+
+
 def say(line: str) -> None:
     """Print one line; control characters, which names may hold, are escaped."""
     print(printable(line))

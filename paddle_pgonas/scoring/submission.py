@@ -52,8 +52,10 @@ def write_submission(
     formula = config.prior(name) if prior else None
     if formula is not None:
         formula(archs[0])  # an imported prior that fails must not cost hours of scoring
+    processes.say_share()
     measured, sessions = measure_with(config, files, archs, Path(config.output_dir) / "scores")
     if processes.rank() != 0:
+        print(printable(f"all {len(archs)} candidates are scored; process 0 writes {output}"))
         return
     images = len(sessions[0].images.labels)
     if content_digest(path) != content:
