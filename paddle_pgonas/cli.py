@@ -213,11 +213,14 @@ def outlive_readers() -> None:
     """Let a long job, whose results are files, go on when the reader of its output ends, as with ``| head``."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if isinstance(getattr(getattr(stream, "buffer", None), "raw", None), io.FileIO):
+        buffer = getattr(stream, "buffer", None)
+        buffered = isinstance(buffer, io.BufferedWriter)  # not with python -u
+        if isinstance(buffer.raw if buffered else buffer, io.FileIO):
             stream.flush()
             raw = _Outliving(stream.fileno(), "w", closefd=False)
-            text = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=stream.line_buffering)
-            setattr(sys, name, text)
+            settings = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
+            below = io.BufferedWriter(raw) if buffered else raw
+            setattr(sys, name, io.TextIOWrapper(below, stream.encoding, stream.errors, **settings))
 
 
 def say(line: str) -> None:

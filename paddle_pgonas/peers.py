@@ -87,21 +87,26 @@ class Peers:
                 time.sleep(0.1)
 
     def meet(self) -> None:
-        """Wait until all processes are here. Raises :class:`Lost` if one has ended instead."""
+        """Wait until all processes are here, and running. Raises :class:`Lost` if one has ended instead."""
+        if self.rank and self.lines[0].poll():  # before this process is here, it can only be a reason
+            self._hear(0)
+        for _ in range(2):  # the second time none comes from a wait, in which it may have been stopped
+            if self.rank:
+                self._send(self.lines[0])
+                self._hear_all()
+            else:
+                self._hear_all()
+                for line in self.lines.values():
+                    self._send(line)
+
+    def _hear_all(self) -> None:
         waiting, missing = _Wait(), set(self.lines)
-        if self.rank:
-            if self.lines[0].poll():  # before this process is here, it can only be a reason
-                self._hear(0)
-            self._send(self.lines[0])
         while missing:
             ready = wait([self.lines[rank] for rank in missing], 1.0)
             for rank in [rank for rank in missing if self.lines[rank] in ready]:
                 self._hear(rank)
                 missing.remove(rank)
             waiting.goes_on(missing, self.world)
-        if not self.rank:
-            for line in self.lines.values():
-                self._send(line)
 
     def tell(self, reason: str) -> None:
         """Let the others end with this reason where they meet next."""
@@ -117,7 +122,7 @@ class Peers:
         try:
             reason = self.lines[rank].recv_bytes(LONGEST)
         except (OSError, EOFError):
-            raise Lost(f"process {rank} of this job has ended without a reason; see its output") from None
+            raise Lost(f"process {rank} of this job has ended without a reason; see its output, and start all again") from None
         if reason:
             raise Lost(reason.decode(errors="replace"))
 

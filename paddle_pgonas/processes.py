@@ -91,6 +91,7 @@ def _join() -> None:
             dist.init_parallel_env()
             if paddle.get_device() != "cpu":
                 dist.all_reduce(paddle.zeros([1]))  # the first exchange opens NCCL
+            _peers[0].meet()  # one that ended now would fail the others in the midst of this
     except (RuntimeError, OSError) as error:
         refuse_missing_library(error)
         raise
@@ -145,7 +146,8 @@ def _exchange() -> Iterator[None]:
         yield
     except RuntimeError as error:
         said = str(error).strip().rpartition("\n")[2]
-        raise Lost(f"another process of this job has ended, or paused for 30 seconds within an exchange ({said[:200]})") from None
+        lost = "another process of this job has ended, or paused for 30 seconds within an exchange"
+        raise Lost(f"{lost}; start all again, a training with --resume ({said[:200]})") from None
 
 
 def mean(values: paddle.Tensor) -> paddle.Tensor:

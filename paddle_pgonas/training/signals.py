@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from paddle_pgonas import processes
+from paddle_pgonas import interrupts, processes
 
 REPEATED = 2.0
 """Seconds for each process in which a request counts once: Paddle's launcher repeats it three times for each of them in turn."""
@@ -22,16 +21,14 @@ def stop_requests() -> Iterator[list[int]]:
     In another thread than the main one it stays empty, because only that one can receive signals.
     """
     requests: list[int] = []
-    until = 0.0
     if threading.current_thread() is not threading.main_thread():
         yield requests
         return
 
     def note(number: int, frame: FrameType | None) -> None:
-        nonlocal until
         if not requests:
-            until = time.monotonic() + REPEATED * processes.world()
-        elif time.monotonic() > until:
+            interrupts.answer(REPEATED * processes.world())
+        elif not interrupts.answered():
             raise KeyboardInterrupt
         requests.append(number)
 

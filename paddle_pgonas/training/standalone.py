@@ -62,7 +62,7 @@ def train_standalone(
     """
     if weights is not None:
         claim("train_standalone --weights", weights)
-    folder = _store(config, bn, start).folder / arch.code
+    folder = results_store(config, bn, start).folder / arch.code
     acc = _train(config, arch, folder, weights, start=start, bn=bn)
     _remove_checkpoints(folder)
     return acc
@@ -139,7 +139,7 @@ def make_truth(config: Config, candidates: Sequence[Candidate], output: str | Pa
     the subnets; each writes the existing results, the last one all of them.
     """
     claim("train_standalone --output", output)
-    store = _store(config, bn)
+    store = results_store(config, bn)
     steps = total_steps(config.train, len(open_images(config).train_source.labels) // config.train.batch_size)
     if bn == "running" and steps < FEW:
         lag = f"after {steps:,} steps the running BatchNorm statistics still lag behind the weights, which is part of the truth"
@@ -174,8 +174,8 @@ CALIBRATION = ("calibration_images", "calibration_batch")
 """Keys of ``score`` that stand-alone training uses with ``calibrated`` statistics."""
 
 
-def _store(config: Config, bn: str, start: str | Path | None = None) -> Store:
-    """The store of results. Raises UserError for an unused key that does not have its default, or an unknown ``bn``."""
+def results_store(config: Config, bn: str = "running", start: str | Path | None = None) -> Store:
+    """The results of this recipe in ``<output_dir>/standalone``, by code. Raises UserError for an unused key that does not have its default, or an unknown ``bn``."""
     if bn not in ("running", "calibrated"):
         raise UserError(f"bn of a stand-alone training must be running or calibrated, not {bn}")
     used = {
@@ -203,13 +203,21 @@ def _store(config: Config, bn: str, start: str | Path | None = None) -> Store:
 
 def identity(config: Config) -> dict[str, Any]:
     """Everything that a stand-alone result depends on in addition to the architecture; images by their contents."""
-    data, model, images = config.data, config.model, open_images(config)
+    images = open_images(config)
     return {
         "kept": "stand-alone results",
-        "space": config.space,
-        "seed": config.seed,
         "training_images": images.train_source.fingerprint(images.cache),
         "validation_images": images.validation.fingerprint,
+        **recipe(config),
+    }
+
+
+def recipe(config: Config) -> dict[str, Any]:
+    """The part of :func:`identity` that the configuration tells, by its keys."""
+    data, model = config.data, config.model
+    return {
+        "space": config.space,
+        "seed": config.seed,
         "data": {name: getattr(data, name) for name in ("image_size", "resize", "augment", "mean", "std")},
         "model": {"num_classes": model.num_classes, "activation": model.activation},
         "train": {name: getattr(config.train, name) for name in Recipe.model_fields},

@@ -159,6 +159,7 @@ def fit(
                 metrics = run.step(step, x, y)
                 log.advance(run.total_batch)
                 if step % run.settings.log_every == 0 or step + 1 == run.total_steps:
+                    check_folder()
                     log.log_step(step, run.scalars(step, metrics))
                 step += 1
                 stop = processes.any_of(bool(requests))
