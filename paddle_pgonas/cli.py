@@ -201,7 +201,7 @@ def _open_streams() -> None:
 class _Outliving(io.FileIO):
     """An output stream that goes silent when its reader ends."""
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
         except BrokenPipeError:
@@ -213,7 +213,7 @@ def outlive_readers() -> None:
     """Let a long job, whose results are files, go on when the reader of its output ends, as with ``| head``."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        buffer = getattr(stream, "buffer", None)
+        buffer: Any = getattr(stream, "buffer", None)
         buffered = isinstance(buffer, io.BufferedWriter)  # not with python -u
         if isinstance(buffer.raw if buffered else buffer, io.FileIO):
             stream.flush()

@@ -1,7 +1,7 @@
-"""Lines between the first process of a job and each other one: they wait for each other, and learn when one of them ends, and why.
+"""Lines between the first process of a job and each other one: they wait for each other, and learn when one ends, and why.
 
-Paddle's own exchanges do not say for whom they wait; no signal is handled while its store connects; and those of gloo give up after
-30 seconds, which cannot be changed. So the processes meet here first (:mod:`paddle_pgonas.processes`).
+Paddle's own exchanges do not say for whom they wait; no signal is handled while its store connects; and those of gloo give up
+after 30 seconds, which cannot be changed. So the processes meet here first (:mod:`paddle_pgonas.processes`).
 """
 
 from __future__ import annotations

@@ -193,6 +193,7 @@ def test_a_training_outlives_the_reader_of_its_log(tmp_path: Path) -> None:
         os.close(reader)
         for stream in (1, 2):
             os.dup2(writer, stream)
+        sys.stdout, sys.stderr = (open(stream, "w", closefd=False) for stream in (1, 2))  # noqa: SIM115
         few = ["train.max_steps=1", "data.train_limit=64", "train.watch_images=10", "data.val_limit=30", "device=cpu"]
         sys.argv = ["train_supernet.py", "-c", str(TINY_CONFIG), "-o", f"output_dir={tmp_path / 'run'}", *few]
         runpy.run_path(str(REPOSITORY / "tools" / "train_supernet.py"), run_name="__main__")

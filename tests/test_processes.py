@@ -198,7 +198,8 @@ def test_a_waiting_process_says_for_whom(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_process_that_does_not_start_is_named_after_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "START", 0.3)
     for rank in range(2):
-        works = [lambda: trainer.train_supernet(tiny_config(tmp_path)) if processes.rank() == rank else None for _ in range(2)]
+        works = [lambda: None, lambda: None]
+        works[rank] = lambda: trainer.train_supernet(tiny_config(tmp_path))
         status, line = together(tmp_path, *works)[rank]
         assert status == 2 and f"process {1 - rank} of 2 did not start" in line
 
@@ -227,7 +228,7 @@ def test_a_killed_process_ends_the_others_in_one_line(tmp_path: Path) -> None:
     second.kill()
     assert second.wait() == -9
     [(status, line)] = ended([first])
-    assert status == 2 and ("process 1 of this job has ended" in line or "another process of this job has ended" in line)
+    assert status == 2 and ("process of this job has ended" in line.replace("process 1", "process"))
 
 
 @pytest.mark.slow
@@ -283,7 +284,8 @@ def test_variables_that_a_launcher_left_are_named(
 ) -> None:
     for name, value in left.items():
         monkeypatch.setenv(name, value)
-    options = ["-c", TINY_CONFIG, "-o", "device=cpu", f"output_dir={tmp_path / 'run'}", "data.train_limit=64", "data.val_limit=30"]
+    few = ["device=cpu", "data.train_limit=64", "data.val_limit=30"]
+    options = ["-c", TINY_CONFIG, "-o", f"output_dir={tmp_path / 'run'}", *few]
     status, _, err = tool("train_supernet", *options)
     assert_one_line(status, err, f"PADDLE_TRAINERS_NUM=2 and PADDLE_TRAINER_ID={left.get('PADDLE_TRAINER_ID', 0)}")
     write_scores(tmp_path / "c.json", candidates := sample_candidates(TINY, 4, 0), [0.0] * len(candidates))

@@ -27,8 +27,8 @@ def exclusive(folder: str | Path, job: str) -> Iterator[Callable[[], None]]:
     removed if it stays empty.
 
     Gives a function to call before files are written: it raises UserError if the folder was removed meanwhile, whether or not
-    another run has begun there. The processes of one launch are one owner: each locks its own rank. Raises UserError if the lock is held or the folder cannot
-    be written.
+    another run has begun there. The processes of one launch are one owner: each locks its own rank. Raises UserError if the lock
+    is held or the folder cannot be written.
     """
     with _holding(Path(folder) / f".{job}-{processes.rank()}.lock", job, waits=False) as check:
         yield check

@@ -175,7 +175,10 @@ CALIBRATION = ("calibration_images", "calibration_batch")
 
 
 def results_store(config: Config, bn: str = "running", start: str | Path | None = None) -> Store:
-    """The results of this recipe in ``<output_dir>/standalone``, by code. Raises UserError for an unused key that does not have its default, or an unknown ``bn``."""
+    """The results of this recipe in ``<output_dir>/standalone``, by code.
+
+    Raises UserError for an unused key that does not have its default, or an unknown ``bn``.
+    """
     if bn not in ("running", "calibrated"):
         raise UserError(f"bn of a stand-alone training must be running or calibrated, not {bn}")
     used = {

@@ -142,9 +142,7 @@ def checked(use: Use, config: Config, batches: EpochBatches) -> Check:
     return check
 
 
-def fit(
-    run: Run, step: int, folder: Path, again: str, check_folder: Callable[[], None], watch: Watch | None = None
-) -> None:
+def fit(run: Run, step: int, folder: Path, again: str, check_folder: Callable[[], None], watch: Watch | None = None) -> None:
     """Run the steps from ``step`` to the last, with log and checkpoints in ``folder``, which is checked before each of these.
 
     Raises UserError in all processes at once for a request to stop, with how to go on ``again``, and for a training that
