@@ -200,6 +200,31 @@ def _open_streams() -> None:
     )
 
 
+class _Outliving(io.FileIO):
+    """An output stream that goes silent when its reader ends."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return len(data)
+
+
+def outlive_readers() -> None:
+    """Let a long job, whose results are files, go on when the reader of its output ends, as with ``| head``."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        buffer: Any = getattr(stream, "buffer", None)
+        buffered = isinstance(buffer, io.BufferedWriter)  # not with python -u
+        if isinstance(buffer.raw if buffered else buffer, io.FileIO):
+            stream.flush()
+            raw = _Outliving(stream.fileno(), "w", closefd=False)
+            settings = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
+            below = io.BufferedWriter(raw) if buffered else raw
+            setattr(sys, name, io.TextIOWrapper(below, stream.encoding, stream.errors, **settings))
+
+
 def say(line: str) -> None:
     """Print one line; control characters, which names may hold, are escaped."""
     print(printable(line))

@@ -9,12 +9,15 @@ import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 """The exit statuses of shells for programs that a signal ended."""
 
 _installed: list[int] = []  # the process that did; its children, such as loader processes, end as other programs do
+
+_answered_until = 0.0
 
 
 class Terminated(KeyboardInterrupt):
@@ -36,6 +39,17 @@ def renew() -> None:
         install()
 
 
+def answer(seconds: float) -> None:
+    """A request was heard, and repetitions within these seconds belong to it."""
+    global _answered_until
+    _answered_until = time.monotonic() + seconds
+
+
+def answered() -> bool:
+    """Whether a request now is a repetition."""
+    return time.monotonic() < _answered_until
+
+
 def line_of(error: KeyboardInterrupt) -> tuple[int, str]:
     """The exit status of an interrupted command, and what to say."""
     return (STATUS[signal.SIGTERM], "terminated") if isinstance(error, Terminated) else (STATUS[signal.SIGINT], "interrupted")
@@ -45,6 +59,8 @@ def _end(number: int, frame: FrameType | None) -> None:
     if _installed != [os.getpid()]:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
+    if answered():
+        return
     error = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":

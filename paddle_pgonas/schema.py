@@ -199,3 +199,11 @@ def shown(value: Any) -> str:
 def plain(value: Any) -> str:
     """A value as YAML writes it."""
     return cut(yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip())
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with keys such as ``train.epochs``."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found.update(flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return found

@@ -13,7 +13,8 @@ import yaml
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io import records
 from paddle_pgonas.io.files import read_json, read_json_lines, write_json, write_text
-from paddle_pgonas.io.records import SUFFIX
+from paddle_pgonas.io.records import Store
+from paddle_pgonas.schema import flat
 from paddle_pgonas.scores.files import Candidate, read_scores, write_scores
 from studies.study import Study, Variant
 
@@ -23,27 +24,36 @@ DIGITS = 6
 """Decimals of stored measurements."""
 
 
-def missing_truth(study: Study, seed: int) -> list[Candidate]:
-    """The candidates that a seed's truth file lacks; all of them if there is no file yet."""
+def missing_truth(study: Study, seed: int, recipe: dict[str, Any]) -> list[Candidate]:
+    """The candidates that a seed's truth file lacks; all of them if there is no file yet.
+
+    Raises:
+        UserError: the file was made by another ``recipe`` than this one.
+    """
     path, space = study.results / f"truth-seed{seed}.json", study.config().search_space
     known = read_scores(path, space) if path.exists() else {}
+    record_path = path.with_suffix(".record.json")
+    if known and record_path.exists():
+        then = flat(read_json(record_path, "record").get("config", {}))
+        for key, now in flat(json.loads(json.dumps(recipe))).items():
+            if then.get(key, now) != now:
+                raise UserError(f"{path}: was made with {key}={then[key]}, now it is {now}; move the file away to make it anew")
     return [entry for entry in study.read_candidates() if entry.arch.code not in known]
 
 
-def collect_truth(study: Study, working: Path, seed: int) -> None:
-    """Add the results of stand-alone training in its working folder to a seed's truth file and its record."""
+def collect_truth(study: Study, store: Store, seed: int) -> None:
+    """Add the stored results of stand-alone training to a seed's truth file and its record."""
     path, space = study.results / f"truth-seed{seed}.json", study.config().search_space
     record_path = path.with_suffix(".record.json")
     acc = read_scores(path, space) if path.exists() else {}
     record = read_json(record_path, "record") if record_path.exists() else {"seconds": {}}
     candidates = study.read_candidates()
     for entry in candidates:
-        for result in working.glob(f"standalone/*/{entry.arch.code}{SUFFIX}"):
-            one = records.read(result)[1]["value"]
-            if one["config"]["seed"] == seed:
-                acc[entry.arch.code] = one["acc"]
-                record["seconds"][entry.name] = one["seconds"]
-                record |= {"config": _portable(one["config"]), "versions": one["versions"]}
+        if (result := store.get(entry.arch.code)) is not None:
+            one = result.record
+            acc[entry.arch.code] = one["acc"]
+            record["seconds"][entry.name] = one["seconds"]
+            record |= {"config": _portable(one["config"]), "versions": one["versions"]}
     done = [entry for entry in candidates if entry.arch.code in acc]
     write_scores(path, done, [acc[entry.arch.code] for entry in done])
     write_json(record_path, record)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from paddle_pgonas.config.loading import load_config
 from paddle_pgonas.errors import Diverged, UserError
 from paddle_pgonas.io.files import atomic_path, read_json, write_json
 from paddle_pgonas.io.locks import exclusive
@@ -101,14 +102,18 @@ class Runner:
 
     def _train_truth(self, seed: int, config: str) -> str:
         """Train the subnets that the committed truth of this seed lacks, and add them to it."""
+        from paddle_pgonas.training.standalone import recipe, results_store
+
         working = self.runs / "truth"
-        missing = collecting.missing_truth(self.study, seed)
+        options = self._options(self.study.path(config), working, f"seed={seed}")
+        _, file, _, *overrides = map(str, options)
+        settings = load_config(file, overrides)
+        missing = collecting.missing_truth(self.study, seed, recipe(settings))
         if missing:
             wanted, trained = working / f"missing-seed{seed}.json", working / f"trained-seed{seed}.json"
             write_scores(wanted, missing, [0.0] * len(missing))
-            options = self._options(self.study.path(config), working, f"seed={seed}")
             self._tool(f"truth-seed{seed}", "train_standalone", *options, "--candidates", wanted, "--output", trained)
-            collecting.collect_truth(self.study, working, seed)
+            collecting.collect_truth(self.study, results_store(settings), seed)
         return str(self.study.results / f"truth-seed{seed}.json")
 
     def _largest(self, seed: int, config: str) -> str:

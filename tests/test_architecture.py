@@ -14,7 +14,7 @@ from conftest import REPOSITORY
 PACKAGE = REPOSITORY / "paddle_pgonas"
 # Modules and subpackages from the bottom to the top; each imports only what stands before it (docs/architecture.md).
 LAYERS = (
-    ("errors", "interrupts", "gpu_libraries", "processes", "progress", "io", "runtime", "import_paths", "schema"),
+    ("errors", "interrupts", "gpu_libraries", "peers", "processes", "progress", "io", "runtime", "import_paths", "schema"),
     ("space", "priors", "scores", "nn", "methods"),
     ("config", "report", "data", "scoring", "training", "searching", "exporting"),
     ("published", "gpu_check", "cli"),

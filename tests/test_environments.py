@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, collect, image_settings
+from conftest import REPOSITORY, TINY_CONFIG, Fork, collect, image_settings
 from matplotlib import rcParams
 
 from paddle_pgonas.data import batches
@@ -184,3 +185,18 @@ def test_a_command_that_is_asked_to_end_says_one_line(tmp_path: Path, work: str,
     command = [sys.executable, "-c", ENDS.format(work=work)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (status, says)
+
+
+def test_a_training_outlives_the_reader_of_its_log(tmp_path: Path) -> None:
+    def work() -> None:
+        reader, writer = os.pipe()
+        os.close(reader)
+        for stream in (1, 2):
+            os.dup2(writer, stream)
+        sys.stdout, sys.stderr = (open(stream, "w", closefd=False) for stream in (1, 2))  # noqa: SIM115
+        few = ["train.max_steps=1", "data.train_limit=64", "train.watch_images=10", "data.val_limit=30", "device=cpu"]
+        sys.argv = ["train_supernet.py", "-c", str(TINY_CONFIG), "-o", f"output_dir={tmp_path / 'run'}", *few]
+        runpy.run_path(str(REPOSITORY / "tools" / "train_supernet.py"), run_name="__main__")
+
+    assert Fork(work, tmp_path / "log").wait() == 0
+    assert (tmp_path / "run" / "supernet.safetensors").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,11 +86,14 @@ def test_a_library_that_paddle_cannot_open_is_named_in_one_line(
 
 def test_a_missing_nccl_is_named_when_the_processes_connect(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
+    monkeypatch.setenv("PADDLE_TRAINER_ENDPOINTS", "127.0.0.1:1,127.0.0.1:2")
+    monkeypatch.setattr(processes, "Peers", lambda *_: SimpleNamespace(tell=print))
+    monkeypatch.setattr(processes, "_peers", [])
     monkeypatch.setattr("paddle.get_device", lambda: "gpu:0")
     monkeypatch.setattr("paddle.distributed.init_parallel_env", lambda: None)
     monkeypatch.setattr("paddle.distributed.all_reduce", raises(NOT_CONFIGURED.format("libnccl.so")))
-    with pytest.raises(UserError, match=r"cannot open libnccl\.so"):
-        processes.join()
+    with pytest.raises(UserError, match=r"cannot open libnccl\.so"), processes.together():
+        pass
 
 
 def test_the_report_names_each_library_its_file_or_why_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,8 +15,10 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, TINY, Fork, tiny_config
 
+from paddle_pgonas import cli
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.exporting.export import export
+from paddle_pgonas.io.files import read_json_lines
 from paddle_pgonas.io.locks import exclusive, turn
 from paddle_pgonas.io.records import Store
 from paddle_pgonas.scores.files import Candidate
@@ -23,6 +28,7 @@ from paddle_pgonas.training.trainer import train_supernet
 
 HOLD = """
 import sys, time
+from paddle_pgonas.io.files import read_json_lines
 from paddle_pgonas.io.locks import exclusive
 with exclusive(*sys.argv[1:]):
     print("held", flush=True)
@@ -108,3 +114,38 @@ def test_every_job_that_keeps_files_refuses_a_second_of_its_kind(tmp_path: Path,
     with held(folder, job), pytest.raises(UserError, match=f"in use by another {job}"):
         start()
     start()
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["removed", "removed, and another run has begun"])
+def test_a_run_whose_folder_was_removed_is_told_and_leaves_the_lock_of_the_next_one(tmp_path: Path, again: bool) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match="run: was removed while this training"), exclusive(folder, "training") as check:
+        check()
+        shutil.rmtree(folder)
+        if again:
+            with held(folder, "training"):
+                check()
+        check()
+    assert [path.name for path in folder.glob(".*")] == [".training-0.lock"] * again
+
+
+def test_a_training_whose_folder_was_taken_by_another_ends_without_touching_it(tmp_path: Path) -> None:
+    def work(*options: str) -> Fork:
+        config = tiny_config(tmp_path / "run", "train.batch_size=4", "train.lr_per_256=0.00001", *options)
+        return Fork(lambda: cli.run(lambda: train_supernet(config)), tmp_path / f"{options[0]}.log")
+
+    def files() -> dict[Path, bytes]:  # but those of VisualDL, which opens its file anew for every part
+        every = (path for path in (tmp_path / "run").rglob("*") if path.is_file() and path.parent.name != "visualdl")
+        return {path: path.read_bytes() for path in every}
+
+    old = work("seed=0", "train.epochs=40")
+    while len(read_json_lines(tmp_path / "run" / "metrics.jsonl")) < 2:
+        time.sleep(0.01)
+    os.kill(old.id, signal.SIGSTOP)
+    shutil.rmtree(tmp_path / "run")
+    assert (new := work("seed=1", "train.max_steps=2")).wait() == 0, new.output
+    kept = files()
+    os.kill(old.id, signal.SIGCONT)
+    assert old.wait() == 2
+    assert "was removed while this training was using it" in old.output.strip().rpartition("\n")[2]
+    assert files() == kept

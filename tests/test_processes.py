@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
 import paddle.distributed as dist
 import pytest
-from conftest import REPOSITORY, TINY, TINY_CONFIG, Fork, tiny_config
-from paddle.base import core
+from conftest import REPOSITORY, TINY, TINY_CONFIG, Fork, Tool, assert_one_line, tiny_config
+from paddle.distributed.fleet.utils import hybrid_parallel_util
 
-from paddle_pgonas import cli, processes
+from paddle_pgonas import cli, peers, processes
 from paddle_pgonas.io.files import read_json_lines
 from paddle_pgonas.methods.base import Metrics
 from paddle_pgonas.nn.weights import read_arrays
@@ -28,8 +30,8 @@ from paddle_pgonas.searching.search import search
 from paddle_pgonas.training import trainer
 
 
-def together(folder: Path, *works: Callable[[], object]) -> list[tuple[int, str]]:
-    """Exit status and last line of connected processes, one per work, started by hand as on several machines."""
+def started(folder: Path, *works: Callable[[], object]) -> list[Fork]:
+    """Connected processes, one per work, started by hand as on several machines."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -40,7 +42,17 @@ def together(folder: Path, *works: Callable[[], object]) -> list[tuple[int, str]
     for rank, work in enumerate(works):
         own = {"PADDLE_TRAINER_ID": str(rank), "PADDLE_CURRENT_ENDPOINT": endpoints[rank]}
         children.append(Fork(lambda work=work: cli.run(work), folder / f"{rank}.log", shared | own))
+    return children
+
+
+def ended(children: list[Fork]) -> list[tuple[int, str]]:
+    """Exit status and last line of each."""
     return [(child.wait(), child.output.strip().rpartition("\n")[2]) for child in children]
+
+
+def together(folder: Path, *works: Callable[[], object]) -> list[tuple[int, str]]:
+    """Exit status and last line of connected processes."""
+    return ended(started(folder, *works))
 
 
 def test_a_training_on_the_cpu_stays_there_on_a_machine_with_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,32 +162,137 @@ def test_a_loss_that_is_no_number_in_one_process_stops_all(tmp_path: Path, monke
     assert len(read_json_lines(tmp_path / "metrics.jsonl")) == 2
 
 
-def test_processes_wait_for_a_late_one_before_they_enter_a_barrier_that_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gloo's barrier fails after 30 seconds, and the first process may read or measure for longer."""
+def test_processes_meet_before_an_exchange_of_gloo_which_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After 30 seconds, and another process may read, measure or pause for longer."""
     events: list[str] = []
-
-    class Counter:
-        value = 0
-
-        def add(self, key: str, count: int) -> int:
-            self.value += count
-            return self.value
-
-    counter = Counter()
-
-    def sleep(seconds: float) -> None:
-        events.append("waits")
-        if events.count("waits") % 5 == 0:
-            counter.add("arrived", 1)  # the other process
-
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(dist, "barrier", lambda: events.append("enters"))
-    monkeypatch.setattr(core, "create_or_get_global_tcp_store", lambda: counter)
-    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(dist, "get_backend", lambda: "GLOO")
+    monkeypatch.setattr(processes, "_peers", [SimpleNamespace(meet=lambda: events.append("meet"))])
+    for name in ("all_reduce", "all_gather_object"):
+        monkeypatch.setattr(dist, name, lambda *_, name=name: events.append(name))
+    monkeypatch.setattr(hybrid_parallel_util, "fused_allreduce_gradients", lambda *_: events.append("gradients"))
+    processes.total(paddle.ones([1]))
+    processes.gather(1)
+    processes.average_gradients([])
     processes.barrier()
-    processes.barrier()
-    assert events == (["waits"] * 5 + ["enters"]) * 2
+    assert events == ["meet", "all_reduce", "meet", "all_gather_object", "meet", "gradients", "meet"]
+
+
+def test_a_waiting_process_says_for_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "QUIET", 0.2)
+    monkeypatch.setattr(peers, "wait", lambda lines, timeout, wait=peers.wait: wait(lines, 0.05))
+
+    def work(seconds: float) -> None:
+        paddle.set_device("cpu")
+        with processes.together():
+            time.sleep(seconds)
+            processes.barrier()
+
+    children = started(tmp_path, *(lambda rank=rank: work(rank) for rank in range(3)))
+    assert [child.wait() for child in children] == [0, 0, 0]
+    assert "waiting for process 1, 2 of 3\n" in children[0].output
+    assert "waiting for process 0 of 3\n" in children[1].output
+
+
+def test_a_process_that_does_not_start_is_named_after_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "START", 0.3)
+    for rank in range(2):
+        works = [lambda: None, lambda: None]
+        works[rank] = lambda: trainer.train_supernet(tiny_config(tmp_path))
+        status, line = together(tmp_path, *works)[rank]
+        assert status == 2 and f"process {1 - rank} of 2 did not start" in line
+
+
+RUNS = ["train.batch_size=4", "train.epochs=300", "train.unused_parameters=zero_gradient", "train.lr_per_256=0.00001"]
+
+
+def steps(folder: Path, count: int, child: Fork) -> None:
+    """Wait until the log of a run has so many lines."""
+    while len(read_json_lines(folder / "metrics.jsonl")) < count:
+        assert os.waitid(os.P_PID, child.id, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None, child.output
+        time.sleep(0.01)
+
+
+def test_a_process_that_refuses_before_the_first_exchange_ends_all(tmp_path: Path) -> None:
+    trainer.train_supernet(tiny_config(tmp_path / "taken", "train.max_steps=1"))
+    folders = [tmp_path / "free", tmp_path / "taken"]
+    (first, reason), (second, _) = together(tmp_path, *(lambda to=to: trainer.train_supernet(tiny_config(to)) for to in folders))
+    assert (first, second) == (2, 2)
+    assert f"process 1 has ended: {folders[1]} already holds a run" in reason
+
+
+def test_a_killed_process_ends_the_others_in_one_line(tmp_path: Path) -> None:
+    first, second = started(tmp_path, *2 * [lambda: trainer.train_supernet(tiny_config(tmp_path, *RUNS))])
+    steps(tmp_path, 2, first)
+    second.kill()
+    assert second.wait() == -9
+    [(status, line)] = ended([first])
+    assert status == 2 and ("process of this job has ended" in line.replace("process 1", "process"))
+
+
+@pytest.mark.slow
+def test_a_process_that_pauses_for_longer_than_gloo_waits_does_not_end_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_step = trainer.Run.step
+
+    def step(run: trainer.Run, index: int, *batch: object) -> Metrics:
+        if processes.rank() == 1 and index == 2:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return whole_step(run, index, *batch)
+
+    monkeypatch.setattr(trainer.Run, "step", step)
+    first, second = started(tmp_path, *2 * [lambda: trainer.train_supernet(tiny_config(tmp_path, *RUNS, "train.max_steps=4"))])
+    steps(tmp_path, 2, first)
+    time.sleep(33)
+    os.kill(second.id, signal.SIGCONT)
+    assert [status for status, _ in ended([first, second])] == [0, 0], first.output
+    assert "waiting for process 1 of 2" in first.output
+
+
+def test_a_request_to_stop_that_the_launcher_repeats_writes_a_checkpoint(tmp_path: Path) -> None:
+    children = started(tmp_path, *2 * [lambda: trainer.train_supernet(tiny_config(tmp_path, *RUNS))])
+    steps(tmp_path, 2, children[0])
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
+        os.kill(children[0].id, number)
+        time.sleep(0.05)
+    for status, line in ended(children):
+        assert status == 2 and "stopped after step" in line
+    [kept] = (tmp_path / "checkpoints").iterdir()
+    assert f"stopped after step {int(kept.stem[5:])};" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_paddles_launcher_writes_a_checkpoint(tmp_path: Path, number: int) -> None:
+    few = ["train.watch_images=0", "train.watch_subnets=0", "data.train_limit=64", "train.log_every=1", "device=cpu", *RUNS]
+    command = [*LAUNCH, str(tmp_path / "log"), "tools/train_supernet.py", "-c", str(TINY_CONFIG), "-o", f"output_dir={tmp_path}"]
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    with subprocess.Popen([*command, *few], cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL) as launcher:
+        while len(read_json_lines(tmp_path / "metrics.jsonl")) < 2:
+            assert launcher.poll() is None
+            time.sleep(0.1)
+        launcher.send_signal(number)
+    [kept] = (tmp_path / "checkpoints").iterdir()
+    assert f"stopped after step {int(kept.stem[5:])};" in (tmp_path / "log" / "workerlog.0").read_text()
+
+
+@pytest.mark.parametrize("left", [{"PADDLE_TRAINERS_NUM": "2"}, {"PADDLE_TRAINERS_NUM": "2", "PADDLE_TRAINER_ID": "1"}])
+def test_variables_that_a_launcher_left_are_named(
+    tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, tool: Tool, left: dict[str, str]
+) -> None:
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    few = ["device=cpu", "data.train_limit=64", "data.val_limit=30"]
+    options = ["-c", TINY_CONFIG, "-o", f"output_dir={tmp_path / 'run'}", *few]
+    status, _, err = tool("train_supernet", *options)
+    assert_one_line(status, err, f"PADDLE_TRAINERS_NUM=2 and PADDLE_TRAINER_ID={left.get('PADDLE_TRAINER_ID', 0)}")
+    write_scores(tmp_path / "c.json", candidates := sample_candidates(TINY, 4, 0), [0.0] * len(candidates))
+    files = ["--weights", tiny_weights, "--candidates", tmp_path / "c.json", "--output", tmp_path / "s.json"]
+    status, out, err = tool("write_submission", *options, "score.bn=running", *files)
+    assert status == 0 and "unset them if there is no other" in err and out
+    assert (tmp_path / "s.json").exists() == ("PADDLE_TRAINER_ID" not in left)
 
 
 @pytest.mark.parametrize(("pair_losses", "disagree"), [("per_process", True), ("all_processes", False)])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import paddle
 import pytest
-from conftest import REPOSITORY, TINY, TINY_SPACE, some_archs
+from conftest import REPOSITORY, TINY, TINY_SPACE, Fork, some_archs
 
 from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.data.images import open_images
@@ -81,6 +82,36 @@ def test_two_ranks_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         make_truth(config(tmp_path), candidates, tmp_path / "truth.json")
         counts.append(len(read_scores(tmp_path / "truth.json", TINY)))
     assert counts == [3, 5]
+
+
+def test_processes_that_end_at_the_same_time_leave_all_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one is slow to write the file of its results; the other one finishes in the meantime."""
+    candidates = [Candidate(f"a{i}", arch, arch.code, None) for i, arch in enumerate(some_archs(TINY, 4))]
+    monkeypatch.setattr(standalone, "_train", lambda *_, **__: 0.5)
+    slow, write = tmp_path / "slow", standalone.write_scores
+
+    def write_slowly(path: Path, *results: Any) -> None:
+        if os.environ["PADDLE_TRAINER_ID"] == "0":
+            slow.touch()
+            time.sleep(0.5)
+        write(path, *results)
+
+    monkeypatch.setattr(standalone, "write_scores", write_slowly)
+    settings = config(tmp_path)
+
+    def start(rank: str) -> Fork:
+        ranks = {"PADDLE_TRAINERS_NUM": "2", "PADDLE_TRAINER_ID": rank}
+        return Fork(lambda: make_truth(settings, candidates, tmp_path / "truth.json"), tmp_path / f"{rank}.log", ranks)
+
+    store = standalone.results_store(settings)
+    store.put(candidates[0].arch.code, {"acc": 0.5})
+    store.put(candidates[2].arch.code, {"acc": 0.5})
+    first = start("0")
+    while not slow.exists():
+        time.sleep(0.01)
+    second = start("1")
+    assert [first.wait(), second.wait()] == [0, 0], first.output + second.output
+    assert len(read_scores(tmp_path / "truth.json", TINY)) == 4
 
 
 def test_a_diverged_loss_is_an_error(tmp_path: Path) -> None:

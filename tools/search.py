@@ -17,6 +17,7 @@ from paddle_pgonas.errors import UserError
 
 @cli.command
 def main() -> None:
+    cli.outlive_readers()
     parser = cli.Parser(__doc__)
     cli.add_config(parser)
     parser.add_argument("--weights", type=cli.InputFile, metavar="FILE", help="supernet weights (.safetensors or .pdparams)")

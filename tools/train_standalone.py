@@ -11,6 +11,7 @@ from paddle_pgonas.scores.files import read_candidates
 
 @cli.command
 def main() -> None:
+    cli.outlive_readers()
     parser = cli.Parser(__doc__)
     cli.add_config(parser)
     parser.add_argument("--arch", metavar="CODE", help="one subnet")

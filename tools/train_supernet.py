@@ -10,6 +10,7 @@ from paddle_pgonas import cli
 
 @cli.command
 def main() -> None:
+    cli.outlive_readers()
     parser = cli.Parser(__doc__)
     cli.add_config(parser)
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in output_dir")

@@ -17,6 +17,7 @@ from paddle_pgonas.scores.files import read_candidates, select
 
 @cli.command
 def main() -> None:
+    cli.outlive_readers()
     parser = cli.Parser(__doc__)
     cli.add_config(parser)
     networks = parser.add_mutually_exclusive_group()

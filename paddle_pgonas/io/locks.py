@@ -11,7 +11,7 @@ import fcntl
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
@@ -22,15 +22,16 @@ from paddle_pgonas.io.files import writing
 
 
 @contextmanager
-def exclusive(folder: str | Path, job: str) -> Iterator[None]:
+def exclusive(folder: str | Path, job: str) -> Iterator[Callable[[], None]]:
     """Refuse other runs of the same ``job`` (one word) in ``folder`` while the block runs. A folder that is created for it is
     removed if it stays empty.
 
-    The processes of one launch are one owner: each locks its own rank. Raises UserError if the lock is held or the folder cannot
-    be written.
+    Gives a function to call before files are written: it raises UserError if the folder was removed meanwhile, whether or not
+    another run has begun there. The processes of one launch are one owner: each locks its own rank. Raises UserError if the lock
+    is held or the folder cannot be written.
     """
-    with _holding(Path(folder) / f".{job}-{processes.rank()}.lock", job, waits=False):
-        yield
+    with _holding(Path(folder) / f".{job}-{processes.rank()}.lock", job, waits=False) as check:
+        yield check
 
 
 @contextmanager
@@ -44,7 +45,7 @@ def turn(folder: str | Path, job: str) -> Iterator[None]:
 
 
 @contextmanager
-def _holding(path: Path, job: str, waits: bool) -> Iterator[None]:
+def _holding(path: Path, job: str, waits: bool) -> Iterator[Callable[[], None]]:
     made = [parent for parent in path.parents if not parent.exists()]
     while _is_removed(file := _locked(path, job, waits)):
         file.close()  # the last owner removed the file between opening and locking
@@ -53,10 +54,16 @@ def _holding(path: Path, job: str, waits: bool) -> Iterator[None]:
             file.truncate(0)
             owner = f"process {os.getpid()} on {socket.gethostname()}"
             os.write(file.fileno(), owner.encode())  # a buffered write would fail again later
+
+        def check() -> None:
+            if not _is_at(file, path):
+                raise UserError(f"{path.parent}: was removed while this {job} was using it; nothing more is written there")
+
         try:
-            yield
+            yield check
         finally:
-            path.unlink(missing_ok=True)
+            if _is_at(file, path):  # else it is another run's
+                path.unlink(missing_ok=True)
             with suppress(OSError):  # nothing is left of a job that was refused
                 for parent in made:
                     parent.rmdir()
@@ -67,6 +74,13 @@ def _is_removed(file: TextIO) -> bool:
         return os.fstat(file.fileno()).st_nlink == 0
     except OSError:  # another machine removed it from a network file system
         return True
+
+
+def _is_at(file: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
 
 
 def _locked(path: Path, job: str, waits: bool) -> TextIO:

@@ -59,8 +59,10 @@ def write_submission(
     smoothing = sample and Smoothing(archs, sample, config.data.image_size, config.model.num_classes)
     scored = smoothing.positions if smoothing else range(len(archs))
     folder, together = Path(config.output_dir) / "scores", TOGETHER if sample else None
+    processes.say_share()
     measured, sessions = measure_with(config, files, [archs[position] for position in scored], folder, together)
     if processes.rank() != 0:
+        print(printable(f"all {len(archs)} candidates are scored; process 0 writes {output}"))
         return
     if content_digest(path) != content:
         raise UserError(f"{path}: {CHANGED.format('scored')}")

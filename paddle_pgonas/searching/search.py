@@ -127,10 +127,13 @@ def search(
     if unknown := set(limits) - set(COSTS):
         raise UserError(f"there is no cost {min(unknown)!r}; limits are {', '.join(COSTS)}")
     if processes.world() > 1 and (weights is None or "latency_ms" in limits):
-        raise UserError("several processes share the scoring with weights; a prior or a latency needs one process")
+        reason = "several processes share the scoring with weights; a prior or a latency needs one process"
+        raise UserError(f"{reason} ({processes.announced()})")
     measures = weights is not None or "latency_ms" in limits  # and stores its measurements
     side, model, folder = config.data.image_size, config.model, Path(config.output_dir) / "search"
-    with exclusive(config.output_dir, "search") if measures else nullcontext():
+    if weights is not None:
+        select_device(config.device, config.exhaustive_search)
+    with processes.together(), exclusive(config.output_dir, "search") if measures else nullcontext():
         latency = session = None
         if "latency_ms" in limits:
             from paddle_pgonas.searching.latency import Latency
@@ -143,7 +146,6 @@ def search(
             from paddle_pgonas.scoring.session import Session
 
             session = Session(config, weights)
-            processes.join()
             scores = supernet_scores(session, folder, metric)
         costs = make_costs(side, model.num_classes, latency)
         task = Task(config.search_space, costs, limits, next(iter(limits), "macs"), scores)

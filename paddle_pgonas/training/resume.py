@@ -9,6 +9,7 @@ from paddle_pgonas.config.loading import free_on_resume
 from paddle_pgonas.config.meaning import first_difference
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.records import Record
+from paddle_pgonas.schema import flat
 
 PER_PROCESS = {"output_dir", "device", "data.root", "data.train_list", "data.val_list", "data.cache_dir", "data.workers"}
 """Keys that may differ between the processes of one training: paths, device and loader processes."""
@@ -17,7 +18,7 @@ PER_PROCESS = {"output_dir", "device", "data.root", "data.train_list", "data.val
 def check_same_run(now: Record, then: Record, other_data: bool = False) -> None:
     """Raise UserError if this run and a checkpoint's differ in a key that can change a weight, the number of processes, the
     contents of the teacher's or the candidates' file, or (unless ``other_data``) the training images."""
-    ours, theirs = _flat(now["config"]), _flat(then["config"])
+    ours, theirs = flat(now["config"]), flat(then["config"])
     if "train.strategy" in theirs:
         raise UserError("--resume: an older version began this run, with train.strategy instead of method.name; start anew")
     for key in sorted((set(ours) | set(theirs)) - free_on_resume()):
@@ -48,7 +49,7 @@ def _images_differ(now: dict[str, Any], then: dict[str, Any] | None) -> str | No
 
 def check_processes(facts: dict[str, Any]) -> None:
     """Raise UserError in all processes if ``facts`` (nested dictionaries) differ between them beyond :data:`PER_PROCESS`."""
-    first, *others = map(_flat, processes.gather(facts))
+    first, *others = map(flat, processes.gather(facts))
     for rank, other in enumerate(others, start=1):
         for key in first | other:
             name, ours, theirs = key.removeprefix("config."), first.get(key), other.get(key)
@@ -57,10 +58,3 @@ def check_processes(facts: dict[str, Any]) -> None:
                 raise UserError(
                     f"the processes of this training disagree: {name} is {values}; give all processes the same settings"
                 )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat

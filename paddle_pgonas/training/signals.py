@@ -8,10 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from paddle_pgonas import interrupts, processes
+
+REPEATED = 2.0
+"""Seconds for each process in which a request counts once: Paddle's launcher repeats it three times for each of them in turn."""
+
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """A list that is empty until the process is asked to stop; a second request stops it immediately.
+    """A list that is empty until the process is asked to stop; a later request stops it immediately.
 
     In another thread than the main one it stays empty, because only that one can receive signals.
     """
@@ -21,7 +26,9 @@ def stop_requests() -> Iterator[list[int]]:
         return
 
     def note(number: int, frame: FrameType | None) -> None:
-        if requests:
+        if not requests:
+            interrupts.answer(REPEATED * processes.world())
+        elif not interrupts.answered():
             raise KeyboardInterrupt
         requests.append(number)
 

@@ -21,7 +21,7 @@ from paddle_pgonas.data.images import open_images
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError, printable
 from paddle_pgonas.io.files import remove_left_parts
-from paddle_pgonas.io.locks import exclusive
+from paddle_pgonas.io.locks import exclusive, turn
 from paddle_pgonas.io.outputs import claim, content_digest
 from paddle_pgonas.io.records import Store
 from paddle_pgonas.methods.base import Metrics, Step
@@ -62,7 +62,7 @@ def train_standalone(
     """
     if weights is not None:
         claim("train_standalone --weights", weights)
-    folder = _store(config, bn, start).folder / arch.code
+    folder = results_store(config, bn, start).folder / arch.code
     acc = _train(config, arch, folder, weights, start=start, bn=bn)
     _remove_checkpoints(folder)
     return acc
@@ -79,7 +79,7 @@ def _train(
 ) -> float:
     """As :func:`train_standalone`; the last checkpoint stays in ``folder``."""
     select_device(config.device, config.exhaustive_search)
-    with exclusive(folder, "training"):
+    with exclusive(folder, "training") as check_folder:
         check_memory(layers(arch, config.data.image_size, config.model.num_classes), config.train)
         batches, model = open_batches(config), config.model
         check = checked(STARTED, config, batches)
@@ -87,7 +87,7 @@ def _train(
         run = Run(config, batches, net, learn_labels, f"training {arch}")
         step = run.restore(folder / "checkpoints")
         try:
-            fit(run, step, folder, "the same command")
+            fit(run, step, folder, "the same command", check_folder)
         except UserError as error:
             raise type(error)(f"{arch}: {error}") from None
     images, data, settings = open_images(config), config.data, config.score
@@ -139,18 +139,20 @@ def make_truth(config: Config, candidates: Sequence[Candidate], output: str | Pa
     the subnets; each writes the existing results, the last one all of them.
     """
     claim("train_standalone --output", output)
-    store = _store(config, bn)
+    store = results_store(config, bn)
     steps = total_steps(config.train, len(open_images(config).train_source.labels) // config.train.batch_size)
     if bn == "running" and steps < FEW:
         lag = f"after {steps:,} steps the running BatchNorm statistics still lag behind the weights, which is part of the truth"
         warn(f"{output}: {lag}; --bn calibrated measures them anew")
-    with exclusive(store.folder, "standalone"):
+    processes.say_share()
+    with exclusive(store.folder, "standalone") as check_folder:
         for candidate in candidates[processes.rank() :: processes.world()]:
             code = candidate.arch.code
             if store.get(code) is None:
                 started = time.time()
                 acc = _train(config, candidate.arch, store.folder / code, bn=bn)
                 record = {"acc": acc, "bn": bn, "seconds": round(time.time() - started, 1), "versions": versions()}
+                check_folder()
                 store.put(code, record | {"config": config.model_dump(mode="json")})
                 _write_results(candidates, store, output)
             _remove_checkpoints(store.folder / code)  # also where a run was killed between storing and this
@@ -158,8 +160,9 @@ def make_truth(config: Config, candidates: Sequence[Candidate], output: str | Pa
 
 
 def _write_results(candidates: Sequence[Candidate], store: Store, output: str | Path) -> None:
-    results = [(candidate, entry) for candidate in candidates if (entry := store.get(candidate.arch.code)) is not None]
-    write_scores(output, [candidate for candidate, _ in results], [entry.record["acc"] for _, entry in results])
+    with turn(store.folder, "results"):  # else a slower process would replace a later, longer file by an earlier one
+        results = [(candidate, entry) for candidate in candidates if (entry := store.get(candidate.arch.code)) is not None]
+        write_scores(output, [candidate for candidate, _ in results], [entry.record["acc"] for _, entry in results])
     print(printable(f"{len(results)} of {len(candidates)} subnets trained: {output}"))
 
 
@@ -171,8 +174,11 @@ CALIBRATION = ("calibration_images", "calibration_batch")
 """Keys of ``score`` that stand-alone training uses with ``calibrated`` statistics."""
 
 
-def _store(config: Config, bn: str, start: str | Path | None = None) -> Store:
-    """The store of results. Raises UserError for an unused key that does not have its default, or an unknown ``bn``."""
+def results_store(config: Config, bn: str = "running", start: str | Path | None = None) -> Store:
+    """The results of this recipe in ``<output_dir>/standalone``, by code.
+
+    Raises UserError for an unused key that does not have its default, or an unknown ``bn``.
+    """
     if bn not in ("running", "calibrated"):
         raise UserError(f"bn of a stand-alone training must be running or calibrated, not {bn}")
     used = {
@@ -200,13 +206,21 @@ def _store(config: Config, bn: str, start: str | Path | None = None) -> Store:
 
 def identity(config: Config) -> dict[str, Any]:
     """Everything that a stand-alone result depends on in addition to the architecture; images by their contents."""
-    data, model, images = config.data, config.model, open_images(config)
+    images = open_images(config)
     return {
         "kept": "stand-alone results",
-        "space": config.space,
-        "seed": config.seed,
         "training_images": images.train_source.fingerprint(images.cache),
         "validation_images": images.validation.fingerprint,
+        **recipe(config),
+    }
+
+
+def recipe(config: Config) -> dict[str, Any]:
+    """The part of :func:`identity` that the configuration tells, by its keys."""
+    data, model = config.data, config.model
+    return {
+        "space": config.space,
+        "seed": config.seed,
         "data": {name: getattr(data, name) for name in ("image_size", "resize", "augment", "mean", "std")},
         "model": {"num_classes": model.num_classes, "activation": model.activation},
         "train": {name: getattr(config.train, name) for name in Recipe.model_fields},

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 
@@ -49,23 +50,22 @@ def train(config: Config, resume: bool = False, other_data: bool = False) -> Pat
     UserError if no method is configured, the folder holds another run, data or weights do not fit, the processes disagree,
     or the training diverged or collapsed; then the last good checkpoint is named.
     """
-    check_job(config)
-    watcher = Watcher(config) if config.train.watch_images and processes.rank() == 0 else None
-    weights = train_supernet(config, resume, watcher, other_data)
-    if watcher is not None and watcher.latest:
-        print(watcher.summary())
-    return weights
+    select_device(config.device, config.exhaustive_search)
+    with processes.together():
+        check_job(config)
+        watcher = Watcher(config) if config.train.watch_images and processes.rank() == 0 else None
+        weights = train_supernet(config, resume, watcher, other_data)
+        if watcher is not None and watcher.latest:
+            print(watcher.summary())
+        return weights
 
 
 def train_supernet(config: Config, resume: bool = False, watch: Watch | None = None, other_data: bool = False) -> Path:
     """As :func:`train`; the scalars that ``watch`` returns, which is called after each checkpoint, are logged."""
-    check_job(config)
     select_device(config.device, config.exhaustive_search)
-    compute_dtype(config.train.amp, "train.amp")  # here too, because reading the images takes long
-    processes.join()
     folder = Path(config.output_dir)
     output = folder / "supernet.safetensors"
-    with exclusive(folder, "training"):
+    with processes.together(), _checked_folder(config) as check_folder:
         resume = resume or other_data
         refuse_overwriting(folder, resume, config.train.checkpoint_every)
         processes.barrier()
@@ -76,10 +76,20 @@ def train_supernet(config: Config, resume: bool = False, watch: Watch | None = N
             check_processes({"the step to continue from": step, "the digest of the weights there": run.weights_digest()})
         if processes.leads():
             save_config(config, folder / "config.yaml")
-        fit(run, step, folder, "the same command with --resume", watch)
+        fit(run, step, folder, "the same command with --resume", check_folder, watch)
         if processes.leads():
+            check_folder()
             save_weights(output, run.net, run.record(run.total_steps))
     return output
+
+
+@contextmanager
+def _checked_folder(config: Config) -> Iterator[Callable[[], None]]:
+    """As ``exclusive`` for the run's folder, after the checks that need neither folder nor images."""
+    check_job(config)
+    compute_dtype(config.train.amp, "train.amp")  # here too, because reading the images takes long
+    with exclusive(config.output_dir, "training") as check_folder:
+        yield check_folder
 
 
 def check_job(config: Config) -> None:
@@ -146,8 +156,8 @@ def checked(use: Use, config: Config, batches: EpochBatches) -> Check:
     return check
 
 
-def fit(run: Run, step: int, folder: Path, again: str, watch: Watch | None = None) -> None:
-    """Run the steps from ``step`` to the last, with log and checkpoints in ``folder``.
+def fit(run: Run, step: int, folder: Path, again: str, check_folder: Callable[[], None], watch: Watch | None = None) -> None:
+    """Run the steps from ``step`` to the last, with log and checkpoints in ``folder``, which is checked before each of these.
 
     Raises UserError in all processes at once for a request to stop, with how to go on ``again``, and for a training that
     diverged or collapsed.
@@ -161,11 +171,13 @@ def fit(run: Run, step: int, folder: Path, again: str, watch: Watch | None = Non
                 metrics = run.step(step, x, y)
                 log.advance(run.total_batch)
                 if step % run.settings.log_every == 0 or step + 1 == run.total_steps:
+                    check_folder()
                     log.log_step(step, run.scalars(step, metrics))
                 step += 1
                 stop = processes.any_of(bool(requests))
                 due = stop or run.checkpoint_due(step)
                 if due:
+                    check_folder()
                     run.health.check(step, run.net.parameters())
                 if run.watches(step):  # before the checkpoint: a run that continues from there does not repeat it
                     _observe(run, step, watch, log)

@@ -21,13 +21,15 @@ from conftest import REPOSITORY, assert_one_line, some_archs
 from PIL import Image
 from scipy.stats import spearmanr
 
+from paddle_pgonas.config.loading import load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import write_json
 from paddle_pgonas.io.locks import exclusive
 from paddle_pgonas.priors.by_name import with_prior
 from paddle_pgonas.scores.correlation import kendall
-from paddle_pgonas.scores.files import Candidate, read_candidates, write_scores
+from paddle_pgonas.scores.files import Candidate, read_candidates, read_scores, write_scores
 from paddle_pgonas.space.arch import MINI
+from paddle_pgonas.training.standalone import results_store
 from studies import document, intervals, runner, tables
 from studies.results import read_results
 from studies.runner import Runner
@@ -185,6 +187,28 @@ def test_a_study_runs_to_its_end_goes_on_from_what_is_there_and_fills_its_docume
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"tau-calibrated.svg", "training-published.svg"}
     differences = page.partition("<!-- begin differences -->")[2].partition("<!-- end")[0].splitlines()[3:]
     assert len(differences) == 5 and "(published)" in differences[-1]
+
+
+def test_a_truth_takes_only_results_of_its_own_recipe(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of an older recipe lie in the same folder; a truth that was made by another one is not added to."""
+    file = written(tmp_path, STUDY | {"truth": "base.yaml"})
+
+    def train(self: Runner, log: str, name: str, *arguments: object) -> None:
+        _, config, _, *overrides = map(str, arguments[: arguments.index("--candidates")])
+        for epochs in (1, 2, 3):
+            settings = load_config(config, [*overrides, f"train.epochs={epochs}"])
+            record = {"acc": epochs / 10, "seconds": 1.0, "versions": {}, "config": settings.model_dump(mode="json")}
+            for entry in CANDIDATES:
+                results_store(settings).put(entry.arch.code, record)
+
+    monkeypatch.setattr(Runner, "_tool", train)
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE | {"train": BASE["train"] | {"epochs": 2}}))
+    study = read_study(file)
+    for path in runner_of(study, tmp_path).run(["truth"], range(1), 1):
+        assert set(read_scores(path, MINI).values()) == {0.2}
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE))
+    with pytest.raises(UserError, match=r"truth-seed0\.json: was made with train\.epochs=2, now it is 1"):
+        list(runner_of(study, tmp_path).run(["truth"], range(1), 1))
 
 
 def test_tables_of_a_regime_and_a_half_use_its_statistics_and_its_candidates(file: Path, commands: list[list[str]]) -> None:
