@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import threading
@@ -183,7 +185,8 @@ def test_a_command_that_is_asked_to_end_says_one_line(tmp_path: Path, work: str,
     (tmp_path / "interrupted.py").write_text(IMPORTED)
     environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{tmp_path}", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-c", ENDS.format(work=work)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # in a background job it is ignored
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, preexec_fn=heard)
     assert (done.returncode, done.stderr) == (status, says)
 
 

@@ -140,16 +140,19 @@ def make_jobs(inputs: Inputs) -> dict[str, Job]:
     def files(*names: str) -> Callable[[Path], Result]:
         return lambda folder: {name: (folder / name).read_bytes() for name in names}
 
-    def trained(folder: Path) -> Result:
-        return {name: array.tobytes() for name, array in read(folder / "supernet.safetensors")[0].items()}
+    def arrays(path: Path) -> Result:
+        return {name: array.tobytes() for name, array in read(path)[0].items()}
+
+    def exported(folder: Path) -> Result:
+        return files("out/code.txt", "out/inference.pdiparams")(folder) | arrays(folder / "out" / "subnet.safetensors")
 
     return {
-        "training": Job(training, trained),
+        "training": Job(training, lambda folder: arrays(folder / "supernet.safetensors")),
         "scoring": Job(scoring, files("s.json", "s.metrics.json")),
         "scoring by two": Job(scoring, files("s.json", "s.metrics.json"), processes=2),
         "stand-alone": Job(standalone, files("truth.json")),
         "search": Job(searching, files("front.json")),
-        "export": Job(exporting, files("out/subnet.safetensors", "out/code.txt", "out/inference.pdiparams")),
+        "export": Job(exporting, exported),
     }
 
 

@@ -64,6 +64,7 @@ def test_committed_results_were_made_with_the_configurations_as_they_are(
             # A key that is younger than the results must by default do what was done before.
             then = DEFAULTS | result["config"]
             then |= {name: DEFAULTS[name] | then[name] for name in ("data", "model", "train", "score")}
+            then = collecting._portable(then)
             for config in (now, then):
                 config["train"] = {name: value for name, value in config["train"].items() if not name.startswith("watch")}
             assert now == then, file.name

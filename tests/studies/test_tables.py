@@ -163,14 +163,15 @@ def test_the_truth_is_a_table_for_people_and_a_file_for_the_tools(study: Study, 
 
 def test_truth_grows_by_what_was_trained_and_keeps_no_place_of_the_machine(study: Study, home: Path, tmp_path: Path) -> None:
     (home / "results" / "truth-seed0.json").unlink()
-    assert len(collecting.missing_truth(study, 0)) == len(CANDIDATES)
+    assert len(collecting.missing_truth(study, 0, {})) == len(CANDIDATES)
     config = {"seed": 0, "output_dir": "/here", "data": {"root": "/there", "cache_dir": None}}
     config |= {"model": {"pretrained": None}, "method": None, "train": {}}
+    store, other = (Store(tmp_path / "work" / "standalone", {"seed": seed}) for seed in range(2))
     for number, entry in enumerate(CANDIDATES[:3]):
         one = {"acc": number / 10, "seconds": 1.5, "versions": {}, "config": config | {"seed": number % 2}}
-        Store(tmp_path / "work" / "standalone", {}).put(entry.arch.code, one)
-    collecting.collect_truth(study, tmp_path / "work", 0)
-    assert [entry.name for entry in collecting.missing_truth(study, 0)] == [
+        (store, other)[number % 2].put(entry.arch.code, one)
+    collecting.collect_truth(study, store, 0)
+    assert [entry.name for entry in collecting.missing_truth(study, 0, {})] == [
         e.name for e in CANDIDATES if e.name not in ("arch1", "arch3")
     ]
     record = (home / "results" / "truth-seed0.record.json").read_text()
