@@ -185,7 +185,7 @@ def run(main: Callable[[], None]) -> NoReturn:
             _leave(2, f"{program}: error: {error.filename or 'output'}: cannot be written ({error.strerror}); free some space")
         if error.filename is None:
             raise
-        _leave(2, printable(f"{program}: error: {error.filename}: {error.strerror}"))
+        _leave(2, f"{program}: error: {error.filename}: {error.strerror}")
     _leave(0)
 
 
@@ -237,7 +237,7 @@ def command(main: Callable[[], None]) -> Callable[[], NoReturn]:
 
 def _leave(status: int, message: str = "") -> NoReturn:
     """Exit, even if the message or the rest of the output cannot be written."""
-    for stream, text in ((sys.stdout, ""), (sys.stderr, message and message + "\n")):
+    for stream, text in ((sys.stdout, ""), (sys.stderr, message and printable(message) + "\n")):
         try:
             print(text, end="", file=stream, flush=True)
         except OSError:  # Python would try again when it ends, and exit with another status

@@ -9,7 +9,7 @@ import platform
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -122,7 +122,7 @@ def _check_kernels(index: int) -> None:
         refuse_missing_library(error)
         name, capability = paddle.device.cuda.get_device_name(index), paddle.device.cuda.get_device_capability(index)
         raise UserError(
-            f"device: Paddle {paddle_version()} cannot compute on {name} (compute capability {'.'.join(map(str, capability))}; "
+            f"device: Paddle {paddle_version()} cannot compute on {name} (compute capability {dotted(capability)}; "
             "the wheels on PyPI have kernels up to 8.6): install paddlepaddle-gpu 3 from PaddlePaddle's own package index, "
             f"or pass -o device=cpu. Paddle's message: {' '.join(str(error).split())[-200:]}"
         ) from None
@@ -167,8 +167,8 @@ def compute_dtype(amp: str, key: str) -> str:
         if amp != "off":
             raise UserError(f"{key}: {amp} needs a GPU; set {key}=off")
     elif (there := device_capability()) < precision.capability:
-        needed, found = (".".join(map(str, capability)) for capability in (precision.capability, there))
-        remedy = recommended_amp() or "off"
+        needed, remedy = dotted(precision.capability), recommended_amp() or "off"
+        found = dotted(there)
         raise UserError(f"{key}: {amp} needs a GPU of compute capability {needed}, this one has {found}; set {key}={remedy}")
     return precision.dtype
 
@@ -187,6 +187,11 @@ def device_capability() -> tuple[int, int]:
 
     major, minor = paddle.device.cuda.get_device_capability()
     return major, minor
+
+
+def dotted(capability: Sequence[int]) -> str:
+    """A compute capability as people write it, ``8.6``."""
+    return ".".join(map(str, capability))
 
 
 def device_memory() -> int:

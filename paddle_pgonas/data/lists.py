@@ -119,7 +119,7 @@ def read_list(path: Path, num_classes: int) -> Listed:
     if b"\0" in text:
         raise UserError(f"{path}: is not a text file in UTF-8; give a list of images with lines of path and label")
     files, labels, lines = [], [], []
-    for number, line in enumerate(text.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+    for number, line in enumerate(text.split(b"\n"), start=1):
         parts = line.rsplit(None, 1)  # paths may hold spaces
         if not parts:
             continue

@@ -10,9 +10,8 @@ from typing import Any
 
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.gpu_check.child import Failed, Job
-from paddle_pgonas.gpu_check.parts import dotted
 from paddle_pgonas.gpu_libraries import library_report
-from paddle_pgonas.runtime import select_device, versions
+from paddle_pgonas.runtime import dotted, select_device, versions
 
 FLAGS = ("cudnn_deterministic", "cudnn_exhaustive_search", "allocator_strategy", "conv_workspace_size_limit")
 VARIABLES = ("FLAGS_", "NVIDIA_", "CUDA_", "PADDLE_", "NCCL_", "OMP_", "LD_LIBRARY_PATH")

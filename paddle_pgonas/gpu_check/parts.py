@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from paddle_pgonas.runtime import PRECISIONS
+from paddle_pgonas.runtime import PRECISIONS, dotted
 
 Sizes = dict[str, Any]
 """Keyword arguments of a part's function; they are written as JSON."""
@@ -42,11 +42,6 @@ class Part:
             return f"needs compute capability {dotted(needed)}, this GPU has {dotted(there)}"
         gpus = facts.get("gpus", self.gpus)
         return f"needs {self.gpus} GPUs, Paddle sees {gpus}" if gpus < self.gpus else None
-
-
-def dotted(capability: Sequence[int]) -> str:
-    """A compute capability as people write it, ``8.6``."""
-    return ".".join(map(str, capability))
 
 
 EXACT = {"NVIDIA_TF32_OVERRIDE": "0"}

@@ -52,7 +52,8 @@ def write_submission(
     metrics_path, record_path = (beside(output, ending) for ending in (".metrics.json", ".record.json"))
     claim("write_submission --output", output, beside=[metrics_path, record_path], inputs=[*files, path])
     content = content_digest(path)
-    candidates = _as_listed(path, candidates or read_candidates(path, config.search_space), config.search_space)
+    space = config.search_space
+    candidates = _as_listed(path, candidates, space) if candidates else read_candidates(path, space)
     archs = [candidate.arch for candidate in candidates]
     for term in terms(prior[0]) if prior else ():
         config.prior(term)(archs[0])  # an imported prior that fails must not cost hours of scoring

@@ -39,7 +39,7 @@ def untrained_values(config: Config, name: str, archs: Sequence[Arch], seeds: in
     Finished chunks are kept in ``<output_dir>/priors``, so that an interrupted call continues. Raises UserError if there are too
     few images, or a value is not finite.
     """
-    select_device(config.device)
+    select_device(config.device, config.exhaustive_search)
     batches = _batches(config, seeds, images)
     store = Store(Path(config.output_dir) / "priors", _identity(config, name, archs, batches))
     values = np.empty((len(archs), seeds))

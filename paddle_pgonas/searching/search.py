@@ -131,14 +131,12 @@ def search(
         raise UserError(f"{reason} ({processes.announced()})")
     measures = weights is not None or "latency_ms" in limits  # and stores its measurements
     side, model, folder = config.data.image_size, config.model, Path(config.output_dir) / "search"
-    if weights is not None:
-        select_device(config.device, config.exhaustive_search)
+    device = select_device(config.device, config.exhaustive_search) if measures else ""
     with processes.together(), exclusive(config.output_dir, "search") if measures else nullcontext():
         latency = session = None
         if "latency_ms" in limits:
             from paddle_pgonas.searching.latency import Latency
 
-            device = select_device(config.device, config.exhaustive_search)
             latency = Latency(device, config.space, model, side, latency_batch, folder)
         if prior is not None:
             scores = _prior_scores(config.prior(prior))
