@@ -20,6 +20,7 @@ include_patterns = ["README.md", "docs/*.md", "docs/api.rst", "studies/**.md"]
 root_doc = "README"
 
 myst_heading_anchors = 4  # as GitHub names them
+nitpick_ignore_regex = [("myst", "long|unseen|results")]  # links to folders, which only GitHub can show
 autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 90
 
@@ -44,9 +45,15 @@ def add_contents(app: Sphinx, page: str, source: list[str]) -> None:
             source[0] += f"\n\n```{{toctree}}\n:hidden:\n:glob:\n:caption: {caption}\n\n{there}\n```\n"
 
 
+def add_front_door(app: Sphinx, error: Exception | None) -> None:
+    """The page that a browser opens first."""
+    (Path(app.outdir) / "index.html").write_text(f'<meta http-equiv="refresh" content="0; url={root_doc}.html">\n')
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx at the beginning."""
     import reference
 
     (HERE / "api.rst").write_text(reference.page(), encoding="utf-8")
     app.connect("source-read", add_contents)
+    app.connect("build-finished", add_front_door)

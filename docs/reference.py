@@ -61,14 +61,17 @@ def keys() -> Iterator[str]:
     yield heading("method", "-")
     users: dict[tuple[type, str], list[str]] = {}
     for method, options in METHODS.items():
-        for name in options.model_fields.keys() - {"name"}:
+        for name in list(options.model_fields)[1:]:  # the first is the method's name
             users.setdefault((home_of(options, name), name), []).append(method)
-    for (home, name), methods in sorted(users.items(), key=lambda item: (list(METHODS).index(item[1][0]), item[0][1])):
-        yield described_key("method.", METHODS[methods[0]], name, f"Of {', '.join(f'``{method}``' for method in methods)}.")
+    seen: set[str] = set()
+    for (_, name), methods in users.items():
+        note = f"Of {', '.join(f'``{method}``' for method in methods)}."
+        yield described_key("method.", METHODS[methods[0]], name, note, again=name in seen)
+        seen.add(name)
 
 
-def described_key(prefix: str, section: type[Section], name: str, note: str = "") -> str:
-    """One key: type, range and default, meaning."""
+def described_key(prefix: str, section: type[Section], name: str, note: str = "", again: bool = False) -> str:
+    """One key: type, range and default, meaning. Of keys of the same name only the first can be linked to."""
     field, home = section.model_fields[name], home_of(section, name)
     analyzer = ModuleAnalyzer.for_module(home.__module__)
     analyzer.analyze()
@@ -79,7 +82,8 @@ def described_key(prefix: str, section: type[Section], name: str, note: str = ""
                 kind += f", {text} {value}"
     default = json.dumps(field.default).strip('"') + (" (free)" if is_free(field) else "")
     text = "\n\n".join(part for part in (described(home.__module__, home.__qualname__, name), textwrap.indent(note, "   ")) if part)
-    return f"\n.. confval:: {prefix}{name}\n   :type: {kind}\n   :default: {default}\n\n{text}"
+    options = f"   :type: {kind}\n   :default: {default}" + ("\n   :no-index:" if again else "")
+    return f"\n.. confval:: {prefix}{name}\n{options}\n\n{text}"
 
 
 def home_of(section: type[Section], name: str) -> type:

@@ -1,4 +1,4 @@
-"""The public names, the same for type checkers and for whoever imports them; docs/api.md lists them in this order."""
+"""The public names, the same for type checkers and for whoever imports them; the site of `make docs` lists them in this order."""
 
 from .space.arch import TRACK1 as TRACK1, MINI as MINI, TRACK1_THIN as TRACK1_THIN, SearchSpace as SearchSpace, Arch as Arch
 from .config.loading import CONFIGS as CONFIGS, Config as Config, load_config as load_config
