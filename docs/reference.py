@@ -22,7 +22,21 @@ RETURNED = (
     "report.comparison.Comparison",
     "report.comparison.Row",
 )
-WORDS = {"Integer": "integer", "Number": "number", "Folder": "folder", "File": "file", "Text": "text", "bool": "true or false"}
+WORDS = {
+    "Integer": "integer",
+    "Number": "number",
+    "Deviation": "number above 0",
+    "Share": "number from 0 to 1",
+    "Range": "least and greatest integer",
+    "Colour": "three numbers",
+    "Folder": "folder",
+    "File": "file",
+    "bool": "true or false",
+    "TrainingPrior": "name, sum of names or import path",
+    "SpaceKey": "name or file",
+    "Method": "name, import path or section",
+}
+"""How a key's type is called; those that are not here stand as they are in the source."""
 
 
 def page() -> str:
@@ -81,7 +95,7 @@ def described_key(prefix: str, section: type[Section], name: str, note: str = ""
             if (value := getattr(part, bound, None)) is not None and value != 2**63:
                 kind += f", {text} {value}"
     default = json.dumps(field.default).strip('"') + (" (free)" if is_free(field) else "")
-    text = "\n\n".join(part for part in (described(home.__module__, home.__qualname__, name), textwrap.indent(note, "   ")) if part)
+    text = f"{described(home.__module__, home.__qualname__, name)}\n\n   {note}".rstrip()
     options = f"   :type: {kind}\n   :default: {default}" + ("\n   :no-index:" if again else "")
     return f"\n.. confval:: {prefix}{name}\n{options}\n\n{text}"
 
@@ -99,6 +113,10 @@ def type_of(annotation: ast.expr) -> str:
         case ast.Subscript(value=ast.Name(id="Literal"), slice=values):
             choices = ast.literal_eval(values)
             return " or ".join(json.dumps(value).strip('"') for value in (choices if isinstance(choices, tuple) else [choices]))
+        case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=[kind, *_])):
+            return f"list of {type_of(kind)}"
+        case ast.Subscript(value=ast.Name(id="SerializeAsAny"), slice=kind):
+            return type_of(kind)
         case ast.BinOp(left=left, right=right):
             return f"{type_of(left)} or {type_of(right)}"
         case ast.Constant(value=None):
@@ -116,5 +134,3 @@ def described(module: str, qualified: str, name: str) -> str:
 def heading(text: str, underline: str) -> str:
     """A section's title."""
     return f"\n{text}\n{underline * len(text)}\n"
-
-

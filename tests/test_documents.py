@@ -12,6 +12,7 @@ import argparse
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -243,6 +244,25 @@ def test_files_named_in_the_text_are_there(path: Path) -> None:
             if name.endswith(("train_list.txt", "val_list.txt")):  # among the user's images
                 continue
             assert any(list(place.glob(name.rstrip("/"))) for place in places), f"{path.name}: {name}"
+
+
+def test_the_pages_stay_short() -> None:
+    assert sum(len(path.read_text(encoding="utf-8").split()) for path in (REPOSITORY / "docs").glob("*.md")) <= 9000
+
+
+@pytest.mark.slow
+def test_the_site_is_made_without_a_warning_and_needs_no_network(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx")
+    site = tmp_path / "site"
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-c", "docs", "-d", str(tmp_path / "doctrees"), ".", str(site)]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    pages = {path.relative_to(site): path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
+    assert len(pages) > len(WRITTEN) + len(STUDIES)
+    loaded = re.compile(r"<(?:script|img|iframe)\b[^>]* src=.(?:https?:)?//|<link\b[^>]*stylesheet[^>]* href=.https?:")
+    assert not [path for path, text in pages.items() if loaded.search(text)]
+    names = re.findall(r" as (\w+)", (REPOSITORY / "paddle_pgonas" / "__init__.pyi").read_text())
+    assert [name for name in names if f'id="paddle_pgonas.{name}"' not in pages[Path("docs/api.html")]] == []
 
 
 def test_every_configuration_is_mentioned() -> None:

@@ -79,7 +79,7 @@ def test_the_replay_of_the_published_steps() -> None:
     shown |= {f"{value:.1e}".replace("e-0", "e-") for value in worst.values() if value}
     assert len(shown) > 15
     assert_shown("studies/recorded/README.md", shown - {short(0)})
-    assert_shown("docs/reproduce.md", (f"{max(v for (_, name), v in worst.items() if name == of):.1e}".replace("e-0", "e-") for of in ("losses", "weights")))
+    assert_shown("docs/reproduce.md", (short(max(worst[file, name] for file in (0, 1))) for name in ("losses", "weights")))
 
 
 def short(value: float) -> str:
