@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 import paddle_pgonas as pg
-from paddle_pgonas.report.plots import STYLE, svg
 from paddle_pgonas.io.files import write_text
+from paddle_pgonas.report.plots import STYLE, svg
 from paddle_pgonas.scores.correlation import kendall
 from paddle_pgonas.scores.files import read_candidates, read_scores
 
