@@ -138,5 +138,6 @@ lint: setup
 	$(PY) -m mypy
 
 docs: setup
+	@$(PIP) --quiet -r docs/requirements.txt
 	$(PY) -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/site
 	@echo "docs: build/site/index.html"
