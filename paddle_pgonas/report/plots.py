@@ -24,6 +24,7 @@ from paddle_pgonas.io.outputs import claim
 from paddle_pgonas.progress import progress
 from paddle_pgonas.report import hover
 from paddle_pgonas.report.comparison import Comparison, Row
+from paddle_pgonas.scores.correlation import pearson
 from paddle_pgonas.space.arch import Arch
 
 INK, ACCENT = "#1f4e79", "#c8553d"
@@ -41,6 +42,8 @@ STYLE = {
     "text.parse_math": False,  # names hold dollar signs
 }
 SIZE = (4.2, 3.4)
+COST_ITSELF = 0.999
+"""Pearson correlation with multiply-accumulates from which a file's values are taken for these, and not drawn against them."""
 
 RANKS, COST, ERRORS, TRAINING = "Rank against rank", "Values against cost", "Where the ranking goes wrong", "Training run"
 """The sections of the page."""
@@ -137,11 +140,15 @@ def _of_cost(comparison: Comparison) -> Iterable[Picture]:
     for number, (name, archs, values) in enumerate(shown):
         caption = f"{name}: values against multiply-accumulates at {setting}, and their mean in groups of equal number"
         macs = comparison.macs(archs)
+        if pearson(macs, values) > COST_ITSELF:
+            continue
         points = hover.points(archs, macs, macs, values, [(name, rankdata(values))])
         yield Picture(_stem("cost", number, name), COST, caption, cost_scatter(macs, values, name, setting), points)
 
 
 def _of_errors(comparison: Comparison) -> Iterable[Picture]:
+    if not comparison.truth:
+        return
     for number, row in enumerate(comparison.rows, start=1):
         error = rank_errors(row)
         for kind, groups, what, label in (
