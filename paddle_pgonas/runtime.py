@@ -250,7 +250,7 @@ def made_by() -> dict[str, object]:
 
 def now() -> str:
     """The local date and time, with the offset from UTC."""
-    return datetime.now().astimezone().isoformat(" ", "seconds")
+    return datetime.now().astimezone().isoformat(" ", "minutes")
 
 
 def command_line() -> str:

@@ -23,11 +23,12 @@ from scipy.stats import rankdata
 from paddle_pgonas.config.loading import CONFIGS, load_config, save_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.priors.cost import macs
-from paddle_pgonas.report.comparison import Comparison, compare, verdict
+from paddle_pgonas.report.comparison import Comparison, compare
 from paddle_pgonas.report.hover import MOST, Point, points
 from paddle_pgonas.report.page import write_page
 from paddle_pgonas.report.plots import by_depth, by_width, pictures, rank_errors, svg, write_plots
-from paddle_pgonas.report.provenance import read_provenance
+from paddle_pgonas.report.provenance import Provenance, read_provenance
+from paddle_pgonas.report.words import verdict
 from paddle_pgonas.scores.files import Candidate, sample_candidates, write_scores
 from paddle_pgonas.space.arch import MINI
 from paddle_pgonas.space.named import find_space
@@ -84,9 +85,13 @@ def comparison(files: list[str]) -> Comparison:
 
 
 @pytest.fixture(scope="module")
-def page_path(comparison: Comparison, files: list[str], run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def provenance(files: list[str], run: Path) -> Provenance:
+    return read_provenance(run, files[1:], "python tools/compare.py <these>")
+
+
+@pytest.fixture(scope="module")
+def page_path(comparison: Comparison, provenance: Provenance, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    provenance = read_provenance(run, files[1:], "python tools/compare.py <these>")
     write_page(path, comparison, pictures(comparison, provenance.metrics), provenance)
     return path
 
@@ -145,7 +150,7 @@ def test_points_tell_their_subnet_when_the_mouse_is_over_them(page: str, compari
             [text] = [text for text in texts if text.startswith(arch.code) and text.count("rank ") == 2 and row.name in text]
             _, depths, *ranks = text.splitlines()
             assert " ".join(map(str, arch.depths)) in depths
-            assert ranks == [f"rank {x[number]:g} of {len(x)} in truth.json", f"rank {y[number]:g} of {len(y)} in {row.name}"]
+            assert ranks == [f"rank {x[number]:g} of {len(x)} in the truth", f"rank {y[number]:g} of {len(y)} in {row.name}"]
 
 
 def test_the_texts_lie_over_their_points() -> None:
@@ -183,9 +188,8 @@ def test_the_page_shows_figures_and_notes_and_escapes_names(page: str, compariso
 
 
 def test_the_same_comparison_makes_the_same_page(
-    page: str, comparison: Comparison, files: list[str], run: Path, tmp_path: Path
+    page: str, comparison: Comparison, provenance: Provenance, tmp_path: Path
 ) -> None:
-    provenance = read_provenance(run, files[1:], "python tools/compare.py <these>")
     write_page(tmp_path / "again.html", comparison, pictures(comparison, provenance.metrics), provenance)
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
 

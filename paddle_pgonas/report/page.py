@@ -16,7 +16,7 @@ from paddle_pgonas.report.comparison import TRUTH, Comparison
 from paddle_pgonas.report.plots import COST, ERRORS, TRAINING, Picture, svg
 from paddle_pgonas.report.plots import pictures as draw_pictures
 from paddle_pgonas.report.provenance import Provenance
-from paddle_pgonas.report.words import cells, differing, explanation, heads, verdict
+from paddle_pgonas.report.words import cells, differing, explanation, heads, listed, verdict
 from paddle_pgonas.scores.correlation import Estimate
 
 Cell = tuple[str, str, bool]
@@ -41,6 +41,7 @@ def write_page(
                               finalize=_shown)  # fmt: skip
     page = environment.get_template("page.html").render(
         comparison=comparison,
+        title=f"Ranking by {listed([row.name for row in comparison.rows])}, against {comparison.reference}",
         verdict=verdict(comparison),
         explanation=" ".join(explanation(comparison)),
         tables=_tables(comparison),
@@ -75,7 +76,7 @@ def _best(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]]
     tables = []
     for best in comparison.best:
         with_truth = best.name != comparison.reference and any(truth is not None for truth in best.truths)
-        columns = ["code", "blocks", "million MACs", "score", *([TRUTH] if with_truth else [])]
+        columns = ["code", "depths", "million MACs", "score", *([TRUTH] if with_truth else [])]
         macs = comparison.macs([entry.arch for entry in best.entries])
         rows = []
         for entry, cost, truth in zip(best.entries, macs, best.truths, strict=True):
@@ -89,7 +90,7 @@ def _best(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]]
 def _shared(comparison: Comparison) -> list[list[str]]:
     """How many of the best each file shares with each other one: a row of names, then one of numbers for each file."""
     names = [best.name for best in comparison.best]
-    numbers = {pair: f"{shared.count} of {shared.of}" for pair, shared in comparison.shared.items()}
+    numbers = {pair: f"{shared.same} of {shared.of}" for pair, shared in comparison.shared.items()}
     return [names, *([numbers.get((row, column)) or numbers.get((column, row), "") for column in names] for row in names)]
 
 

@@ -42,7 +42,7 @@ class Provenance:
     commands: list[str] = field(default_factory=list)
     """Command lines that repeat the trainings, the scoring and the report, in this order."""
     missing: list[str] = field(default_factory=list)
-    """What the commands need beside each other's results, or what made it is not recorded."""
+    """What the commands read, and none of them nor any record tells how it was made."""
     made: str = ""
     """When and with which version of the package the page is made."""
     grows: bool = False
@@ -96,8 +96,8 @@ def _add_run(found: Provenance, run: Path, config: Any, seen: set[str]) -> Any:
     method = told(config, "method", "name")
     found.grows = isinstance(method, str) and method in METHODS and METHODS[method].grows
     if trained:
-        finished = datetime.fromtimestamp(weights.stat().st_mtime).astimezone().isoformat(" ", "seconds")
-        found.facts["training"] = _plain({"steps": trained.get("step"), "finished": finished} | _object(trained.get("versions")))
+        finished = datetime.fromtimestamp(weights.stat().st_mtime).astimezone().isoformat(" ", "minutes")
+        found.facts["training"] = _plain({"steps": trained.get("step"), "finished": finished}) | _versions(trained)
     if _usable(config_path):
         found.configs[str(config_path)] = read_text(config_path, "configuration", errors="backslashreplace")
         _add_inputs(found, config, seen)
@@ -115,7 +115,7 @@ def _add_file(found: Provenance, file: str | Path, known: list[Any], seen: set[s
     record = read_record(file)
     if record:
         shown = {key: value for key, value in record.items() if key not in UNSHOWN}
-        found.facts[Path(file).name] = _plain(shown | _object(record.get("versions")))
+        found.facts[Path(file).name] = _plain(shown) | _versions(record)
     trainings = record.get("training")
     for config in trainings if isinstance(trainings, list) else []:
         if isinstance(config, dict) and config not in known:
@@ -133,7 +133,7 @@ def _add_file(found: Provenance, file: str | Path, known: list[Any], seen: set[s
     if isinstance(command := record.get("command"), str):
         found.commands.append(command)
     else:
-        found.needs(f"how {file} was made")
+        found.needs(str(file))
 
 
 def _add_weights(found: Provenance, path: Any, seen: set[str]) -> None:
@@ -146,7 +146,7 @@ def _add_weights(found: Provenance, path: Any, seen: set[str]) -> None:
     if isinstance(command := record.get("command"), str):
         found.commands.append(command)
     else:
-        found.needs(f"how {path} was made")
+        found.needs(path)
 
 
 def _add_inputs(found: Provenance, config: Any, seen: set[str]) -> None:
@@ -167,6 +167,10 @@ def _note_sizes(found: Provenance, config: Any) -> None:
 def _plain(values: dict[str, Any]) -> dict[str, str]:
     """Numbers, texts and lists of them as a reader writes them; what is nested deeper, or not there, is left out."""
     return {key.replace("_", " "): text for key, value in values.items() if (text := _text(value))}
+
+
+def _versions(record: Record) -> dict[str, str]:
+    return {name: text for name, text in _object(record.get("versions")).items() if isinstance(text, str)}
 
 
 def _text(value: Any) -> str:
