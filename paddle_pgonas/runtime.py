@@ -237,7 +237,7 @@ def own_version() -> dict[str, str]:
         known["paddle_pgonas"] = importlib.metadata.version("paddle_pgonas")
     checkout = Path(__file__).resolve().parent.parent
     if (checkout / ".git").exists():  # else git would find the repository that an environment lies in
-        command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--exclude", "*"]
+        command = ["git", "-C", str(checkout), "--no-optional-locks", "describe", "--always", "--dirty", "--exclude", "*"]
         with suppress(OSError, subprocess.SubprocessError):
             known["commit"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return known

@@ -26,7 +26,7 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.io import records
 from paddle_pgonas.priors.cost import macs
 from paddle_pgonas.report.comparison import Comparison, compare
-from paddle_pgonas.report.hover import MOST, Point, points
+from paddle_pgonas.report.hover import MOST, Point, millions, points
 from paddle_pgonas.report.page import write_page
 from paddle_pgonas.report.plots import ERRORS, TRAINING, by_depth, by_width, pictures, rank_errors, svg, write_plots
 from paddle_pgonas.report.provenance import Provenance, read_provenance, run_config
@@ -166,6 +166,11 @@ def test_the_texts_lie_over_their_points() -> None:
     circles = [tuple(map(float, pair)) for pair in re.findall(r'cx="(\S+)" cy="(\S+)"', text)]
     assert np.allclose(circles, drawn, atol=0.06)
     assert re.findall("<title>(.*)</title>", text) == ["&lt;1.0&gt;", "&lt;2.0&gt;", "&lt;4.0&gt;"]
+
+
+@pytest.mark.parametrize(("macs", "text"), [(0.07412, "0.0741"), (42.42, "42.4"), (3614.2, "3,614")])
+def test_costs_are_written_without_powers_of_ten(macs: float, text: str) -> None:
+    assert millions(macs) == text
 
 
 def test_many_points_have_no_texts() -> None:

@@ -1,6 +1,6 @@
 """Write a prior's value of every candidate, in the format of a submission, to compare it with trained scores.
 
-.record.json, which is written beside FILE, holds the command and its settings for the report of compare.py.
+FILE's .record.json, written beside it, holds the command and its settings, which the report of compare.py shows.
 
 Space, image size and classes come from CONFIG or the options. Otherwise the space is the first built-in one with codes as long as
 the file's, and its image size and 1,000 classes are assumed, which a line of the output says. The terms of a sum are

@@ -13,7 +13,8 @@ from paddle_pgonas.errors import printable
 from paddle_pgonas.io.files import write_text
 from paddle_pgonas.progress import progress
 from paddle_pgonas.report.comparison import TRUTH, Comparison
-from paddle_pgonas.report.plots import COST, ERRORS, TRAINING, Picture, svg
+from paddle_pgonas.report.hover import millions
+from paddle_pgonas.report.plots import ERRORS, TRAINING, Picture, svg
 from paddle_pgonas.report.plots import pictures as draw_pictures
 from paddle_pgonas.report.provenance import Provenance
 from paddle_pgonas.report.words import cells, differing, explanation, heads, listed, verdict
@@ -48,7 +49,6 @@ def write_page(
         best=_best(comparison),
         shared=_shared(comparison),
         sections=((section, map(_figure, of_section)) for section, of_section in shown),
-        COST=COST,
         ERRORS=ERRORS,
         TRAINING=TRAINING,
         provenance=provenance,
@@ -81,7 +81,7 @@ def _best(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]]
         rows = []
         for entry, cost, truth in zip(best.entries, macs, best.truths, strict=True):
             told = ["-" if truth is None else f"{truth:.4g}"] if with_truth else []
-            rows.append([entry.arch.code, " ".join(map(str, entry.arch.depths)), f"{cost:.3g}", f"{entry.acc:.4g}", *told])
+            rows.append([entry.arch.code, " ".join(map(str, entry.arch.depths)), millions(cost), f"{entry.acc:.4g}", *told])
         tied = f"; {best.tied:,} more have the last one's score" if best.tied else ""
         tables.append((f"{best.name}: the best {len(rows)}{tied}", columns, rows))
     return tables
