@@ -2,7 +2,7 @@
 # # From handwritten digits to an exported subnet
 # One-shot architecture search trains one *supernet*, whose parts are the networks of a search space. It then ranks these
 # *subnets* by the accuracy that they reach with the supernet's weights. This notebook trains a small supernet, scores 48 subnets,
-# compares their ranks with those of stand-alone trainings, and exports one subnet: two to three minutes on one core.
+# compares their ranks with those of stand-alone trainings, and exports one subnet, in one to three minutes on one core.
 #
 # It needs a checkout of the project with its environment (`make setup`), and downloads nothing.
 
@@ -73,7 +73,8 @@ weights = pg.train(config, overwrite=True)
 
 # %%
 scores = dict(zip(truth, pg.score(config, weights, archs), strict=True))
-print(pg.correlate(scores, truth))
+agreement = {"supernet": pg.correlate(scores, truth)}
+print(agreement["supernet"])
 
 # %% [markdown]
 # Kendall tau looks at pairs of subnets: it is 1 if scores and truth agree on which is the better one of every pair, and 0 if they
@@ -107,7 +108,6 @@ def channels(arch):
     return sum(block.c_mid + block.c_out for block in arch.blocks)
 
 
-agreement = {"supernet": pg.correlate(scores, truth)}
 for name in ("flops", "params", "zen"):
     prior = pg.make_prior(name, space, image_size=8, num_classes=10)
     agreement[name] = pg.correlate({arch: prior(arch) for arch in archs}, truth)

@@ -106,6 +106,7 @@ def test_priors_take_codes_and_costs_take_architectures() -> None:
         flops(code + "1")
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_scores_in_memory_are_matched_by_name_or_by_position() -> None:
     archs = [candidate.arch for candidate in pg.sample_candidates(TINY, 12, 0)]
     truth = {arch.code: value for arch, value in zip(archs, np.random.default_rng(0).random(12), strict=True)}
