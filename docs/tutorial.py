@@ -135,6 +135,7 @@ print(f"{best}: score {scores[best]:.3f}, truth {truth[best]:.3f}; largest diffe
 
 # %% [markdown]
 # The exported model needs no supernet. It takes normalised images and gives a number for each class; the largest is its answer.
+# With so much noise, and with weights that it shares with all others, some of ten are wrong.
 
 # %%
 network = pg.open_inference_model(folder / "best")
