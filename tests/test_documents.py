@@ -268,12 +268,6 @@ def test_the_site_is_made_without_a_warning_and_needs_no_network(tmp_path: Path)
     assert [name for name in names if f'id="paddle_pgonas.{name}"' not in pages[Path("docs/api.html")]] == []
 
 
-def test_every_configuration_is_mentioned() -> None:
-    names = {name for page in WRITTEN for name in quoted(page) if re.fullmatch(r"[\w/.*]+", name) and not name.startswith("/")}
-    named = names | {f"configs/track1/{name}.yaml" for name in names}  # as the table of recipes does
-    assert set(CONFIGS) <= {found for name in named for found in REPOSITORY.glob(name)}
-
-
 def options_of(parser: argparse.ArgumentParser) -> dict[str, Any]:
     """Option names and defaults, those of subcommands too."""
     found = {option: action.default for action in parser._actions for option in action.option_strings}

@@ -14,7 +14,7 @@ from conftest import REPOSITORY, flops
 
 from paddle_pgonas.config.loading import load_config
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io.files import write_json
+from paddle_pgonas.io.files import read_json, write_json
 from paddle_pgonas.io.records import Store
 from paddle_pgonas.scores.correlation import kendall
 from paddle_pgonas.scores.files import read_candidates, read_scores, write_scores
@@ -209,12 +209,25 @@ def test_recipes_and_truth_say_what_the_committed_results_say() -> None:
         "`as_published": (None, "pgonas_flops-published"),
         "`official_baseline` with the same": ("progressive", "progressive-calibrated"),
     }
-    table = [cells for line in page.splitlines() if len(cells := [cell.strip() for cell in line.split("|")]) == 8]
+    found: list[str] = []
+    table, readme = (
+        [
+            cells
+            for line in text.splitlines()
+            if len(cells := [cell.strip() for cell in line.split("|")]) == columns + 2 and "---" not in line
+        ]
+        for text, columns in ((page, 7), ((REPOSITORY / "README.md").read_text(encoding="utf-8"), 5))
+    )
     for recipe, (method, variant) in recipes.items():
         [row] = [row for row in table if row[2].startswith(recipe)]
         assert row[5].startswith(shown(results.tau(method).value)) if method else not row[5]
-        metric = "top1" if "top-1" in row[6] else "probability"
-        assert row[6].startswith(shown(similar.tau(variant, metric=metric).value))
-    assert shown(similar.tau("flops").value) in page
-    other = [shown(results.tau(method).value) for method in ("sandwich_prelu", "flops")]
-    assert [tau for tau in other if tau not in page] == []
+        assert row[6] == shown(similar.tau(variant, metric="probability").value)
+        found += [short[2] for short in readme if short[2].startswith(recipe) and short[5] == row[6]]
+    assert len(found) == len(readme) - 2  # all but the head and the costs
+    real = read_json(REPOSITORY / "studies" / "real_track1" / "figures.json", "figures")
+    labels = {"flops": "log FLOPs", "params": "log parameters", "zen": "Zen-score", "flops+params": "log FLOPs + log parameters"}
+    for prior, label in labels.items():
+        [row] = [row for row in table if f"--prior {prior}`" in row[2]]
+        assert row[5] == (shown(results.tau(prior).value) if prior in results.study.controls else "")
+        assert row[6:8] == [shown(similar.tau(prior).value), shown(real["rankings"][label]["kendall"][0])]
+    assert shown(results.tau("sandwich_prelu").value) in page
