@@ -13,8 +13,9 @@ from paddle_pgonas.config.loading import inputs_of, load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import read_json, write_text
 from paddle_pgonas.io.outputs import NOTES, claim, wrote
+from paddle_pgonas.scores.files import Candidate, write_scores
 from paddle_pgonas.training.checkpoints import checkpoints, refuse_overwriting
-from paddle_pgonas.training.trainer import check_job
+from paddle_pgonas.training.trainer import check_job, train
 
 
 def write(command: str, path: Path, text: str) -> None:
@@ -161,6 +162,24 @@ def test_a_configuration_or_log_of_the_users_in_a_runs_folder_stays(tmp_path: Pa
     for resume in (False, True):
         with pytest.raises(UserError, match="is not the log of a run"):
             refuse_overwriting(run, resume, 1)
+
+
+def test_a_users_file_among_the_watched_ones_is_refused_before_the_training(tmp_path: Path) -> None:
+    write_scores(tmp_path / "truth.json", [Candidate("a", TINY.smallest, TINY.smallest.code, None)], [0.5])
+    watched = tmp_path / "run" / "watched"
+    watched.mkdir(parents=True)
+    (watched / "1.json").write_text("mine")
+    wanted = ["train.watch_images=4", "train.watch_subnets=2", f"train.watch_truth={tmp_path}/truth.json", "train.max_steps=1"]
+    config = tiny_config(tmp_path / "run", *wanted)
+    with pytest.raises(UserError, match=r"watched/1\.json: exists"):
+        train(config)
+    assert (watched / "1.json").read_text() == "mine" and not (tmp_path / "run" / "metrics.jsonl").exists()
+    (watched / "1.json").unlink()
+    train(config)
+    assert read_json(watched / "1.json", "measurement") and train(config, resume=True)
+    (watched / "1.json").write_text("changed")
+    with pytest.raises(UserError, match=r"watched/1\.json: exists"):
+        train(config, resume=True)
 
 
 def test_only_files_with_a_checkpoints_name_are_checkpoints(tmp_path: Path) -> None:
