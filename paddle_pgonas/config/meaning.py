@@ -111,7 +111,7 @@ SCORED = Use((_space, _classes, *_normalisation), (partial(_data, "image_size"),
 """The weights are scored, searched or exported as they are."""
 STARTED = Use((_classes,), (_space, *_normalisation))
 """A training starts from the weights and adapts them."""
-TAUGHT = Use((_classes, *_normalisation), (partial(_data, "image_size"),))
+TAUGHT = Use((_space, _classes, *_normalisation), (partial(_data, "image_size"),))
 """The full network's logits are a training's targets."""
 
 
