@@ -129,7 +129,7 @@ MATRIX: dict[str, dict[str, str]] = {
     "verify_entry": SCORED | {"same": MIXED, "other activation": MIXED},  # with the activation of the weights, and running
     "train_supernet": SCORED
     | {"same": KEPT, "other activation": KEPT, "other space": "+with ratios", "prefix": SORTED, "no record": SORTED},
-    "teacher": SCORED | {"other activation": GOOD},
+    "teacher": SCORED | {"same": MIXED, "other activation": MIXED},  # with the activation of the weights, and running
     "resume": dict.fromkeys(SCORED, "all checkpoints are damaged")
     | {kind: SCORED[kind] for kind in ("same", "other classes", "other order")}
     | {"other space": "started with space.", "other activation": "model.activation=relu", "stand-alone": "started with method"},
@@ -300,6 +300,22 @@ def test_a_teacher_of_other_classes_is_refused(tool: Tool, tmp_path: Path, files
     settings = files.settings("method=null", "method=uniform", f"method.teacher={teacher}")
     status, _, err = tool("train_supernet", "-c", TINY_CONFIG, "-o", f"output_dir={tmp_path / 'run'}", *settings)
     assert status == 2 and SCORED["other classes"] in err
+
+
+@pytest.mark.slow
+def test_an_exported_full_network_teaches(tool: Tool, tmp_path: Path, files: Files) -> None:
+    """It has statistics of its own, which a supernet's weights lack."""
+    assert tool("export_subnet", *command(files, "export_subnet", files.supernet, tmp_path))[0] == 0
+    status, _, err = tool("train_supernet", *command(files, "teacher", tmp_path / "export" / "subnet.safetensors", tmp_path))
+    assert status == 0 and not said(err), err
+
+
+def test_a_full_network_that_was_not_trained_is_said_to_be_a_bad_teacher(tool: Tool, tmp_path: Path, files: Files) -> None:
+    arrays, record = read_weights(files.supernet)
+    record["config"]["train"]["depth_ranges"] = [[1, 1], [1, 2]]
+    records.write(tmp_path / "w.safetensors", record, arrays)
+    _, _, err = tool("train_supernet", *command(files, "teacher", tmp_path / "w.safetensors", tmp_path))
+    assert "did not use the full network" in err
 
 
 def test_equal_scores_no_better_than_guessing_are_said_to_be_that(tool: Tool, tmp_path: Path, files: Files) -> None:
