@@ -187,7 +187,7 @@ def said(err: str) -> list[str]:
     return [line for line in err.replace("\r", "\n").splitlines() if line and not line.startswith(progress)]
 
 
-SLOW = ("export_subnet", "search", "verify_entry", "train_supernet", "teacher", "resume")
+SLOW = ("export_subnet", "search", "verify_entry", "train_supernet", "resume")
 
 
 @pytest.mark.parametrize(
@@ -293,13 +293,6 @@ def test_a_supernet_keeps_its_order_unless_asked(tmp_path: Path, files: Files, r
     config = files.config(tmp_path, f"model.pretrained={files.supernet}", f"model.reorder={reorder}")
     trained = read_weights(files.supernet)[0]
     assert all((tensor.numpy() == trained[name]).all() for name, tensor in Session(config, None).net.weights().items()) == same
-
-
-def test_a_teacher_of_other_classes_is_refused(tool: Tool, tmp_path: Path, files: Files) -> None:
-    teacher = written(files, "train_supernet", "other classes", tmp_path)
-    settings = files.settings("method=null", "method=uniform", f"method.teacher={teacher}")
-    status, _, err = tool("train_supernet", "-c", TINY_CONFIG, "-o", f"output_dir={tmp_path / 'run'}", *settings)
-    assert status == 2 and SCORED["other classes"] in err
 
 
 @pytest.mark.slow
