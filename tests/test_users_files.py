@@ -194,6 +194,9 @@ def test_a_training_whose_files_are_missing_creates_nothing(tool: Tool, tmp_path
         options = [f"output_dir={run}", "data.source=folder", "model.num_classes=2", "train.watch_images=0", wrong]
         status, _, _ = tool("train_supernet", "-c", TINY_CONFIG, "-o", *options, "train.watch_subnets=0")
         assert status == 2 and not run.exists()
+    options = [f"output_dir={run}", "method=null", "train.watch_images=0", "train.watch_subnets=0"]
+    start = ["--arch", TINY.smallest.code, "--start", tmp_path / "w"]
+    assert tool("train_standalone", "-c", TINY_CONFIG, "-o", *options, *start)[0] == 2 and not run.exists()
 
 
 def test_text_in_an_override_is_taken_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
