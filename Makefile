@@ -1,6 +1,6 @@
 # make setup   .venv with everything      make demo   the main job on built-in images, against a truth
 # make test    the tests, in short        make test-all   in full: bigger runs, real launches, more kills and damaged files
-# make lint    style and types            make docs   docs/api.md from the docstrings
+# make lint    style and types            make docs   the documents as a site, build/site/index.html
 # make smoke   imports every module and runs the first steps of a training
 # make study CIFAR10=DIR TINY=DIR   the studies similar_cost and tiny_imagenet; existing results are kept; SEEDS per short truth
 # make fuzz    changed files for every reader      make torture   jobs killed, disks filled, kept files damaged
@@ -138,4 +138,6 @@ lint: setup
 	$(PY) -m mypy
 
 docs: setup
-	$(PY) docs/build_api.py
+	@$(PIP) --quiet -r docs/requirements.txt
+	$(PY) -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/site
+	@echo "docs: build/site/index.html"

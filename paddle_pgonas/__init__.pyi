@@ -1,4 +1,4 @@
-"""The public names, the same for type checkers and for whoever imports them; docs/api.md lists them in this order."""
+"""The public names, the same for type checkers and for whoever imports them; the site of `make docs` lists them in this order."""
 
 from .space.arch import TRACK1 as TRACK1, MINI as MINI, TRACK1_THIN as TRACK1_THIN, SearchSpace as SearchSpace, Arch as Arch
 from .config.loading import CONFIGS as CONFIGS, Config as Config, load_config as load_config
@@ -16,7 +16,8 @@ from .training.trainer import train as train
 from .training.standalone import train_standalone as train_standalone
 from .scoring.session import score as score
 from .scoring.submission import write_submission as write_submission
-from .report.comparison import compare as compare, table as table
+from .report.comparison import compare as compare
+from .report.words import table as table
 from .report.page import write_page as write_page
 from .searching.search import search as search
 from .exporting.export import export as export, load_subnet as load_subnet

@@ -24,7 +24,7 @@ def refuse_missing_library(error: BaseException) -> None:
         file = found[1] or f"lib{found[2]}.so"
         raise UserError(
             f"device: Paddle cannot open {file}: get NVIDIA's libraries with make gpu-libraries, or name their folder in "
-            "LD_LIBRARY_PATH (docs/gpu.md), or pass -o device=cpu"
+            "LD_LIBRARY_PATH (docs/several_gpus.md), or pass -o device=cpu"
         ) from None
 
 

@@ -7,10 +7,13 @@ import logging
 import os
 import platform
 import shlex
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -223,6 +226,30 @@ def versions() -> dict[str, str]:
     """Versions for a run's record."""
     installed = {"python": platform.python_version(), "paddle": paddle_version(), "machine": platform.machine()}
     return installed | {name: importlib.metadata.version(name) for name in ("paddleslim", "numpy", "scipy")}
+
+
+@cache
+def own_version() -> dict[str, str]:
+    """This package's version if it is installed, and of a checkout the commit, with ``-dirty`` if files differ from it."""
+    known = {}
+    with suppress(importlib.metadata.PackageNotFoundError):
+        known["paddle_pgonas"] = importlib.metadata.version("paddle_pgonas")
+    checkout = Path(__file__).resolve().parent.parent
+    if (checkout / ".git").exists():  # else git would find the repository that an environment lies in
+        command = ["git", "-C", str(checkout), "--no-optional-locks", "describe", "--always", "--dirty", "--exclude", "*"]
+        with suppress(OSError, subprocess.SubprocessError):
+            known["commit"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return known
+
+
+def made_by() -> dict[str, object]:
+    """Command and versions, this package's included, for the record of a file."""
+    return {"command": command_line(), "versions": own_version() | versions()}
+
+
+def now() -> str:
+    """The local date and time, with the offset from UTC."""
+    return datetime.now().astimezone().isoformat(" ", "minutes")
 
 
 def command_line() -> str:

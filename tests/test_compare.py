@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.report.comparison import Comparison, compare, table, verdict
+from paddle_pgonas.report.comparison import Comparison, compare
+from paddle_pgonas.report.labels import labels_of
+from paddle_pgonas.report.words import ALIKE, CHANCE, LEADS, table, verdict
 from paddle_pgonas.scores.correlation import STATISTICS, correlate
 from paddle_pgonas.scores.files import sample_candidates, write_scores
 from paddle_pgonas.space.arch import MINI, TRACK1, SearchSpace
@@ -40,7 +43,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
 
 def test_files_are_correlated_with_the_truth_on_what_it_names(comparison: Comparison) -> None:
     close, lacking = comparison.rows
-    assert comparison.reference == "truth.json"
+    assert (comparison.reference_file, comparison.truth) == ("truth.json", True)
     assert comparison.space is MINI
     assert close.name == "close.json"
     assert [arch.code for arch in close.archs] == CODES[:10]
@@ -57,9 +60,9 @@ def test_codes_match_with_and_without_digit_0(comparison: Comparison) -> None:
 
 def test_architectures_that_one_side_lacks_are_counted_and_named(comparison: Comparison) -> None:
     assert comparison.notes == [
-        "close.json has 2 architectures that truth.json lacks, left out: close10, close11",
-        "lacking.json lacks 2 of the 10 architectures of truth.json: truth0, truth1",
-        "lacking.json has 2 architectures that truth.json lacks, left out: lacking8, lacking9",
+        "close.json has 2 architectures that the truth lacks, left out: close10, close11",
+        "lacking.json lacks 2 of the 10 architectures of the truth: truth0, truth1",
+        "lacking.json has 2 architectures that the truth lacks, left out: lacking8, lacking9",
     ]
 
 
@@ -68,7 +71,7 @@ def test_a_name_that_stands_for_another_code_is_noted_and_matched_by_code(tmp_pa
     turned = [*CODES[1:7], CODES[0], *CODES[7:]]
     other = scores(tmp_path / "turned", "arch.json", [*TRUTH[1:7], TRUTH[0], *TRUTH[7:]], turned)
     found = compare([other], truth)
-    assert found.notes == ["arch.json has another code than arch.json under 7 names, matched by code: arch0, arch1, arch2, ..."]
+    assert found.notes == ["arch.json has another code than the truth under 7 names, matched by code: arch0, arch1, arch2, ..."]
     assert found.rows[0].estimates["kendall"].value == pytest.approx(1)
 
 
@@ -81,7 +84,7 @@ def test_the_figures_for_programs_hold_every_row_under_the_documented_keys(compa
         ("lacking.json", 8, 100),
     ]
     for row, figure in zip(comparison.rows, figures["rows"], strict=True):
-        assert set(figure) == {"file", "count", "resamples", "difference", *STATISTICS}
+        assert set(figure) == {"file", "label", "count", "resamples", "difference", *STATISTICS}
         for name, estimate in row.estimates.items():
             assert figure[name] == {"value": estimate.value, "low": estimate.low, "high": estimate.high}
     assert figures["rows"][0]["difference"] is None
@@ -117,8 +120,9 @@ def test_a_k_beyond_the_architectures_is_refused(tmp_path: Path, k: int) -> None
 
 
 def test_the_table_shows_each_file_with_pearson_times_100(comparison: Comparison) -> None:
-    lines = table(comparison).splitlines()
-    assert "truth.json" in lines[0]
+    words, figures = verdict(comparison), table(comparison)
+    assert figures.startswith(words)
+    lines = figures.removeprefix(words).strip().splitlines()
     close = lines[2]
     estimates = comparison.rows[0].estimates
     assert f" {100 * estimates['pearson'].value:.2f} [" in close
@@ -202,20 +206,31 @@ def test_repeated_codes_are_named_with_their_count(tmp_path: Path) -> None:
         compare([repeated], scores(tmp_path, "truth.json", TRUTH))
 
 
-def test_the_verdict_names_the_best_file_the_others_and_whether_the_lead_is_clear(tmp_path: Path) -> None:
+def test_words_say_what_the_intervals_show(tmp_path: Path) -> None:
+    """Of the first file: better than chance, and than which others; the words follow the intervals of Kendall tau."""
     truth = scores(tmp_path, "truth.json", TRUTH)
     close, same = scores(tmp_path, "close.json", CLOSE), scores(tmp_path, "same.json", CLOSE)
-    reverse = scores(tmp_path, "reverse.json", [1 - value for value in TRUTH])
-    far = verdict(compare([reverse, close], truth))
-    assert (
-        far.startswith("close.json agrees best with truth.json: Kendall tau ")
-        and "; reverse.json -1.000 (in reverse order)." in far
-    )
-    assert "not clear" not in far
-    assert "over same.json is not clear" in verdict(compare([close, same], truth))
-    assert verdict(compare([close], truth)).startswith("close.json agrees with truth.json")
-    assert verdict(compare([reverse], truth)).startswith("No file clearly agrees with truth.json")
-    assert "not defined" in verdict(compare([scores(tmp_path, "flat.json", [0.5] * 12)], truth))
+    reverse, flat = scores(tmp_path, "reverse.json", [1 - value for value in TRUTH]), scores(tmp_path, "flat.json", [0.5] * 12)
+    said = verdict(compare([close, same, reverse, flat], truth))
+    assert f"close.json {CHANCE[1]}" in said
+    for side, name in ((-1, "reverse.json"), (0, "same.json"), (None, "flat.json")):
+        assert f"{LEADS[side]} {name}" in said
+    assert LEADS[1] not in said
+    worse = verdict(compare([reverse, close], truth))
+    assert f"reverse.json {CHANCE[-1]}" in worse and f"{LEADS[1]} close.json" in worse
+    assert CHANCE[None] in verdict(compare([flat], truth))
+    alike = verdict(compare([close, same, reverse, flat]))
+    assert all(f"{ALIKE[side]} {name}" in alike for side, name in ((1, "same.json"), (-1, "reverse.json"), (None, "flat.json")))
+    assert not set(alike.split()) & {"better", "worse"}  # which nobody can tell without a truth
+
+
+def test_figures_are_told_once_and_differences_only_with_a_truth(tmp_path: Path) -> None:
+    files = [scores(tmp_path, f"{name}.json", values) for name, values in (("a", CLOSE), ("b", TRUTH[::-1]), ("c", TRUTH))]
+    with_truth = compare(files[:2], files[2])
+    for row in with_truth.rows:
+        assert table(with_truth).count(f"{row.estimates['kendall'].value:.3f} [") == 1
+    assert not re.search(r"\d\.\d", verdict(with_truth))
+    assert len(table(with_truth).split("\n\n")) == len(table(compare(files)).split("\n\n")) + 1
 
 
 def test_a_truths_standard_errors_bound_what_error_free_scores_reach(tmp_path: Path) -> None:
@@ -224,7 +239,7 @@ def test_a_truths_standard_errors_bound_what_error_free_scores_reach(tmp_path: P
         entries = {code: {"acc": acc, "arch": code, "std_error": error} for code, acc in zip(CODES, TRUTH, strict=True)}
         (tmp_path / "truth.json").write_text(json.dumps(entries), encoding="utf-8")
         comparison = compare([scores(tmp_path, "close.json", CLOSE)], tmp_path / "truth.json")
-        assert comparison.ceiling is not None and f"{comparison.ceiling:.3f}" in verdict(comparison)
+        assert comparison.ceiling is not None and f"{comparison.ceiling:.3f}" in table(comparison)
         ceilings.append(comparison.ceiling)
     assert ceilings[0] == pytest.approx(1) and sorted(ceilings, reverse=True) == ceilings and abs(ceilings[-1]) < 0.1
     del entries[CODES[0]]["std_error"]
@@ -238,3 +253,61 @@ def test_a_standard_error_that_is_none_is_named(tmp_path: Path, error: object) -
     (tmp_path / "truth.json").write_text(json.dumps(entries), encoding="utf-8")
     with pytest.raises(UserError, match="std_error"):
         compare([scores(tmp_path, "close.json", CLOSE)], tmp_path / "truth.json")
+
+
+def record(path: str, **facts: object) -> None:
+    Path(path).with_suffix(".record.json").write_text(json.dumps(facts), encoding="utf-8")
+
+
+def test_files_are_named_by_what_made_them(tmp_path: Path) -> None:
+    files = [scores(tmp_path, f"{name}.json", CLOSE) for name in "abcdef"]
+    training = [{"method": {"name": "sandwich"}}]
+    record(files[0], weights=["w"], training=training)
+    record(files[1], weights=["w"], training=training)
+    record(files[2], weights=["w"], training=[{"method": {"name": "pgonas"}}], prior="flops, weight 100")
+    record(files[3], prior="zen")
+    record(files[4], weights=[], training=[None])
+    labels = ["sandwich (a.json)", "sandwich (b.json)", "pgonas + flops", "zen", "no training", "f.json"]
+    assert labels_of(files, None) == labels
+    record(files[3], prior="zen", file="the digest of another content")
+    assert labels_of(files, None)[3] == "d.json"
+    found = compare(files[:2])
+    assert (found.reference, found.reference_file) == ("sandwich (a.json)", "a.json")
+    assert [(row["label"], row["file"]) for row in found.as_json()["rows"]] == [("sandwich (b.json)", "b.json")]
+
+
+@pytest.mark.parametrize("labels", [["one"], ["same", "same"], ["a", " "]])
+def test_labels_must_tell_the_files_apart(tmp_path: Path, labels: list[str]) -> None:
+    files = [scores(tmp_path, f"{name}.json", CLOSE) for name in "ab"]
+    assert compare(files, labels=["new", "old"]).rows[0].name == "old"
+    with pytest.raises(UserError, match="--labels: give 2"):
+        compare(files, labels=labels)
+
+
+@pytest.mark.parametrize("damaged", [{"training": 3}, {"training": ["x", {"method": [1]}]}, {"prior": [1]}, {"weights": "w"}])
+def test_a_strangers_record_names_nothing(tmp_path: Path, damaged: dict[str, object]) -> None:
+    path = scores(tmp_path, "a.json", CLOSE)
+    record(path, **damaged)
+    assert labels_of([path], None) == ["a.json"]
+
+
+def test_the_best_of_each_file_are_of_all_its_subnets(tmp_path: Path) -> None:
+    """With their truth where there is one; what two files share is counted among the subnets that both name."""
+    codes = [entry.arch.code for entry in sample_candidates(MINI, 40, 0)]
+    rising, falling = [number / 40 for number in range(40)], [1 - number / 40 for number in range(40)]
+    up, down = scores(tmp_path, "up.json", rising, codes), scores(tmp_path, "down.json", falling, codes)
+    found = compare([up, down], scores(tmp_path, "truth.json", rising[:35], codes[:35]))
+    best, worst, truths = found.best
+    assert [entry.arch.code for entry in best.entries] == codes[:-11:-1]
+    assert best.truths == [None] * 5 + rising[34:29:-1]
+    assert [entry.arch.code for entry in worst.entries] == codes[:10]
+    assert (truths.name, [entry.acc for entry in truths.entries]) == (found.reference, rising[34:24:-1])
+    assert found.shared["up.json", "down.json"] == (0, 10)
+    assert found.shared["up.json", found.reference] == (10, 10)
+    assert [best.name for best in compare([up, down]).best] == ["up.json", "down.json"]
+
+
+def test_subnets_as_good_as_the_last_of_the_best_are_counted(tmp_path: Path) -> None:
+    codes = [entry.arch.code for entry in sample_candidates(MINI, 40, 0)]
+    files = [scores(tmp_path, f"{name}.json", [0.9] * 5 + [0.5] * 20 + [0.1] * 15, codes) for name in "ab"]
+    assert [(len(best.entries), best.tied) for best in compare(files).best] == [(10, 15)] * 2

@@ -2,7 +2,7 @@
 
 A command is a line of a code block, or of a configuration's comments, that begins with ``python``, ``make`` or another program.
 Words in capitals (IMAGENET, DIR, CODE) and the challenge's two files stand for what only the reader has: such commands are
-parsed by their tool and their configuration is resolved. All others are run, in the document's order, in an empty folder; what
+parsed by their tool and their configuration is resolved. All others are run in one empty folder, the tasks' pages first; what
 would take longer than a test may gets the changes of SHORTER, or is only parsed for the reason that stands in NOT_RUN.
 """
 
@@ -12,6 +12,7 @@ import argparse
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,10 +25,11 @@ from conftest import REPOSITORY
 from paddle_pgonas import cli
 from paddle_pgonas.config.loading import Config, load_config
 
-GENERATED = REPOSITORY / "docs" / "api.md"  # by a program that has tests of its own
-WRITTEN = [REPOSITORY / "README.md", *(path for path in sorted((REPOSITORY / "docs").glob("*.md")) if path != GENERATED)]
+IN_ORDER = [REPOSITORY / "docs" / f"{name}.md" for name in ("train", "score", "compare", "search_export")]
+"""Pages whose commands go on from each other."""
+WRITTEN = [*IN_ORDER, *sorted({REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")} - set(IN_ORDER))]
 STUDIES = sorted((REPOSITORY / "studies").rglob("*.md"))
-PAGES = [*WRITTEN, *STUDIES, GENERATED]
+PAGES = [*WRITTEN, *STUDIES]
 CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
 TOOLS = {path.stem: path for path in sorted((REPOSITORY / "tools").glob("*.py")) if not path.name.startswith("_")}
 TOOLS["run"] = REPOSITORY / "studies" / "run.py"
@@ -117,9 +119,22 @@ def parse(monkeypatch: pytest.MonkeyPatch, name: str, arguments: list[str]) -> P
 ALL_OPTIONS: list[str] = []
 
 
+@pytest.fixture
+def workplace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder like the repository's, with the examples of docs/extend.md in the files that its commands name."""
+    for name in ("tools", "configs", "studies"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    for language, text in blocks(REPOSITORY / "docs" / "extend.md"):
+        if name := {"yaml": "my_space.yaml", "python": "my_module.py"}.get(language):
+            with (tmp_path / name).open("a") as file:
+                file.write(text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("workplace")
 @pytest.mark.parametrize("path", [*WRITTEN, *STUDIES, *CONFIGS], ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_every_command_is_one_that_its_tool_takes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(REPOSITORY)
     for command in commands(path):
         name, arguments = program_of(command)
         if name == "make":
@@ -134,24 +149,21 @@ def test_every_command_is_one_that_its_tool_takes(path: Path, monkeypatch: pytes
             load_config(config, parsed.override)
 
 
-@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.name)
-def test_commands_that_need_nothing_run(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("tools", "configs"):
-        (tmp_path / name).symlink_to(REPOSITORY / name)
-    monkeypatch.chdir(tmp_path)
-    for command in commands(path):
+@pytest.mark.usefixtures("few_resamples")
+def test_commands_that_need_nothing_run(monkeypatch: pytest.MonkeyPatch, workplace: Path) -> None:
+    for command in (command for path in WRITTEN for command in commands(path)):
         name, arguments = program_of(command)
-        needs_more = PLACEHOLDER.search(command) or any(word.startswith("runs/pgonas") for word in arguments)
+        needs_more = PLACEHOLDER.search(command) or any(word.startswith(("runs/pgonas", "runs/sandwich")) for word in arguments)
         if name not in TOOLS or needs_more or " ".join([name, *arguments[:1]]) in NOT_RUN or "launch" in command:
             continue
-        script = tmp_path / "tools" / f"{name}.py"
+        script = workplace / "tools" / f"{name}.py"
         with monkeypatch.context() as patch, pytest.raises(SystemExit) as exit_:
             patch.setattr(sys, "argv", [str(script), *arguments, *SHORTER.get(name, [])])
             patch.syspath_prepend(str(script.parent))
             runpy.run_path(str(script), run_name="__main__")
         assert not exit_.value.code, command
         outputs = [arguments[i + 1] for i, word in enumerate(arguments) if word in ("--output", "--json")]
-        assert all((tmp_path / output).exists() for output in outputs), command
+        assert all((workplace / output).exists() for output in outputs), command
 
 
 def test_there_are_commands_to_test() -> None:
@@ -159,7 +171,7 @@ def test_there_are_commands_to_test() -> None:
     without = {path.name for path in CONFIGS if not commands(path)}
     assert without == {"common.yaml", "common_digits.yaml"}  # bases, not runs
     assert len(commands(REPOSITORY / "README.md")) >= 9
-    runnable = [command for command in commands(REPOSITORY / "docs" / "tools.md") if "runs/walk" in command]
+    runnable = [command for path in IN_ORDER for command in commands(path) if "runs/walk" in command]
     elsewhere = {"benchmark", "check_gpu", "export_subnet", "run", "verify_entry", "verify_published"}
     assert {program_of(command)[0] for command in runnable} == set(TOOLS) - elsewhere
 
@@ -176,14 +188,14 @@ def test_python_blocks_run_or_name_what_is_there(capsys: pytest.CaptureFixture[s
                 assert getattr(pg, name) is not None
             if "pg.train" not in text:  # training takes minutes; docs/example.py has a test of its own
                 exec(code, {})
-    output, page = capsys.readouterr().out, (REPOSITORY / "docs" / "gpu.md").read_text()
+    output, page = capsys.readouterr().out, (REPOSITORY / "docs" / "several_gpus.md").read_text()
     counts = [float(number) for number in re.findall(r": ([\d.]+) h$", output, re.M)]
     hours, others = [counts[place] for place in (0, 4, 5, 9)], counts[1:4] + counts[6:9]
     table = [float(number) for number in re.findall(r"^\| ImageNet[^|]*\| (\d+) h \|", page, re.M)]
     assert hours == pytest.approx(table, rel=0.05)
     rows = re.findall(r"^\| `configs/[^|]+\| ([\d.]+) h \| ([\d.]+) h \|", page, re.M)
     assert others == pytest.approx([float(row[column]) for column in (0, 1) for row in rows], rel=0.05)
-    summary = re.findall(r"\| ([\d.]+) \+ (\d+) \|", (REPOSITORY / "README.md").read_text())
+    summary = re.findall(r"\| ([\d.]+) \+ (\d+) \|", (REPOSITORY / "docs" / "recipes.md").read_text())
     *baseline_and_sandwich, progressive = (float(row[0]) for row in rows)
     expected = [(train, table[1]) for train in (0, *baseline_and_sandwich, *3 * [table[0]], progressive)]
     assert [(float(train), float(score)) for train, score in summary] == expected
@@ -223,6 +235,10 @@ def test_files_named_in_the_text_are_there(path: Path) -> None:
             places = [REPOSITORY, REPOSITORY / "paddle_pgonas", REPOSITORY / "tools", path.parent]
             if path == REPOSITORY / "studies" / "README.md":  # it says what a study's folder holds
                 places.append(REPOSITORY / "studies" / "similar_cost")
+            if path.name == "architecture.md":  # its rows are rooms
+                places += [place for place in (REPOSITORY / "paddle_pgonas").iterdir() if place.is_dir()]
+            if name in ("my_space.yaml", "my_module.py"):  # the reader's
+                continue
             if name in ("config.yaml", "visualdl/", "checkpoints/", "watched/"):  # in a run's folder
                 continue
             if name.endswith(("train_list.txt", "val_list.txt")):  # among the user's images
@@ -230,11 +246,29 @@ def test_files_named_in_the_text_are_there(path: Path) -> None:
             assert any(list(place.glob(name.rstrip("/"))) for place in places), f"{path.name}: {name}"
 
 
+def test_the_pages_stay_short() -> None:
+    assert sum(len(path.read_text(encoding="utf-8").split()) for path in (REPOSITORY / "docs").glob("*.md")) <= 9000
+
+
+@pytest.mark.slow
+def test_the_site_is_made_without_a_warning_and_needs_no_network(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx")
+    site = tmp_path / "site"
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-c", "docs", "-d", str(tmp_path / "doctrees"), ".", str(site)]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    pages = {path.relative_to(site): path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
+    assert len(pages) > len(WRITTEN) + len(STUDIES)
+    loaded = re.compile(r"<(?:script|img|iframe)\b[^>]* src=.(?:https?:)?//|<link\b[^>]*stylesheet[^>]* href=.https?:")
+    assert not [path for path, text in pages.items() if loaded.search(text)]
+    names = re.findall(r" as (\w+)", (REPOSITORY / "paddle_pgonas" / "__init__.pyi").read_text())
+    assert [name for name in names if f'id="paddle_pgonas.{name}"' not in pages[Path("docs/api.html")]] == []
+
+
 def test_every_configuration_is_mentioned() -> None:
-    mentioned = {
-        found for page in WRITTEN for name in quoted(page) if name.startswith("configs/") for found in REPOSITORY.glob(name)
-    }
-    assert set(CONFIGS) <= mentioned
+    names = {name for page in WRITTEN for name in quoted(page) if re.fullmatch(r"[\w/.*]+", name) and not name.startswith("/")}
+    named = names | {f"configs/track1/{name}.yaml" for name in names}  # as the table of recipes does
+    assert set(CONFIGS) <= {found for name in named for found in REPOSITORY.glob(name)}
 
 
 def options_of(parser: argparse.ArgumentParser) -> dict[str, Any]:
@@ -263,8 +297,8 @@ def test_options_named_in_the_text_exist_with_these_defaults(monkeypatch: pytest
 
 
 def test_the_table_of_keys_gives_the_defaults() -> None:
-    rows = re.findall(r"^\| `([\w.]+)` \| (\S+) \|", (REPOSITORY / "docs" / "tools.md").read_text(), re.M)
-    assert len(rows) > 20
+    rows = re.findall(r"^\| `([\w.]+)` \| (\S+) \|", (REPOSITORY / "docs" / "train.md").read_text(), re.M)
+    assert len(rows) > 12
     for key, written in rows:
         value: Any = Config(method=None if key == "method" else "pgonas")
         for part in key.split("."):

@@ -22,10 +22,11 @@ from paddle_pgonas.data import batches
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.images import open_source
 from paddle_pgonas.errors import UserError, printable
-from paddle_pgonas.report.comparison import Comparison, compare, table, verdict
+from paddle_pgonas.report.comparison import Comparison, compare
 from paddle_pgonas.report.page import write_page
 from paddle_pgonas.report.plots import pictures, svg, training_curves
 from paddle_pgonas.report.provenance import Provenance, read_provenance, run_config
+from paddle_pgonas.report.words import table, verdict
 from paddle_pgonas.scores.check import validate_submission
 from paddle_pgonas.scores.files import sample_candidates, write_scores
 from paddle_pgonas.space.arch import MINI
@@ -58,7 +59,7 @@ def test_no_link_or_pipe_in_a_runs_folder_is_followed(
 ) -> None:
     make(tmp_path / name)
     provenance = read_provenance(tmp_path, [], "again")
-    assert not (provenance.metrics or provenance.config or provenance.facts)
+    assert not (provenance.metrics or provenance.configs or provenance.facts)
     run_config(tmp_path)
     assert name in capsys.readouterr().err
     if name == "metrics.jsonl":
@@ -69,7 +70,7 @@ def test_no_link_or_pipe_in_a_runs_folder_is_followed(
 def test_names_are_shown_escaped_in_tables_verdicts_faults_and_pages(tmp_path: Path) -> None:
     comparison = compared(tmp_path, EVIL)
     metrics = [{"step": 1, "loss/\x1b[2J": 1.0, "loss/$\\frac{$": 1.0}]  # the second would be a formula of matplotlib
-    provenance = Provenance(metrics, "a: '\x1b[2J'\nb: 1\n", {"\x1b[2J": {"x": "\x1b[2J"}}, ["\x1b[2J"])
+    provenance = Provenance(metrics, {"\x1b[2J": "a: '\x1b[2J'\nb: 1\n"}, {"\x1b[2J": {"x": "\x1b[2J"}}, ["\x1b[2J"])
     write_page(tmp_path / "page.html", comparison, pictures(comparison, provenance.metrics), provenance)
     page = (tmp_path / "page.html").read_text()
     content = json.loads(scores(tmp_path / EVIL).read_text())

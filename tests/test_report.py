@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import warnings
+from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,12 +23,15 @@ from scipy.stats import rankdata
 
 from paddle_pgonas.config.loading import CONFIGS, load_config, save_config
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.io import records
 from paddle_pgonas.priors.cost import macs
-from paddle_pgonas.report.comparison import Comparison, compare, verdict
-from paddle_pgonas.report.hover import MOST, Point, points
+from paddle_pgonas.report.comparison import Comparison, compare
+from paddle_pgonas.report.hover import MOST, Point, millions, points
 from paddle_pgonas.report.page import write_page
-from paddle_pgonas.report.plots import by_depth, by_width, pictures, rank_errors, svg, write_plots
-from paddle_pgonas.report.provenance import read_provenance
+from paddle_pgonas.report.plots import ERRORS, TRAINING, by_depth, by_width, pictures, rank_errors, svg, write_plots
+from paddle_pgonas.report.provenance import Provenance, read_provenance, run_config
+from paddle_pgonas.report.words import verdict
+from paddle_pgonas.runtime import own_version
 from paddle_pgonas.scores.files import Candidate, sample_candidates, write_scores
 from paddle_pgonas.space.arch import MINI
 from paddle_pgonas.space.named import find_space
@@ -84,9 +88,13 @@ def comparison(files: list[str]) -> Comparison:
 
 
 @pytest.fixture(scope="module")
-def page_path(comparison: Comparison, files: list[str], run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def provenance(files: list[str], run: Path) -> Provenance:
+    return read_provenance(run, files[1:], "python tools/compare.py <these>")
+
+
+@pytest.fixture(scope="module")
+def page_path(comparison: Comparison, provenance: Provenance, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    provenance = read_provenance(run, files[1:], "python tools/compare.py <these>")
     write_page(path, comparison, pictures(comparison, provenance.metrics), provenance)
     return path
 
@@ -145,7 +153,7 @@ def test_points_tell_their_subnet_when_the_mouse_is_over_them(page: str, compari
             [text] = [text for text in texts if text.startswith(arch.code) and text.count("rank ") == 2 and row.name in text]
             _, depths, *ranks = text.splitlines()
             assert " ".join(map(str, arch.depths)) in depths
-            assert ranks == [f"rank {x[number]:g} of {len(x)} in truth.json", f"rank {y[number]:g} of {len(y)} in {row.name}"]
+            assert ranks == [f"rank {x[number]:g} of {len(x)} in the truth", f"rank {y[number]:g} of {len(y)} in {row.name}"]
 
 
 def test_the_texts_lie_over_their_points() -> None:
@@ -158,6 +166,11 @@ def test_the_texts_lie_over_their_points() -> None:
     circles = [tuple(map(float, pair)) for pair in re.findall(r'cx="(\S+)" cy="(\S+)"', text)]
     assert np.allclose(circles, drawn, atol=0.06)
     assert re.findall("<title>(.*)</title>", text) == ["&lt;1.0&gt;", "&lt;2.0&gt;", "&lt;4.0&gt;"]
+
+
+@pytest.mark.parametrize(("macs", "text"), [(0.07412, "0.0741"), (42.42, "42.4"), (3614.2, "3,614")])
+def test_costs_are_written_without_powers_of_ten(macs: float, text: str) -> None:
+    assert millions(macs) == text
 
 
 def test_many_points_have_no_texts() -> None:
@@ -183,9 +196,8 @@ def test_the_page_shows_figures_and_notes_and_escapes_names(page: str, compariso
 
 
 def test_the_same_comparison_makes_the_same_page(
-    page: str, comparison: Comparison, files: list[str], run: Path, tmp_path: Path
+    page: str, comparison: Comparison, provenance: Provenance, tmp_path: Path
 ) -> None:
-    provenance = read_provenance(run, files[1:], "python tools/compare.py <these>")
     write_page(tmp_path / "again.html", comparison, pictures(comparison, provenance.metrics), provenance)
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
 
@@ -201,6 +213,91 @@ def test_a_run_adds_its_curves_configuration_versions_and_commands(page: str, ru
     assert f"tools/train_supernet.py -c {run}/config.yaml" in elements.words
     assert "python tools/write_submission.py --weights 'a b'" in elements.words
     assert "tools/compare.py <these>" in elements.words
+
+
+def test_the_page_tells_when_and_with_what_it_and_its_run_were_made(page: str, provenance: Provenance) -> None:
+    words = Elements(page).words
+    assert f"{datetime.now():%Y}" in provenance.made and provenance.made in words
+    for version in own_version().values():
+        assert version in provenance.made
+
+
+def chain(folder: Path, method: str) -> Path:
+    """A run whose supernet began with the weights of a stand-alone training, with the records that tools leave."""
+    config = load_config(CONFIGS / "demo.yaml", [f"space={SPACE_FILE}", f"method={method}", f"output_dir={folder}/run"])
+    pretrained, weights = folder / "largest.safetensors", folder / "run" / "supernet.safetensors"
+    (folder / "run").mkdir()
+    (folder / "run" / "metrics.jsonl").write_text('{"step": 1, "loss/random": 2.0}\n{"step": 2, "loss/random": 3.0}\n')
+    foreign = {"model": {"pretrained": str(folder / "foreign.pdparams")}, "data": {"root": "some/images"}}
+    records.write(pretrained, {"command": "python train_largest", "config": foreign})
+    config = config.model_copy(update={"model": config.model.model_copy(update={"pretrained": str(pretrained)})})
+    training, versions = config.model_dump(mode="json"), {"paddle": "9.8.7", "commit": "abc123"}
+    records.write(weights, {"command": "python train_supernet", "config": training, "step": 7, "versions": versions})
+    scoring = {"weights": [str(weights)], "training": [training], "trained_steps": [7], "prior": None, "amp": True}
+    scoring |= {"command": "python score", "candidate_file": "c.json", "config": {"data": {"image_size": 12}}, "seconds": 1.5}
+    scoring |= {"versions": versions, "sample": {"seed": 3, "names": ["a"]}, "model": {"num_classes": 3}}
+    (folder / "s.record.json").write_text(json.dumps(scoring))
+    save_config(config, folder / "run" / "config.yaml")
+    return folder / "run"
+
+
+@pytest.mark.parametrize("with_run", [True, False])
+def test_all_commands_are_told_in_the_order_of_their_use_and_what_has_none_is_named(tmp_path: Path, with_run: bool) -> None:
+    truth, scores = demo_files(tmp_path)
+    run = chain(tmp_path, "progressive")
+    found = read_provenance(run if with_run else None, [scores, truth], "python compare", run_config(run) if with_run else None)
+    largest, supernet, *others = found.commands
+    assert (largest, others) == ("python train_largest", ["python score", "python compare"])
+    assert supernet == "python train_supernet" or (with_run and f"-c {run}/config.yaml" in supernet)
+    assert set(found.missing) == {truth, str(tmp_path / "foreign.pdparams"), "the images in some/images", "the candidates c.json"}
+    assert len(found.configs) == 1 and "progressive" in next(iter(found.configs.values()))
+    assert (found.image_size, found.num_classes) == ((8, 10) if with_run else (12, None))
+
+
+def test_the_page_holds_no_spellings_of_python(tmp_path: Path) -> None:
+    truth, scores = demo_files(tmp_path)
+    run = chain(tmp_path, "progressive")
+    found = compare([scores], truth, space=DEMO)
+    provenance = read_provenance(run, [scores, truth], "it", run_config(run))
+    write_page(tmp_path / "report.html", found, pictures(found, provenance.metrics), provenance)
+    words = Elements((tmp_path / "report.html").read_text(encoding="utf-8")).words
+    assert not re.search(r"\b(None|True|False)\b|\['|\{'| object at |\bnan\b", words)
+    assert found.rows[0].name == "progressive" in words
+    assert "trained steps 7" in words and "abc123" in words
+
+
+@pytest.mark.parametrize(("method", "rises"), [("progressive", True), ("phases", True), ("sandwich", False)])
+def test_a_loss_that_rises_by_the_method_is_explained_beside_the_curve(tmp_path: Path, method: str, rises: bool) -> None:
+    truth, scores = demo_files(tmp_path)
+    run = chain(tmp_path, method)
+    found, provenance = compare([scores], truth, space=DEMO), read_provenance(run, [scores], "it", run_config(run))
+    shown = [picture for picture in pictures(found, provenance.metrics) if picture.section == TRAINING]
+    write_page(tmp_path / "report.html", found, shown, provenance)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert shown and ("<p>" in page.split(f"<h2>{TRAINING}</h2>")[1].split("<svg")[0]) == rises
+
+
+def test_the_page_lists_the_best_subnets_with_their_truth(page: str, comparison: Comparison) -> None:
+    words = Elements(page).words
+    for best in comparison.best:
+        for entry, truth in zip(best.entries, best.truths, strict=True):
+            told = words[words.index(entry.arch.code) :]
+            assert f"{entry.acc:.4g}" in told and truth is not None and f"{truth:.4g}" in told
+
+
+def test_costs_are_not_drawn_against_themselves(tmp_path: Path) -> None:
+    truth, scores = demo_files(tmp_path)
+    candidates = sample_candidates(DEMO, 12, seed=0)
+    write_scores(tmp_path / "cost.json", candidates, [macs(entry.arch, 16, 10) for entry in candidates])
+    found = compare([scores, tmp_path / "cost.json"], truth, space=DEMO, image_size=8, num_classes=10)
+    stems = [picture.stem for picture in pictures(found)]
+    assert "rank_2_cost" in stems and "cost_1_s" in stems
+    assert not [stem for stem in stems if stem.startswith("cost_2")]
+
+
+def test_without_a_truth_no_file_is_shown_to_be_wrong(comparison: Comparison, files: list[str]) -> None:
+    assert ERRORS in {picture.section for picture in pictures(comparison)}
+    assert ERRORS not in {picture.section for picture in pictures(compare(files))}
 
 
 def test_without_a_run_the_page_has_no_training_section(comparison: Comparison, tmp_path: Path) -> None:
@@ -288,8 +385,9 @@ def test_the_tool_takes_images_and_classes_from_options_a_configuration_or_the_r
     monkeypatch.chdir(tmp_path)
     truth, scores = demo_files(tmp_path)
     save_config(load_config(CONFIGS / "demo.yaml", [f"space={SPACE_FILE}"]), tmp_path / "run" / "config.yaml")
-    status, _, err = tool("compare", scores, "--truth", truth, "--output", "report.html", *options)
+    status, out, err = tool("compare", scores, "--truth", truth, "--output", "report.html", "--labels", "mine", *options)
     assert status == 0, err
+    assert out.startswith("mine ")
     page = Elements((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert f"at {setting[0]} pixels with {setting[1]:,} classes" in page.words
     assert ("assumed" in page.words) == (setting == (8, 1000))
@@ -366,12 +464,18 @@ document.getElementById("page").onload = (event) => {{
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome is installed")
-@pytest.mark.parametrize("width", [375, 1000])
-def test_a_real_browser_shows_the_page_without_sideways_scrolling(page: str, tmp_path: Path, width: int) -> None:
+@pytest.mark.parametrize(
+    ("width", "scheme", "colors"),
+    [(375, 1, ("rgb(29, 29, 31)", "rgb(255, 255, 255)")), (1000, 0, ("rgb(232, 232, 237)", "rgb(26, 26, 26)"))],
+    ids=["narrow and light", "wide and dark"],
+)
+def test_a_real_browser_shows_the_page_without_sideways_scrolling(
+    page: str, tmp_path: Path, width: int, scheme: int, colors: tuple[str, str]
+) -> None:
     (tmp_path / "probe.html").write_text(PROBE.format(width=width, page=html.escape(page)), encoding="utf-8")
     options = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     options += f" --disable-component-update --disable-sync --hide-scrollbars --user-data-dir={tmp_path}/profile"
-    options += " --virtual-time-budget=5000"
+    options += f" --virtual-time-budget=5000 --blink-settings=preferredColorScheme={scheme}"
     command = [str(BROWSER), *options.split(), "--dump-dom", f"file://{tmp_path}/probe.html"]
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     found = json.loads(html.unescape(dom.split('<pre id="result">')[1].split("</pre>")[0]))
@@ -381,4 +485,4 @@ def test_a_real_browser_shows_the_page_without_sideways_scrolling(page: str, tmp
     assert found["pictures"] == found["named"] == page.count("<svg") > 5
     assert found["least"] >= 280
     assert found["fetched"] == []
-    assert (found["text"], found["background"]) == ("rgb(29, 29, 31)", "rgb(255, 255, 255)")
+    assert (found["text"], found["background"]) == colors

@@ -71,6 +71,7 @@ def test_the_main_job_from_digits_to_report(
     assert len({entry["acc"] for entry in scores.values()}) > 3
     record = json.loads((tmp_path / "submission.record.json").read_text())
     assert (record["bn"], record["images"], record["candidates"]) == ("calibrated", 500, 12)
+    assert [training["output_dir"] for training in record["training"]] == [str(run)] and record["training"][0]["method"]
     command = shlex.split(record["command"])
     assert command[0] == "python" and command[-2:] == ["--output", str(submission)]  # the report shows it
 
@@ -82,7 +83,8 @@ def test_the_main_job_from_digits_to_report(
     assert status == 0
     assert "Kendall tau" in out
     assert report.read_text().count("<svg") > 6
-    assert -1 <= json.loads((tmp_path / "c.json").read_text())["rows"][0]["kendall"]["value"] <= 1
+    [row] = json.loads((tmp_path / "c.json").read_text())["rows"]
+    assert -1 <= row["kendall"]["value"] <= 1 and row["label"] == "flops"
 
     few = ["data.val_limit=50", "score.calibration_images=20"]
     limit = ["--max-macs", "1e6", "--population", 8, "--generations", 2]

@@ -3,8 +3,8 @@
 With --truth every file is compared with the truth (which may name a part of the architectures), else with the first file.
 Further files are also compared with the first of these on the same resamples, which shows whether a difference is significant.
 
-The costs in pictures depend on image size and classes: those of the options, of -c CONFIG, or of the run in the folder of --run.
-Where nobody tells them, the space's image size and 1,000 classes are assumed, and the page says so.
+The costs in the report depend on image size and classes: those of the options, of -c CONFIG, of the run in the folder of --run,
+or of the records beside the files. Where nobody tells them, they are the space's image size and 1,000, and the page says so.
 
 With --validate one file is checked instead: whether it would be accepted as a submission, with all faults if not (exit status 2).
 """
@@ -19,6 +19,8 @@ from paddle_pgonas.space.arch import SearchSpace
 def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("files", nargs="*", type=cli.InputFile, metavar="SUBMISSION")
+    text = "names for the files, in their order (default: the method or prior of the record beside a file, else its name)"
+    parser.add_argument("--labels", nargs="+", metavar="NAME", help=text)
     parser.add_argument("--truth", type=cli.InputFile, metavar="FILE", help="stand-alone accuracies")
     parser.add_argument("--top", type=int, metavar="K", help="the k of precision at k (default: 100, or a tenth of a small file)")
     cli.add_setting(parser)
@@ -39,7 +41,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.validate:
-        others = ("files", "truth", "top", "output", "plots", "run", "config", "override", "image_size", "classes")
+        others = ("files", "labels", "truth", "top", "output", "plots", "run", "config", "override", "image_size", "classes")
         if any(getattr(arguments, name) for name in others):
             parser.error("--validate takes --candidates, --space and --json only")
         return validate(arguments.validate, arguments.candidates, arguments.space, arguments.json)
@@ -53,23 +55,26 @@ def main() -> None:
     space, image_size, classes = cli.setting_of(parser, arguments)
 
     from paddle_pgonas.io.files import write_json
-    from paddle_pgonas.report.comparison import compare, table
-    from paddle_pgonas.report.provenance import read_provenance, run_config
+    from paddle_pgonas.report.comparison import compare
+    from paddle_pgonas.report.provenance import Provenance, read_provenance, run_config
+    from paddle_pgonas.report.words import table
+    from paddle_pgonas.runtime import command_line
 
-    run = Path(arguments.run) if arguments.run else None
-    if run and (trained := run_config(run)):
-        space = space or trained.search_space
-        image_size, classes = image_size or trained.data.image_size, classes or trained.model.num_classes
-    comparison = compare(arguments.files, arguments.truth, arguments.top, space, image_size, classes)
+    run, provenance = Path(arguments.run) if arguments.run else None, Provenance()
+    if arguments.output or arguments.plots:
+        trained = run_config(run) if run else None
+        space = space or (trained and trained.search_space)
+        read = [*arguments.files, *filter(None, [arguments.truth])]
+        provenance = read_provenance(run, read, command_line(), trained)
+        image_size, classes = image_size or provenance.image_size, classes or provenance.num_classes
+    comparison = compare(arguments.files, arguments.truth, arguments.top, space, image_size, classes, arguments.labels)
     print(table(comparison))
     if arguments.json:
         write_json(arguments.json, comparison.as_json())
     if arguments.output or arguments.plots:
         from paddle_pgonas.report.page import write_page
         from paddle_pgonas.report.plots import pictures, write_plots
-        from paddle_pgonas.runtime import command_line
 
-        provenance = read_provenance(run, arguments.files, command_line())
         shown = pictures(comparison, provenance.metrics)
         if arguments.plots:
             write_plots(arguments.plots, shown)

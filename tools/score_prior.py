@@ -1,5 +1,7 @@
 """Write a prior's value of every candidate, in the format of a submission, to compare it with trained scores.
 
+FILE's .record.json, written beside it, holds the command and its settings, which the report of compare.py shows.
+
 Space, image size and classes come from CONFIG or the options. Otherwise the space is the first built-in one with codes as long as
 the file's, and its image size and 1,000 classes are assumed, which a line of the output says. The terms of a sum are
 standardised over the candidates, FLOPs and parameters as logarithms, so the values depend on which candidates there are.
@@ -14,9 +16,12 @@ import numpy as np
 
 from paddle_pgonas import cli
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.io.files import write_json
+from paddle_pgonas.io.outputs import claim, content_digest
 from paddle_pgonas.priors.by_name import AT_INITIALISATION, combined, make_prior, prior_values, terms
 from paddle_pgonas.priors.cost import setting
-from paddle_pgonas.scores.files import detect_space, read_candidates, write_scores
+from paddle_pgonas.runtime import command_line, now, own_version
+from paddle_pgonas.scores.files import beside, detect_space, read_candidates, write_scores
 
 SEEDS, IMAGES = 3, 64
 
@@ -40,6 +45,8 @@ def main() -> None:
         parser.error(f"--prior {untrained[0]} needs images: give -c CONFIG with data.root or another data.source")
     if untrained and (arguments.image_size or arguments.classes):
         parser.error(f"--prior {untrained[0]} takes -o data.image_size=N model.num_classes=N, not --image-size and --classes")
+    record_path = beside(arguments.output, ".record.json")
+    claim("score_prior --output", arguments.output, beside=[record_path], inputs=[arguments.candidates])
     space, image_size, classes = cli.setting_of(parser, arguments)
     space = space or detect_space(arguments.candidates)
     image_size, classes, assumed = setting(space, image_size, classes)
@@ -65,6 +72,9 @@ def main() -> None:
         values = (values - low) / (high - low)
         print(f"scaled: 0 is {low:.10g}, 1 is {high:.10g}")
     write_scores(arguments.output, candidates, values.tolist())
+    record = {"prior": arguments.prior, "image_size": image_size, "classes": classes, "candidate_file": arguments.candidates}
+    made = {"date": now(), "command": command_line(), "versions": own_version(), "file": content_digest(arguments.output)}
+    write_json(record_path, record | made)
     of = f"space {space.name}, {image_size} pixels, {classes} classes"
     cli.say(f"{len(candidates)} values of {arguments.prior} ({of}): {arguments.output}")
 

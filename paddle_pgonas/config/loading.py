@@ -51,7 +51,7 @@ class Config(Section):
     """Everything a run depends on."""
 
     space: SpaceKey = "track1"
-    """``track1``, ``mini``, ``track1_thin``, or a YAML file with a space's fields (docs/extending.md), relative to
+    """``track1``, ``mini``, ``track1_thin``, or a YAML file with a space's fields (docs/extend.md), relative to
     the file that names it; the resolved configuration holds the fields themselves."""
     seed: Integer = key(0, at_least=0)
     """Seed of all random numbers."""

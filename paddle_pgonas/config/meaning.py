@@ -12,12 +12,12 @@ from dataclasses import fields
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io.records import Record
+from paddle_pgonas.io.records import Record, told
 from paddle_pgonas.nn.weights import trained_alone
 from paddle_pgonas.schema import shown
 from paddle_pgonas.space.arch import SPACES, Arch, SearchSpace
@@ -35,14 +35,6 @@ class Use(NamedTuple):
 
     refused: tuple[Fault, ...]
     said: tuple[Fault, ...] = ()
-
-
-def told(record: Record, *keys: str) -> Any:
-    """A value inside nested dictionaries; None if it is not there."""
-    value: Any = record
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
 
 
 def classes_of(record: Record) -> list[str] | None:

@@ -9,9 +9,9 @@ import numpy as np
 import paddle
 from paddle import inference, nn
 
-from paddle_pgonas.config.meaning import told
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import read_json
+from paddle_pgonas.io.records import told
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.runtime import paddle_version
 

@@ -32,6 +32,14 @@ class DamagedFile(UserError):
     """A file that is truncated, changed, of another format or missing. The message names it."""
 
 
+def told(record: Record, *keys: str) -> Any:
+    """A value inside nested dictionaries; None if it is not there."""
+    value: Any = record
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
 def write(path: str | Path, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
     """Write a record (JSON values) and named arrays as one file, atomically; equal contents give equal bytes."""
     whole = {name: np.asarray(array, order="C") for name, array in (arrays or {}).items()}

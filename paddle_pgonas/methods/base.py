@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from inspect import isabstract
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from pydantic import ConfigDict
 
@@ -112,6 +112,8 @@ class Method(Section, ABC):
     """The options of a method: the section ``method`` of a configuration."""
 
     name: Text
+    grows: ClassVar[bool] = False
+    """Ever smaller subnets join in during the training, so that the losses may rise; the report says so beside the curves."""
 
     @abstractmethod
     def start(self, parts: Parts) -> Strategy:

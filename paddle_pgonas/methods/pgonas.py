@@ -38,7 +38,7 @@ class PgonasOptions(SandwichOptions):
     name: Literal["pgonas"] = "pgonas"  # type: ignore[assignment]
     prior: TrainingPrior = "flops"
     """Predicts which of two subnets should have the lower loss: ``flops``, ``params``, ``zen``, your own,
-    ``my_module:my_prior`` (docs/extending.md), or a sum, ``flops+params``."""
+    ``my_module:my_prior`` (docs/extend.md), or a sum, ``flops+params``."""
     pairs: Integer = key(2, at_least=1)
     """Pairs of random subnets per step."""
     pair_distance: Integer = key(0, at_least=0)

@@ -57,6 +57,7 @@ class ProgressiveOptions(SinglePathOptions):
     """Progressive shrinking."""
 
     name: Literal["progressive"] = "progressive"
+    grows = True
 
     def subnets(self, parts: Parts) -> RandomSubnets:
         """Uniform samples of the growing part."""
@@ -67,6 +68,7 @@ class PhasesOptions(SinglePathOptions):
     """The phases of the challenge's 2nd place."""
 
     name: Literal["phases"] = "phases"
+    grows = True
 
     def subnets(self, parts: Parts) -> RandomSubnets:
         """Uniform samples of the growing part."""

@@ -27,7 +27,7 @@ TOLERANCES = {
 }
 """Largest difference that float32 rounding explains, relative to the larger of the reference's value and the size of the numbers
 that its rounding comes from: 1 for a rank loss (a difference of two losses), the tensor's root mean square for an entry, its norm
-for a sum. Each is at least twice the largest difference that was measured (docs/reproduce.md). A slope's gradient sums many
+for a sum. Each is at least twice the largest difference that was measured (studies/recorded). A slope's gradient sums many
 values of both signs, so it is less exact."""
 
 

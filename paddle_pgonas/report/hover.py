@@ -25,6 +25,11 @@ class Point(NamedTuple):
     text: str
 
 
+def millions(macs: float) -> str:
+    """Millions of multiply-accumulates as readers write them, to three digits or to the million."""
+    return f"{macs:,.0f}" if macs >= 100 else f"{macs:.3g}"
+
+
 def points(
     archs: Sequence[Arch], macs: np.ndarray, x: np.ndarray, y: np.ndarray, ranks: Sequence[tuple[str, np.ndarray]]
 ) -> list[Point]:
@@ -36,7 +41,7 @@ def points(
         return []
     texts = []
     for number, arch in enumerate(archs):
-        lines = [arch.code, f"depths {' '.join(map(str, arch.depths))}, {macs[number]:.3g} million multiply-accumulates"]
+        lines = [arch.code, f"depths {' '.join(map(str, arch.depths))}, {millions(macs[number])} million multiply-accumulates"]
         lines += [f"rank {rank[number]:g} of {len(rank)} in {name}" for name, rank in ranks]
         texts.append("\n".join(lines))
     return list(map(Point, x.tolist(), y.tolist(), texts))

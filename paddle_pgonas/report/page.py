@@ -12,10 +12,12 @@ from markupsafe import Markup
 from paddle_pgonas.errors import printable
 from paddle_pgonas.io.files import write_text
 from paddle_pgonas.progress import progress
-from paddle_pgonas.report.comparison import Comparison, cells, explanation, heads, verdict
-from paddle_pgonas.report.plots import COST, ERRORS, Picture, svg
+from paddle_pgonas.report.comparison import TRUTH, Comparison
+from paddle_pgonas.report.hover import millions
+from paddle_pgonas.report.plots import ERRORS, TRAINING, Picture, svg
 from paddle_pgonas.report.plots import pictures as draw_pictures
 from paddle_pgonas.report.provenance import Provenance
+from paddle_pgonas.report.words import cells, differing, explanation, heads, listed, verdict
 from paddle_pgonas.scores.correlation import Estimate
 
 Cell = tuple[str, str, bool]
@@ -40,12 +42,15 @@ def write_page(
                               finalize=_shown)  # fmt: skip
     page = environment.get_template("page.html").render(
         comparison=comparison,
+        title=f"Ranking by {listed([row.name for row in comparison.rows])}, against {comparison.reference}",
         verdict=verdict(comparison),
         explanation=" ".join(explanation(comparison)),
         tables=_tables(comparison),
+        best=_best(comparison),
+        shared=_shared(comparison),
         sections=((section, map(_figure, of_section)) for section, of_section in shown),
-        COST=COST,
         ERRORS=ERRORS,
+        TRAINING=TRAINING,
         provenance=provenance,
     )
     write_text(path, page)
@@ -59,12 +64,34 @@ def _shown(value: object) -> object:
 def _tables(comparison: Comparison) -> list[Table]:
     columns = heads(comparison)
     agreed = [(row.name, [(f"{len(row.scores):,}", "", False), *_figures(row.estimates)]) for row in comparison.rows]
-    tables: list[Table] = [("Each file against the reference", ["file", "count", *columns], agreed)]
-    differing = [(row.name, _figures(row.difference, signed=True)) for row in comparison.rows if row.difference is not None]
-    if differing:
-        caption = f"Difference to {comparison.rows[0].name}: above 0 agrees better; bold if the interval excludes 0"
-        tables.append((caption, ["file", *columns], differing))
+    tables: list[Table] = [(f"Agreement with {comparison.reference}", ["scores", "subnets", *columns], agreed)]
+    if shown := [(name, _figures(difference, signed=True)) for name, difference in differing(comparison)]:
+        caption = f"Difference to {comparison.rows[0].name}: above 0 ranks better; bold if the interval excludes 0"
+        tables.append((caption, ["scores", *columns], shown))
     return tables
+
+
+def _best(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]]]:
+    """A table of the best subnets of each file: what it is, headings, rows."""
+    tables = []
+    for best in comparison.best:
+        with_truth = best.name != comparison.reference and any(truth is not None for truth in best.truths)
+        columns = ["code", "depths", "million MACs", "score", *([TRUTH] if with_truth else [])]
+        macs = comparison.macs([entry.arch for entry in best.entries])
+        rows = []
+        for entry, cost, truth in zip(best.entries, macs, best.truths, strict=True):
+            told = ["-" if truth is None else f"{truth:.4g}"] if with_truth else []
+            rows.append([entry.arch.code, " ".join(map(str, entry.arch.depths)), millions(cost), f"{entry.acc:.4g}", *told])
+        tied = f"; {best.tied:,} more have the last one's score" if best.tied else ""
+        tables.append((f"{best.name}: the best {len(rows)}{tied}", columns, rows))
+    return tables
+
+
+def _shared(comparison: Comparison) -> list[list[str]]:
+    """How many of the best each file shares with each other one: a row of names, then one of numbers for each file."""
+    names = [best.name for best in comparison.best]
+    numbers = {pair: f"{shared.same} of {shared.of}" for pair, shared in comparison.shared.items()}
+    return [names, *([numbers.get((row, column)) or numbers.get((column, row), "") for column in names] for row in names)]
 
 
 def _figures(estimates: dict[str, Estimate], signed: bool = False) -> list[Cell]:

@@ -24,6 +24,7 @@ from paddle_pgonas.io.outputs import claim
 from paddle_pgonas.progress import progress
 from paddle_pgonas.report import hover
 from paddle_pgonas.report.comparison import Comparison, Row
+from paddle_pgonas.scores.correlation import pearson
 from paddle_pgonas.space.arch import Arch
 
 INK, ACCENT = "#1f4e79", "#c8553d"
@@ -41,6 +42,8 @@ STYLE = {
     "text.parse_math": False,  # names hold dollar signs
 }
 SIZE = (4.2, 3.4)
+COST_ITSELF = 0.999
+"""Pearson correlation with multiply-accumulates from which a file's values are taken for these, and not drawn against them."""
 
 RANKS, COST, ERRORS, TRAINING = "Rank against rank", "Values against cost", "Where the ranking goes wrong", "Training run"
 """The sections of the page."""
@@ -67,13 +70,12 @@ class Panel(NamedTuple):
 
 PANELS = (
     Panel("losses", "Losses per kind of subnet", "loss", ("loss/",)),
-    Panel("accuracy", "Accuracy: of subnets held out, of the largest on its training batches", "top-1", ("accuracy", "heldout/")),
+    Panel("accuracy", "Accuracy on images held out, and of a step's subnet on its batch", "top-1", ("accuracy", "heldout/")),
     Panel("kendall", "Kendall tau of a sample of subnets' held-out accuracy", "Kendall tau", ("kendall/",)),
     Panel("pairs", "Share of the rank loss's pairs that were out of order", "share", ("pairs_out_of_order",)),
     Panel("lambda", "Weight of the rank loss (lambda)", "weight", ("rank_lambda",)),
     Panel("lr", "Learning rate", "learning rate", ("lr",)),
     Panel("grad_norm", "Norm of the gradient", "norm", ("grad_norm",)),
-    Panel("speed", "Training speed", "images per second", ("images_per_second",)),
 )
 MOST_CURVES = 12
 """Largest number of logged values that a picture shows one by one."""
@@ -122,9 +124,7 @@ def write_plots(folder: str | Path, shown: Sequence[Picture]) -> None:
 
 def _of_ranks(comparison: Comparison) -> Iterable[Picture]:
     for number, row in enumerate(comparison.rows, start=1):
-        tau = row.agreement.values["kendall"]
-        agrees = f"Kendall tau {tau:.3f}" if math.isfinite(tau) else "no Kendall tau, as one is constant"
-        caption = f"{row.name}: rank against rank in {comparison.reference}, {agrees}; on the line they are equal"
+        caption = f"{row.name}: rank against rank in {comparison.reference}; on the line they are equal"
         x, y = rankdata(row.reference), rankdata(row.scores)
         points = hover.points(row.archs, comparison.macs(row.archs), x, y, [(comparison.reference, x), (row.name, y)])
         yield Picture(_stem("rank", number, row.name), RANKS, caption, rank_scatter(row, comparison.reference), points)
@@ -137,11 +137,15 @@ def _of_cost(comparison: Comparison) -> Iterable[Picture]:
     for number, (name, archs, values) in enumerate(shown):
         caption = f"{name}: values against multiply-accumulates at {setting}, and their mean in groups of equal number"
         macs = comparison.macs(archs)
+        if pearson(macs, values) > COST_ITSELF:
+            continue
         points = hover.points(archs, macs, macs, values, [(name, rankdata(values))])
         yield Picture(_stem("cost", number, name), COST, caption, cost_scatter(macs, values, name, setting), points)
 
 
 def _of_errors(comparison: Comparison) -> Iterable[Picture]:
+    if not comparison.truth:
+        return
     for number, row in enumerate(comparison.rows, start=1):
         error = rank_errors(row)
         for kind, groups, what, label in (
@@ -149,7 +153,7 @@ def _of_errors(comparison: Comparison) -> Iterable[Picture]:
             ("width", by_width(row.archs), "width (of conv2)", "width of the stage, % of its widest"),
         ):
             figure, worst = _group_means(error, groups, label)
-            caption = f"{row.name}: mean rank error by each stage's {what}, above 0 over-rated against {comparison.reference}"
+            caption = f"{row.name}: mean rank error by each stage's {what}"
             yield Picture(_stem(f"error_{kind}", number, row.name), ERRORS, caption + worst, figure)
 
 

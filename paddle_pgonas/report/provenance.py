@@ -1,36 +1,60 @@
-"""Provenance of figures: the training run's log, configuration and versions, the score files' records, the commands."""
+"""Provenance of figures: the training run's log and configuration, the score files' records, the commands, and what they lack."""
 
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io.files import is_own_file, read_json, read_json_lines, read_text
-from paddle_pgonas.scores.files import beside
+from paddle_pgonas.io.files import is_own_file, read_json_lines, read_text
+from paddle_pgonas.io.records import Record, told
+from paddle_pgonas.methods import METHODS
+from paddle_pgonas.runtime import now, own_version
+from paddle_pgonas.scores.files import read_record
 
 LARGEST = 1e300
 """Larger numbers in a log are treated as damage; they would also overflow in plots."""
+UNSHOWN = ("command", "file", "candidate_file")
+"""Keys of a score file's record that the commands tell better, or that are for programs."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Provenance:
     """Information for a report in addition to the figures; missing information is empty."""
 
-    metrics: list[dict[str, float]]
+    metrics: list[dict[str, float]] = field(default_factory=list)
     """The numbers of the run's log, one dictionary per logged step."""
-    config: str
-    """The run's configuration as YAML."""
-    facts: dict[str, dict[str, Any]]
-    """Versions and settings of the training, and of each file that was scored with a supernet."""
-    commands: list[str]
-    """Command lines that repeat the training, the scoring and the report."""
+    configs: dict[str, str] = field(default_factory=dict)
+    """Configurations of trainings as YAML: the run's, and others that records of score files tell."""
+    facts: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Versions and settings of the training, and of each file with a record, as plain text."""
+    commands: list[str] = field(default_factory=list)
+    """Command lines that repeat the trainings, the scoring and the report, in this order."""
+    missing: list[str] = field(default_factory=list)
+    """What the commands read, and none of them nor any record tells how it was made."""
+    made: str = ""
+    """When and with which version of the package the page is made."""
+    grows: bool = False
+    """Whether the run's method lets ever smaller subnets join in, so that the losses of the log may rise."""
+    image_size: int | None = None
+    """Of the run or the records, as far as they tell; as the number of classes."""
+    num_classes: int | None = None
+
+    def needs(self, what: str) -> None:
+        """Note something missing, once."""
+        if what not in self.missing:
+            self.missing.append(what)
 
 
 def run_config(run: Path) -> Config | None:
@@ -42,37 +66,119 @@ def run_config(run: Path) -> Config | None:
         return None
 
 
-def read_provenance(run: Path | None, files: Sequence[str], command: str) -> Provenance:
-    """Collect what a training run's folder and the records beside the score files (``<file>.record.json``) tell.
+def read_provenance(run: Path | None, files: Sequence[str | Path], command: str, trained: Config | None = None) -> Provenance:
+    """Collect what a training run's folder and the records beside the files (scores and truth) tell.
 
-    ``command`` is the command line that makes the report. Raises UserError for no folder ``run``, or a record that is not JSON.
+    ``command`` is the command line that makes the report, ``trained`` the run's configuration (:func:`run_config`). Raises
+    UserError for no folder ``run``, or a record that is not JSON.
     """
     if run is not None and not run.is_dir():
         raise UserError(f"{run}: no such folder; --run takes the output_dir of a training run")
-    config_path = run / "config.yaml" if run else None
-    config = read_text(config_path, "configuration", errors="backslashreplace") if config_path and _usable(config_path) else ""
-    facts: dict[str, dict[str, Any]] = {}
-    commands = []
-    if run is not None and (trained := _training_record(run / "supernet.safetensors")):
-        facts["training"] = {"steps": trained.get("step"), **_object(trained.get("versions"))}
-    if config:
-        options = ["-c", str(config_path), "-o", f"output_dir={run}-again"]
-        commands.append(shlex.join(["python", "tools/train_supernet.py", *options]))
+    own = own_version()
+    made = f"{now()} with paddle_pgonas {own.get('paddle_pgonas', '')}".rstrip()
+    found = Provenance(made=made + (f", commit {own['commit']}" if "commit" in own else ""))
+    seen = set[str]()
+    config = None if trained is None else trained.model_dump(mode="json")
+    if run is not None:
+        config = _add_run(found, run, config, seen)
+    known = [config]
     for file in files:
-        path = Path(beside(file, ".record.json"))
-        if path.is_file():
-            record = read_json(path, "record")
-            if not isinstance(record, dict):
-                raise UserError(f"{path}: a record is a JSON object; remove the file or score again")
-            command_line = record.pop("command", None)
-            plain = {key: value for key, value in record.items() if not isinstance(value, dict)}
-            facts[Path(file).name] = plain | _object(record.get("versions"))
-            if isinstance(command_line, str):
-                commands.append(command_line)
-    log = run / "metrics.jsonl" if run else None
-    lines = read_json_lines(log) if log and _usable(log) else []
-    metrics = [numbers for line in lines if "step" in (numbers := _numbers(line))]
-    return Provenance(metrics, config, facts, [*commands, command])
+        _add_file(found, file, known, seen)
+    found.commands.append(command)
+    return found
+
+
+def _add_run(found: Provenance, run: Path, config: Any, seen: set[str]) -> Any:
+    """What a run's folder tells; returns its configuration, if it has one that can be read."""
+    weights, config_path, log = run / "supernet.safetensors", run / "config.yaml", run / "metrics.jsonl"
+    trained = _record_inside(weights) if _usable(weights) else {}
+    config = config or trained.get("config")
+    method = told(config, "method", "name")
+    found.grows = isinstance(method, str) and method in METHODS and METHODS[method].grows
+    if trained:
+        finished = datetime.fromtimestamp(weights.stat().st_mtime).astimezone().isoformat(" ", "minutes")
+        found.facts["training"] = _plain({"steps": trained.get("step"), "finished": finished}) | _versions(trained)
+    if _usable(config_path):
+        found.configs[str(config_path)] = read_text(config_path, "configuration", errors="backslashreplace")
+        _add_inputs(found, config, seen)
+        seen.add(os.path.abspath(weights))
+        options = ["-c", str(config_path), "-o", f"output_dir={run}-again"]
+        found.commands.append(shlex.join(["python", "tools/train_supernet.py", *options]))
+    lines = read_json_lines(log) if _usable(log) else []
+    found.metrics = [numbers for line in lines if "step" in (numbers := _numbers(line))]
+    _note_sizes(found, config)
+    return config
+
+
+def _add_file(found: Provenance, file: str | Path, known: list[Any], seen: set[str]) -> None:
+    """What the record beside a score file tells, and the training of its weights."""
+    record = read_record(file)
+    if record:
+        shown = {key: value for key, value in record.items() if key not in UNSHOWN}
+        found.facts[Path(file).name] = _plain(shown) | _versions(record)
+    trainings = record.get("training")
+    for config in trainings if isinstance(trainings, list) else []:
+        if isinstance(config, dict) and config not in known:
+            known.append(config)
+            with suppress(RecursionError):  # a stranger's
+                found.configs[f"training of {Path(file).name}"] = yaml.safe_dump(config, sort_keys=False)
+    weights = record.get("weights")
+    for path in weights if isinstance(weights, list) else []:
+        _add_weights(found, path, seen)
+    _add_inputs(found, record.get("config"), seen)
+    _note_sizes(found, record.get("config"))
+    _note_sizes(found, {"data": record, "model": {"num_classes": record.get("classes")}})  # a prior's
+    if isinstance(candidates := record.get("candidate_file"), str):
+        found.needs(f"the candidates {candidates}")
+    if isinstance(command := record.get("command"), str):
+        found.commands.append(command)
+    else:
+        found.needs(str(file))
+
+
+def _add_weights(found: Provenance, path: Any, seen: set[str]) -> None:
+    """The commands that made a weight file, those of its inputs first."""
+    if not isinstance(path, str) or (place := os.path.abspath(path)) in seen:
+        return
+    seen.add(place)
+    record = _record_inside(path) if os.path.isfile(path) else {}
+    _add_inputs(found, record.get("config"), seen)
+    if isinstance(command := record.get("command"), str):
+        found.commands.append(command)
+    else:
+        found.needs(path)
+
+
+def _add_inputs(found: Provenance, config: Any, seen: set[str]) -> None:
+    """What a configuration reads: images, and weights of other trainings."""
+    for keys in (("model", "pretrained"), ("method", "teacher")):
+        _add_weights(found, told(config, *keys), seen)
+    if isinstance(root := told(config, "data", "root"), str):
+        found.needs(f"the images in {root}")
+
+
+def _note_sizes(found: Provenance, config: Any) -> None:
+    """Take image size and classes of a configuration, unless they are known; records may come from strangers."""
+    sizes = told(config, "data", "image_size"), told(config, "model", "num_classes")
+    image_size, num_classes = (size if isinstance(size, int) and 1 <= size <= 100_000 else None for size in sizes)
+    found.image_size, found.num_classes = found.image_size or image_size, found.num_classes or num_classes
+
+
+def _plain(values: dict[str, Any]) -> dict[str, str]:
+    """Numbers, texts and lists of them as a reader writes them; what is nested deeper, or not there, is left out."""
+    return {key.replace("_", " "): text for key, value in values.items() if (text := _text(value))}
+
+
+def _versions(record: Record) -> dict[str, str]:
+    return {name: text for name, text in _object(record.get("versions")).items() if isinstance(text, str)}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_text(item) for item in value if not isinstance(item, list))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int | float) else value if isinstance(value, str) else ""
 
 
 def _usable(path: Path) -> bool:
@@ -92,10 +198,8 @@ def _numbers(line: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in line.items() if isinstance(value, int | float) and abs(value) < LARGEST}
 
 
-def _training_record(weights: Path) -> dict[str, Any]:
-    """The record inside the run's weights, read without reading the weights."""
-    if not _usable(weights):
-        return {}
+def _record_inside(weights: str | Path) -> Record:
+    """The record inside a weight file, read without reading the weights; empty if there is none."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -19,6 +19,7 @@ from typing import Any
 
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import read_json, write_text
+from paddle_pgonas.io.outputs import content_digest
 from paddle_pgonas.priors.cost import sample_spread
 from paddle_pgonas.scores.faults import Faults
 from paddle_pgonas.space.arch import SPACES, TRACK1, Arch, ArchError, SearchSpace
@@ -197,6 +198,17 @@ def check_against(entries: Any, candidates: Sequence[Candidate], faults: Faults)
 def beside(path: str | Path, ending: str) -> str:
     """The file beside a score file: ``NAME<ending>`` for ``NAME.json``, and ``path<ending>`` for any other name."""
     return str(path).removesuffix(".json") + ending
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """The record beside a score file; empty without one, and for a file that was changed since. UserError for no JSON object."""
+    place = beside(path, ".record.json")
+    if not Path(place).is_file():
+        return {}
+    record = read_json(place, "record")
+    if not isinstance(record, dict):
+        raise UserError(f"{place}: a record is a JSON object; remove the file or score again")
+    return record if "file" not in record or record["file"] == content_digest(path) else {}
 
 
 def write_scores(path: str | Path, candidates: Sequence[Candidate], scores: Sequence[float]) -> None:

@@ -16,7 +16,7 @@ from paddle_pgonas.errors import UserError, printable
 from paddle_pgonas.io.files import write_json, write_text
 from paddle_pgonas.io.outputs import claim, content_digest
 from paddle_pgonas.priors.by_name import prior_values, terms, with_prior
-from paddle_pgonas.runtime import command_line, versions
+from paddle_pgonas.runtime import made_by, now
 from paddle_pgonas.scores.check import PREDICTOR
 from paddle_pgonas.scores.files import Candidate, beside, check_submission, read_candidates, write_scores
 from paddle_pgonas.scoring.chunks import METRICS
@@ -85,7 +85,7 @@ def write_submission(
     _write_metrics(metrics_path, [candidates[scored[row]].name for row in order], measured[order])
     images = len(sessions[0].images.labels)
     facts |= {"acc": metric, "prior": prior and f"{prior[0]}, weight {prior[1]:g}", "candidates": len(candidates)}
-    facts |= {"weights": [str(file) for file in files], "file": content_digest(output)}
+    facts |= {"weights": [str(file) for file in files], "candidate_file": str(path), "file": content_digest(output)}
     write_json(record_path, _record(config, sessions, time.time() - started) | facts)
     shown = f"{metric} with {prior[0]}" if prior else metric
     print(printable(f"{len(candidates)} candidates, {images} images, {shown} {acc.min():.4f} to {acc.max():.4f}: {output}"))
@@ -106,9 +106,10 @@ def _record(config: Config, sessions: Sequence[Session], seconds: float) -> dict
         "images": len(sessions[0].images.labels),
         "seconds": round(seconds, 1),
         "device": sessions[0].device,
-        "command": command_line(),
-        "versions": versions(),
+        "date": now(),
+        **made_by(),
         "config": config.model_dump(mode="json"),
+        "training": [session.trained.get("config") for session in sessions],
     }
 
 

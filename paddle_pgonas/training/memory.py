@@ -13,7 +13,7 @@ from paddle_pgonas.runtime import PRECISIONS, device_memory, recommended_amp
 
 VALUES_KEPT = 2
 """Least number of values stored for the backward pass per output value of a convolution: its output and that of the activation. A
-process on a CPU was measured at 2.5 (docs/gpu.md)."""
+process on a CPU was measured at 2.5 (docs/several_gpus.md)."""
 VALUES_PER_WEIGHT = 3
 """A weight, its gradient and its momentum."""
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import free_on_resume
-from paddle_pgonas.config.meaning import classes_of, first_difference, told
+from paddle_pgonas.config.meaning import classes_of, first_difference
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io.records import Record
+from paddle_pgonas.io.records import Record, told
 from paddle_pgonas.schema import flat
 
 PER_PROCESS = {"output_dir", "device", "data.root", "data.train_list", "data.val_list", "data.cache_dir", "data.workers"}

@@ -31,7 +31,7 @@ from paddle_pgonas.nn.elastic import calibrate
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.weights import read_weights, save_weights
 from paddle_pgonas.priors.geometry import layers
-from paddle_pgonas.runtime import select_device, versions
+from paddle_pgonas.runtime import made_by, select_device, versions
 from paddle_pgonas.schema import plain
 from paddle_pgonas.scores.files import Candidate, write_scores
 from paddle_pgonas.scoring.scorer import calibration_batches
@@ -98,7 +98,7 @@ def _train(
         calibrate(net, (x for [x] in calibration_batches(pixels, data, settings.calibration_batch, len(pixels))))
     acc = accuracy(run.net, images.validation, data, settings.batch_size)
     if weights is not None:
-        save_weights(weights, run.net, run.record(run.total_steps) | {"arch": arch.code, "acc": acc, "bn": bn})
+        save_weights(weights, run.net, run.record(run.total_steps) | made_by() | {"arch": arch.code, "acc": acc, "bn": bn})
     return acc
 
 

@@ -25,7 +25,7 @@ from paddle_pgonas.nn.building import build_supernet, build_teacher
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import Check, read_arrays, save_weights
 from paddle_pgonas.priors.geometry import layers
-from paddle_pgonas.runtime import compute_dtype, select_device
+from paddle_pgonas.runtime import compute_dtype, made_by, select_device
 from paddle_pgonas.training.checkpoints import TRAINING, checkpoints, refuse_overwriting, save_checkpoint
 from paddle_pgonas.training.memory import check_memory
 from paddle_pgonas.training.resume import check_processes
@@ -79,7 +79,7 @@ def train_supernet(config: Config, resume: bool = False, watch: Watch | None = N
         fit(run, step, folder, "the same command with --resume", check_folder, watch)
         if processes.leads():
             check_folder()
-            save_weights(output, run.net, run.record(run.total_steps))
+            save_weights(output, run.net, run.record(run.total_steps) | made_by())
     return output
 
 

@@ -44,7 +44,8 @@ def test_the_fuzzer() -> None:
     seeds = total.pop("seed")
     assert seeds
     assert total["inputs"] == total.total() - total["inputs"]
-    assert_shown("docs/reliability.md", (f"{count:,}" for count in total.values()))
+    assert_shown("studies/recorded/README.md", (f"{count:,}" for count in total.values()))
+    assert_shown("docs/reliability.md", [f"{total['inputs']:,}"])
 
 
 def test_the_torture_test() -> None:
@@ -54,7 +55,8 @@ def test_the_torture_test() -> None:
     assert total["failures"] == 0
     others = ("seed", "kills", "full disks", "flips", "runs to the end")
     shown = [sum(disturbances.values()), *disturbances.values(), *(total[name] for name in others)]
-    assert_shown("docs/reliability.md", map(str, shown))
+    assert_shown("studies/recorded/README.md", map(str, shown))
+    assert_shown("docs/reliability.md", [str(shown[0])])
 
 
 def test_the_gpu_trainer() -> None:
@@ -76,7 +78,8 @@ def test_the_replay_of_the_published_steps() -> None:
     # Both begin at learning rate 0, and the second file's rates are those of the first.
     shown |= {f"{value:.1e}".replace("e-0", "e-") for value in worst.values() if value}
     assert len(shown) > 15
-    assert_shown("docs/reproduce.md", shown - {short(0)})
+    assert_shown("studies/recorded/README.md", shown - {short(0)})
+    assert_shown("docs/reproduce.md", (short(max(worst[file, name] for file in (0, 1))) for name in ("losses", "weights")))
 
 
 def short(value: float) -> str:
@@ -90,8 +93,8 @@ def test_the_work_of_scoring_the_official_candidates() -> None:
     macs, ratio = re.findall(r"per image +(\S+) .*: (\S+) times", text)[0]
     memory = int(re.findall(r"at most ([\d,]+) MiB", text)[0].replace(",", "")) * 2**20
     assert float(macs) == SCORING_MACS
-    assert_shown("docs/gpu.md", [f"{SCORING_MACS / 1e12:.1f}", f"{memory / 1e9:.1f}"])
-    for page in ("docs/method.md", "docs/tools.md"):
+    assert_shown("docs/several_gpus.md", [f"{SCORING_MACS / 1e12:.1f}", f"{memory / 1e9:.1f}"])
+    for page in ("docs/method.md", "studies/speed/README.md"):
         assert_shown(page, [f"{float(ratio):.2f}"])
 
 
@@ -105,7 +108,9 @@ def test_memory_of_training() -> None:
     image = (resident["24"] - resident["12"]) / 12
     weights = 4 * params(TRACK1.largest, 1000) / 1e6
     totals = [f"{resident['12']:.2f}", f"{resident['24']:.2f}"]
-    assert_shown("docs/gpu.md", [*totals, f"{1000 * image:.0f}", f"{256 * image:.0f}", f"{weights:.0f}"])
+    shown = [f"{1000 * image:.0f}", f"{256 * image:.0f}"]
+    assert_shown("studies/speed/README.md", [*totals, *shown, f"{weights:.0f}"])
+    assert_shown("docs/several_gpus.md", shown)
 
 
 def test_time_of_the_demo() -> None:
@@ -117,7 +122,7 @@ def test_ratios_of_steps_and_scoring() -> None:
     steps = [f"{batch[name]:.1f}" for batch in (train, train["batch_32"]) for name in ("speedup", "overhead")]
     scoring = [f"{score['speedup']:.2f}", f"{score['speedup_over_extracted']:.1f}"]
     priors = [f"{prior['speedup_zen']:,.0f}", *(f"{prior['microseconds'][name]:.0f}" for name in ("zen", "flops", "params"))]
-    assert_shown("docs/tools.md", [*steps, *scoring, *priors])
+    assert_shown("studies/speed/README.md", [*steps, *scoring, *priors])
     assert_shown("docs/method.md", [f"{prior['spearman_zen']:.4f}"])
     assert_shown("README.md", [scoring[0], steps[0], steps[2]])
 
@@ -129,8 +134,8 @@ def test_images_per_second(name: str) -> None:
     if name == "data_imagenette":
         shown += [f"{rate:,.0f}" for rate in found["images_per_second"].values()]
         shown += [f"{found['speedup']['scoring']:.1f}", f"{found['build_seconds']:.2f}", f"{found['open_seconds']:.2f}"]
-        assert_shown("docs/gpu.md", [f"{found['images_per_second']['random resized crop']:.0f}"])
-    assert_shown("docs/tools.md", shown)
+        assert_shown("docs/several_gpus.md", [f"{found['images_per_second']['random resized crop']:.0f}"])
+    assert_shown("studies/speed/README.md", shown)
 
 
 def test_search_against_random_search() -> None:
@@ -138,4 +143,4 @@ def test_search_against_random_search() -> None:
     zen, digits = found["zen_track1"], found["digits_top1"]
     best = [f"{value:.1f}" for value in zen["mean_best"].values()]
     best += [f"{value:.3f}".lstrip("0") for value in digits["mean_best"].values()]
-    assert_shown("docs/tools.md", [*best, *(f"{100 * value:.0f}" for value in digits["mean_area"].values())])
+    assert_shown("studies/speed/README.md", [*best, *(f"{100 * value:.0f}" for value in digits["mean_area"].values())])

@@ -193,12 +193,12 @@ def shown(tau: float) -> str:
     return f"{tau:.3f}".lstrip("0")
 
 
-def test_readme_and_truth_say_what_the_committed_results_say() -> None:
+def test_recipes_and_truth_say_what_the_committed_results_say() -> None:
     """The pictures are not compared: their bytes depend on the version of matplotlib."""
     results = read_results(STUDY)
     assert document.truth_csv(results) == (HOME / "truth.csv").read_text(encoding="utf-8")
     assert list(results.runs) == list(STUDY.methods)
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs" / "recipes.md").read_text(encoding="utf-8")
     similar = read_results(read_study(REPOSITORY / "studies" / "similar_cost" / "study.yaml")).part(None, "", "long")
     recipes = {
         "`sandwich`": ("sandwich_relu", "sandwich-calibrated"),
@@ -209,12 +209,12 @@ def test_readme_and_truth_say_what_the_committed_results_say() -> None:
         "`as_published": (None, "pgonas_flops-published"),
         "`official_baseline` with the same": ("progressive", "progressive-calibrated"),
     }
-    table = [cells for line in readme.splitlines() if len(cells := [cell.strip() for cell in line.split("|")]) == 8]
+    table = [cells for line in page.splitlines() if len(cells := [cell.strip() for cell in line.split("|")]) == 8]
     for recipe, (method, variant) in recipes.items():
         [row] = [row for row in table if row[2].startswith(recipe)]
         assert row[5].startswith(shown(results.tau(method).value)) if method else not row[5]
         metric = "top1" if "top-1" in row[6] else "probability"
         assert row[6].startswith(shown(similar.tau(variant, metric=metric).value))
-    assert shown(similar.tau("flops").value) in readme
+    assert shown(similar.tau("flops").value) in page
     other = [shown(results.tau(method).value) for method in ("sandwich_prelu", "flops")]
-    assert [tau for tau in other if tau not in readme] == []
+    assert [tau for tau in other if tau not in page] == []
