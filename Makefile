@@ -4,6 +4,7 @@
 # make smoke   imports every module and runs the first steps of a training
 # make study CIFAR10=DIR TINY=DIR   the studies similar_cost and tiny_imagenet; existing results are kept; SEEDS per short truth
 # make fuzz    changed files for every reader      make torture   jobs killed, disks filled, kept files damaged
+# make tutorial   docs/tutorial.ipynb from docs/tutorial.py, run
 # make gpu-libraries   CUDA 11.8, cuDNN and NCCL from PyPI for its GPU wheel of Paddle, which brings none of them
 # PYTHON chooses the interpreter, REQUIREMENTS the wheel of Paddle: requirements-cpu.txt, or requirements.txt for a GPU.
 
@@ -24,7 +25,7 @@ WANTED := Python 3.10, 3.11 or 3.12 with its venv module
 # The demo's networks are too small for a second thread to help.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup wheel gpu-libraries demo test test-all lint docs smoke study fuzz torture
+.PHONY: setup wheel gpu-libraries demo test test-all lint docs tutorial smoke study fuzz torture
 
 setup: $(VENV)/ready
 	@test -z "$(PYTHON)" || test "$$($(PYTHON) --version)" = "$$($(PY) --version)" || \
@@ -141,3 +142,7 @@ docs: setup
 	@$(PIP) --quiet -r docs/requirements.txt
 	$(PY) -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/site
 	@echo "docs: build/site/index.html"
+
+tutorial: setup
+	@$(PIP) --quiet -r docs/requirements.txt
+	$(PY) docs/build_tutorial.py

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # From handwritten digits to an exported subnet
+# # The library in use
 # Runs anywhere in half a minute on one core: `pip install ".[cpu]"`, then `python example.py [FOLDER]`; or cell by cell in an
 # editor that knows `# %%`. The training is far too short to show anything but how things are called.
 
@@ -12,25 +12,27 @@ import numpy as np
 import paddle_pgonas as pg
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/example")
-changes = [f"output_dir={folder}", "train.epochs=1", "data.val_limit=100"]
-config = pg.load_config(pg.CONFIGS / "mini/digits.yaml", changes)
-space = config.search_space
 
-# %% Priors are formulas: nothing is built, Paddle is not even loaded.
+# %% Train, score, compare: here with FLOPs, better with accuracies of stand-alone trainings, pg.read_scores("truth.json", space).
+config = pg.load_config("mini/digits.yaml", {"output_dir": folder, "train.epochs": 1, "data.val_limit": 100})
+weights = pg.train(config, overwrite=True)
+archs = [candidate.arch for candidate in pg.sample_candidates(config.search_space, count=20, seed=0)]
+scores = dict(zip(archs, pg.score(config, weights, archs, metric="probability"), strict=True))
+print("supernet and FLOPs:", pg.correlate(scores, {arch: pg.macs(arch, 8, 10) for arch in archs}))
+
+# %% Priors need no training, nor Paddle: 100 candidates, compared with a truth, which the supernet's scores stand for here.
+space = pg.load_space("mini")
+candidates = pg.sample_candidates(space, count=100, seed=0)
+truth = {arch.code: score for arch, score in scores.items()}  # it may lack some of them
+for name in ("flops", "params", "zen"):
+    prior = pg.make_prior(name, space, image_size=8, num_classes=10)
+    print(f"{name}:", pg.correlate({candidate.arch: prior(candidate.arch) for candidate in candidates}, truth))
+
+# %% Files, as the command lines write them: candidates, a prior's values, and a submission.
 zen = config.prior("zen")
-candidates = pg.sample_candidates(space, count=20, seed=0)
 pg.write_scores(folder / "candidates.json", candidates, [0.0] * len(candidates))
 pg.write_scores(folder / "zen.json", candidates, [zen(candidate.arch) for candidate in candidates])
-
-# %% Train the supernet: one PGONAS run, as tools/train_supernet.py does it.
-weights = pg.train(config)
-
-# %% Score: a few architectures as numbers, or a whole candidate file as a submission.
-largest, smallest = pg.score(config, weights, [space.largest, space.smallest])
-print(f"largest subnet: top-1 {largest:.3f}, smallest: {smallest:.3f}")
 pg.write_submission(config, weights, folder / "candidates.json", folder / "submission.json")
-
-# %% Compare the submission with the prior: Pearson, Kendall tau, Spearman.
 comparison = pg.compare([folder / "submission.json", folder / "zen.json"])
 print(pg.table(comparison))
 pg.write_page(folder / "report.html", comparison)

@@ -6,4 +6,6 @@ milliseconds, and Paddle is loaded only by names that need it. docs/example.py u
 
 import lazy_loader
 
+__version__ = "0.1.0"
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,8 +12,9 @@ from typing import Any, NoReturn
 
 from typing_extensions import Self
 
-from paddle_pgonas import interrupts  # first: it is effective while the others are imported
+from paddle_pgonas import __version__, interrupts  # first: it is effective while the others are imported
 from paddle_pgonas.config.loading import Config, inputs_of, load_config
+from paddle_pgonas.config.shipped import purposes
 from paddle_pgonas.errors import UserError, printable
 from paddle_pgonas.io.files import NO_SPACE, expanded
 from paddle_pgonas.io.outputs import claim, refuse_overwriting
@@ -21,6 +22,9 @@ from paddle_pgonas.priors.by_name import AT_INITIALISATION, PRIORS, check_name
 from paddle_pgonas.runtime import own_settings_of_matplotlib
 from paddle_pgonas.space.arch import SPACES, SearchSpace
 from paddle_pgonas.space.named import find_space, is_space_file
+
+OPTIONS = {"other_data=True": "--resume-with-other-data", "resume=True": "--resume", "overwrite=True": "--overwrite"}
+"""How the library's messages name what a caller may choose, and what a command line calls it."""
 
 
 class PathArgument(str):
@@ -53,6 +57,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description: str = "", **options: Any) -> None:
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(description=description, **options)
+        self.add_argument("--version", action="version", version=f"paddle_pgonas {__version__}")
 
     def parse_known_args(self, *args: Any, **options: Any) -> Any:
         """Parse as argparse does, read spaces, and :func:`~paddle_pgonas.io.outputs.claim` each :class:`OutputFile`."""
@@ -94,10 +99,21 @@ def _tool(program: str) -> str:
     return program.removesuffix(".py").removeprefix("pgonas-").replace("-", "_")
 
 
+class _ListConfigs(argparse.Action):
+    """Prints the project's configurations, each with what it is for, and exits."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        known = purposes()
+        for name, purpose in known.items():
+            say(f"{name:{max(map(len, known))}}  {purpose}")
+        parser.exit()
+
+
 def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Add ``-c CONFIG`` and ``-o key=value ...``."""
-    text = "configuration file (YAML), see configs/"
+    text = "configuration file (YAML), or the name of one of the project's, such as track1/sandwich.yaml"
     parser.add_argument("-c", "--config", required=required, type=InputFile, metavar="CONFIG", help=text)
+    parser.add_argument("--list-configs", action=_ListConfigs, nargs=0, help="list the project's configurations and exit")
     text = "change keys, e.g. -o train.epochs=10"
     parser.add_argument("-o", "--override", action="extend", nargs="+", default=[], metavar="key=value", help=text)
 
@@ -174,7 +190,7 @@ def run(main: Callable[[], None]) -> NoReturn:
         main()
         print(end="", flush=True)
     except UserError as error:
-        _leave(error.status, f"{program}: error: {error}")
+        _leave(error.status, f"{program}: error: {_with_options(str(error))}")
     except KeyboardInterrupt as error:
         status, text = interrupts.line_of(error)
         _leave(status, f"{program}: {text}")
@@ -187,6 +203,13 @@ def run(main: Callable[[], None]) -> NoReturn:
             raise
         _leave(2, f"{program}: error: {error.filename}: {error.strerror}")
     _leave(0)
+
+
+def _with_options(message: str) -> str:
+    """A message of the library with its parameters as options of the command line."""
+    for parameter, option in OPTIONS.items():
+        message = message.replace(parameter, option)
+    return message
 
 
 def _open_streams() -> None:

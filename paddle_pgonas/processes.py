@@ -147,7 +147,7 @@ def _exchange() -> Iterator[None]:
     except RuntimeError as error:
         said = str(error).strip().rpartition("\n")[2]
         lost = "another process of this job has ended, or paused for 30 seconds within an exchange"
-        raise Lost(f"{lost}; start all again, a training with --resume ({said[:200]})") from None
+        raise Lost(f"{lost}; start all again, a training with resume=True ({said[:200]})") from None
 
 
 def mean(values: paddle.Tensor) -> paddle.Tensor:

@@ -23,6 +23,7 @@ from paddle_pgonas.methods import sampling
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import OPTIMIZER, read_weights
 from paddle_pgonas.scores.files import Candidate, read_candidates, write_scores
+from paddle_pgonas.training import trainer
 from paddle_pgonas.training.checkpoints import checkpoints, load_latest
 from paddle_pgonas.training.run import make_optimizer
 from paddle_pgonas.training.trainer import train_supernet as train
@@ -37,7 +38,7 @@ def test_resume_is_bit_identical_to_an_undisturbed_run(tmp_path: Path, method: s
 
     whole = weights(run("whole", 8))
     run("parts", 4)
-    with pytest.raises(UserError, match="--resume"):
+    with pytest.raises(UserError, match="resume=True"):
         run("parts", 8)
     assert equal(weights(run("parts", 8, resume=True)), whole)
     assert [line["step"] for line in read_json_lines(tmp_path / "parts" / "metrics.jsonl")] == list(range(8))
@@ -163,7 +164,7 @@ def test_a_run_that_lost_its_checkpoints_is_not_overwritten(two_checkpoints: Pat
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_goes_on_with_resume_only(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 0, "epoch": 0}\n\xff\xfe\n[1]\n{"step": "x"}\n{"step": 1, "ep')
-    with pytest.raises(UserError, match="--resume"):
+    with pytest.raises(UserError, match="resume=True"):
         train(config(tmp_path, max_steps=2))
     train(config(tmp_path, max_steps=2), resume=True)
     assert [line["step"] for line in read_json_lines(tmp_path / "metrics.jsonl")] == [0, 1]
@@ -279,6 +280,44 @@ def test_a_checkpoint_that_names_no_images_is_resumed_only_on_request(tmp_path: 
     arrays, record = records.read(path)
     del record["training_images"]
     records.write(path, record, arrays)
-    with pytest.raises(UserError, match=r"does not say which images.*--resume-with-other-data"):
+    with pytest.raises(UserError, match=r"does not say which images.*other_data=True"):
         train(config(tmp_path, max_steps=2), resume=True)
     train(config(tmp_path, max_steps=2), resume=True, other_data=True)
+
+
+def test_a_run_begun_anew_leaves_nothing_of_the_earlier_one_and_touches_nothing_else(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(config(run, max_steps=3))
+    for mine in ("notes.txt", "checkpoints/best.safetensors", "visualdl/notes.log"):
+        (run / mine).write_text("mine")
+    [curves] = run.glob("visualdl/vdlrecords.*.log")
+    again = train(config(run, max_steps=1, lr_per_256=0.3), overwrite=True)
+    assert equal(weights(again), weights(train(config(tmp_path / "other", max_steps=1, lr_per_256=0.3))))
+    assert [path.name for path in checkpoints(run / "checkpoints")] == ["step-00000001.safetensors"]
+    assert [line["step"] for line in read_json_lines(run / "metrics.jsonl")] == [0]
+    assert not curves.exists() and len(list(run.rglob("*notes*"))) == 2 and (run / "checkpoints" / "best.safetensors").exists()
+    train(config(tmp_path / "new", max_steps=1), overwrite=True)  # a folder without a run is no mistake
+
+
+def test_a_run_is_not_removed_before_the_new_one_can_begin_nor_if_it_is_needed(two_checkpoints: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(two_checkpoints.parent, run)
+    kept = str(checkpoints(run / "checkpoints")[-1])
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    mistakes = {
+        "no such": config(run).changed(model={"pretrained": str(tmp_path / "nowhere.safetensors")}),
+        "is read and would be": config(run).changed(model={"pretrained": kept}),
+    }
+    for message, changed in mistakes.items():
+        with pytest.raises(UserError, match=message):
+            train(changed, overwrite=True)
+    with pytest.raises(UserError, match="give one of the two"):
+        trainer.train(config(run), resume=True, overwrite=True)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_what_no_training_wrote_into_this_folder_is_not_removed(two_checkpoints: Path, tmp_path: Path) -> None:
+    shutil.copytree(two_checkpoints, tmp_path / "checkpoints")
+    with pytest.raises(UserError, match=r"step-.*exists, and is of no run"):
+        train(config(tmp_path), overwrite=True)
+    assert len(checkpoints(tmp_path / "checkpoints")) == 2

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import TINY_CONFIG
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -212,6 +213,26 @@ def test_a_mistake_in_an_override_is_one_line_with_the_override(tmp_path: Path, 
         load_config(file(tmp_path, ""), [override])
     assert str(caught.value).startswith(f"-o {override}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_overrides_may_be_values_by_key(tmp_path: Path) -> None:
+    texts = ["train.epochs=2", "data.mean=[0.1, 0.2, 0.3]", f"output_dir={tmp_path}", "method=uniform", "data.val_limit=null"]
+    values = {
+        "train.epochs": 2,
+        "data.mean": (0.1, 0.2, 0.3),
+        "output_dir": tmp_path,
+        "method": "uniform",
+        "data.val_limit": None,
+    }
+    assert load_config(TINY_CONFIG, values) == load_config(TINY_CONFIG, texts)
+    assert load_config(TINY_CONFIG, {"train": {"epochs": 2}}) == load_config(TINY_CONFIG, texts[:1])
+    assert load_config(TINY_CONFIG, {"output_dir": "a #1"}).output_dir == "a #1"
+    for mistake, names in (
+        ({"train.epoch": 2}, "did you mean train.epochs"),
+        ({"train.epochs": "2"}, "train.epochs must be of type"),
+    ):
+        with pytest.raises(UserError, match=names):
+            load_config(TINY_CONFIG, mistake)
 
 
 def test_overrides_are_checked_for_range_too(tmp_path: Path) -> None:

@@ -112,6 +112,12 @@ def test_a_notebooks_environment_and_a_broken_matplotlibrc_are_no_concern(tmp_pa
     assert (tmp_path / "page.html").read_text().startswith("<!DOCTYPE html>")
 
 
+def test_a_scripts_or_notebooks_choice_of_a_backend_for_its_pictures_stays() -> None:
+    code = "import matplotlib; matplotlib.use('pdf'); import paddle_pgonas as pg; pg.train; print(matplotlib.get_backend())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "pdf", done.stderr
+
+
 def test_without_a_home_folder_a_log_is_written_without_visualdl(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

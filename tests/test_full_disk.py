@@ -52,7 +52,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_log_that_cannot_be_written_keeps_its_lines_and_goes_on_later(tmp_path: Path) -> None:
     with RunLog(tmp_path, 10, 0) as log:
         log.log(0, {"loss": 0.5, "padding": 1e99})
-    with pytest.raises(UserError, match=r"metrics\.jsonl: cannot be written .*--resume"), RunLog(tmp_path, 10, 1) as log:
+    with pytest.raises(UserError, match=r"metrics\.jsonl: cannot be written .*resume=True"), RunLog(tmp_path, 10, 1) as log:
         size = (tmp_path / "metrics.jsonl").stat().st_size
         with file_size_limit(1 << 16):
             for step in range(1, 1 << 14):

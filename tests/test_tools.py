@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -12,12 +13,16 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, TINY, TINY_CONFIG, TINY_SPACE, Tool, assert_one_line
 
+from paddle_pgonas import __version__
+from paddle_pgonas.config.loading import Config, load_config
+from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import read_json_lines
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.priors import cost
 from paddle_pgonas.scores.correlation import kendall
 from paddle_pgonas.space.arch import TRACK1, TRACK1_THIN
+from paddle_pgonas.training.trainer import train
 
 TOOLS = sorted(path for path in (REPOSITORY / "tools").glob("*.py") if not path.name.startswith("_"))
 DEMO = str(REPOSITORY / "configs" / "demo.yaml")
@@ -39,6 +44,70 @@ for path in {[str(path) for path in TOOLS]!r}:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("usage:") == len(TOOLS)
+
+
+def test_every_tool_tells_its_version_without_paddle_and_lists_configurations_if_it_takes_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = f"""
+import runpy, sys
+sys.path.insert(0, {str(REPOSITORY / "tools")!r})
+for path in {[str(path) for path in TOOLS]!r}:
+    sys.argv = [path, sys.argv[1]]
+    try:
+        runpy.run_path(path, run_name="__main__")
+    except SystemExit as end:
+        print(end.code)
+assert not {{"paddle", "scipy", "matplotlib"}} & set(sys.modules)
+"""
+    for option in ("--version", "--list-configs"):
+        subprocess.run([sys.executable, "-c", code, option], cwd=tmp_path, check=True)
+        lines = capfd.readouterr().out.splitlines()
+        if option == "--version":
+            assert lines == [f"paddle_pgonas {__version__}", "0"] * len(TOOLS)
+        else:
+            takers = sum(bool(re.search(r"cli\.add_(config|setting)", path.read_text())) for path in TOOLS)
+            assert (lines.count("0"), lines.count("2")) == (takers, len(TOOLS) - takers)
+            for path in (REPOSITORY / "configs").rglob("*.yaml"):
+                name, purpose = path.relative_to(REPOSITORY / "configs").as_posix(), path.read_text().partition("\n")[0]
+                assert sum(line.split("  ")[0] == name and line.endswith(purpose[2:]) for line in lines) == takers
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_begins_with_a_sentence_that_says_what_it_is_for(path: Path) -> None:
+    assert re.fullmatch(r"# [A-Z].{20,100}\.", path.read_text().partition("\n")[0], re.I)
+
+
+def test_a_configuration_of_the_project_is_found_by_name_in_any_folder(
+    tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole = load_config(REPOSITORY / "configs" / "mini" / "digits.yaml")
+    assert load_config("mini/digits.yaml") == load_config("configs/mini/digits.yaml") == whole
+    assert tool("sample_candidates", "--space", "mini", "--count", 2, "--output", "c.json")[0] == 0
+    prior = ["--prior", "params", "--candidates", "c.json", "--output", "p.json"]
+    assert tool("score_prior", "-c", "mini/digits.yaml", *prior)[0] == 0
+    assert_one_line(*tool("score_prior", "-c", "digit.yaml", *prior)[::2], "mini/digits.yaml")
+    (tmp_path / "mini").mkdir()
+    (tmp_path / "mini" / "digits.yaml").write_text("space: mini\n")  # the user's own wins
+    assert load_config("mini/digits.yaml") == Config(space="mini")
+    (tmp_path / "mini" / "digits.yaml").write_text("base: common_digits.yaml\n")
+    with pytest.raises(UserError, match=r"mini/common_digits\.yaml: cannot read"):  # a base lies beside its file
+        load_config("mini/digits.yaml")
+
+
+def test_messages_name_options_in_tools_and_parameters_in_python(tool: Tool, tmp_path: Path) -> None:
+    few = ["train.max_steps=1", "train.watch_images=0", "train.watch_subnets=0", "data.train_limit=64"]
+    command = ["train_supernet", "-c", TINY_CONFIG, "-o", f"output_dir={tmp_path}", *few]
+    assert tool(*command)[0] == 0
+    status, _, err = tool(*command)
+    assert_one_line(status, err, "--resume")
+    assert "--overwrite" in err and "=True" not in err
+    assert_one_line(*tool(*command, "--resume", "--overwrite")[::2], "one of the two")
+    with pytest.raises(UserError, match=r"resume=True .*overwrite=True") as caught:
+        train(load_config(TINY_CONFIG, [f"output_dir={tmp_path}", *few]))
+    assert "--" not in str(caught.value)
+    assert tool(*command, "--overwrite")[0] == 0
 
 
 SHORT = ["train.epochs=2", "train.watch_subnets=3", "method.random_subnets=1", "method.pairs=1"]

@@ -17,13 +17,14 @@ def main() -> None:
     parser.add_argument(
         "--resume-with-other-data", action="store_true", help="the same with other training images than those of the checkpoint"
     )
+    parser.add_argument("--overwrite", action="store_true", help="begin anew: what an earlier run wrote in output_dir is removed")
     arguments = parser.parse_args()
     config = cli.config_of(arguments)
 
     from paddle_pgonas import processes
     from paddle_pgonas.training.trainer import train
 
-    weights = train(config, arguments.resume, arguments.resume_with_other_data)
+    weights = train(config, arguments.resume, arguments.resume_with_other_data, arguments.overwrite)
     if processes.rank() == 0:
         cli.say(f"weights: {weights}")
 

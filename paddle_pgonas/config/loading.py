@@ -17,12 +17,13 @@ import yaml
 from pydantic import PlainValidator, SerializeAsAny
 
 from paddle_pgonas.config.sections import Data, Model, Score, Train
+from paddle_pgonas.config.shipped import CONFIGS, find_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import expanded, write_text
-from paddle_pgonas.io.yaml_files import cut, read_override, read_with_bases
+from paddle_pgonas.io.yaml_files import cut, nested, read_override, read_with_bases
 from paddle_pgonas.methods import METHODS, read_method
 from paddle_pgonas.methods.base import Method
-from paddle_pgonas.priors.by_name import Prior, make_prior
+from paddle_pgonas.priors.by_name import NamedPrior, make_prior
 from paddle_pgonas.schema import PARTIAL, READ, Folder, Integer, Section, holds, is_free, key, validate
 from paddle_pgonas.space.arch import SearchSpace
 from paddle_pgonas.space.named import SpaceKey, find_space, is_space_file
@@ -41,10 +42,6 @@ __all__ = [
     "load_config",
     "save_config",
 ]
-
-_PACKAGE = Path(__file__).parents[1]
-CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
-"""The folder of the project's configurations: inside the installed package, or beside it in a checkout."""
 
 
 class Config(Section):
@@ -79,7 +76,7 @@ class Config(Section):
         """The part of the space that a training samples."""
         return Subspace(self.search_space, self.train.narrowest_codes, self.train.depth_ranges)
 
-    def prior(self, name: str) -> Prior:
+    def prior(self, name: str) -> NamedPrior:
         """The prior of this name for the configured space, image size and classes; UserError if there is none."""
         return make_prior(name, self.search_space, self.data.image_size, self.model.num_classes)
 
@@ -134,12 +131,14 @@ def inputs_of(path: str | Path, overrides: Sequence[str], config: Config) -> lis
     return [*files, *spaces, *files_read(config).values()]
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a configuration file, follow its ``base:``, apply ``key=value`` overrides and check the result.
+def load_config(path: str | Path, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Config:
+    """Read a configuration file, follow its ``base:``, apply overrides and check the result.
 
-    The value of a text key in an override is taken as it stands; a leading ``~`` in a path is the home folder. A file or
-    override that chooses another method takes over the keys that both have. The others are named on stderr. Raises UserError for
-    an unreadable file, an unknown key, a wrong type, an impossible value, or one without a use.
+    A path where no file is may be the name of one of the project's configurations, such as ``mini/digits.yaml``. Overrides are
+    values by key, ``{"train.epochs": 2}``, or texts ``key=value``, in which a text key's value is taken as it stands. A leading
+    ``~`` in a path is the home folder. A file or override that chooses another method takes over the keys that both have. The
+    others are named on stderr. Raises UserError for an unreadable file, an unknown key, a wrong type, an impossible value, or
+    one without a use.
     """
     values: dict[str, Any] = {}
     for source, layer in _layers(path, overrides):
@@ -148,12 +147,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return validate(Config, values, str(path))
 
 
-def _layers(path: str | Path, overrides: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+def _layers(path: str | Path, overrides: Mapping[str, Any] | Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
     """The values of the bases, the file and the overrides, with their sources; the paths of spaces as seen from here."""
-    files, texts = read_with_bases(Path(path)), text_keys()
+    files, texts = read_with_bases(find_config(path)), text_keys()
     for file, layer in files:
         if is_space_file(layer.get("space")):
             layer["space"] = str(Path(file).parent / expanded(layer["space"]))
+    if isinstance(overrides, Mapping):
+        plain = {key: str(value) if isinstance(value, Path) else value for key, value in overrides.items()}
+        return [*files, *(("overrides", nested(key, value)) for key, value in plain.items())]
     return [*files, *(read_override(override, texts) for override in overrides)]
 
 

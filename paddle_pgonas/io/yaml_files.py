@@ -92,9 +92,14 @@ def read_override(override: str, texts: Collection[str] = ()) -> tuple[str, dict
     value: Any = text
     if key not in texts or text in ("", "null") or re.fullmatch(r"""".*"|'.*'|\{.*\}""", text, re.DOTALL):
         value = parse_yaml(text, source, "the value", "; quote it")
+    return source, nested(key, value)
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """The sections that hold the value of a key such as ``train.epochs``."""
     for part in reversed(key.split(".")):
         value = {part: value}
-    return source, value
+    return value
 
 
 def cut(text: str, length: int = 60) -> str:

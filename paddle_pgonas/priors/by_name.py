@@ -25,6 +25,8 @@ from paddle_pgonas.schema import Text, shown
 from paddle_pgonas.space.arch import Arch, SearchSpace
 
 Prior = Callable[[Arch], float]
+NamedPrior = Callable[[Arch | str], float]
+"""One that takes the code of an architecture, too."""
 Formula = Callable[[Arch, int, int], float]
 """A prior of an architecture for images of a size and a number of classes."""
 
@@ -95,8 +97,8 @@ def _imported(path: str) -> Formula:
     return formula
 
 
-def make_prior(name: str, space: SearchSpace, image_size: int, num_classes: int) -> Prior:
-    """The prior of this name for the architectures of a space, ``image_size`` being the side of the images in pixels.
+def make_prior(name: str, space: SearchSpace, image_size: int, num_classes: int) -> NamedPrior:
+    """The prior of this name: a function of an architecture of the space, or of its code, for images of ``image_size`` pixels.
 
     Create it once per run, because it caches its values. The name is a key of :data:`PRIORS`, a function's import path
     (``my_module:my_prior``), or several joined by ``+``: their sum, each standardised over the same 1,000 random subnets of the
@@ -110,7 +112,9 @@ def make_prior(name: str, space: SearchSpace, image_size: int, num_classes: int)
     formula = _sum(name, space) if len(terms(name)) > 1 else _single(name)
 
     @lru_cache(maxsize=65536)
-    def prior(arch: Arch) -> float:
+    def prior(arch: Arch | str) -> float:
+        if isinstance(arch, str):
+            return prior(space.parse(arch))
         if arch.space != space:
             raise UserError(f"prior {name}: is of space {space.name}, but {arch} is of space {arch.space.name}")
         return formula(arch, image_size, num_classes)

@@ -33,6 +33,9 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]" if math.isfinite(self.value) else "undefined"
+
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float:
     """Linear correlation; NaN if either side is constant, or varies so little that squares vanish."""

@@ -93,12 +93,13 @@ def metric_values(measured: np.ndarray, metric: str) -> np.ndarray:
     return measured[:, METRICS.index(metric)]
 
 
-def score(config: Config, weights: str | Path, archs: Sequence[Arch], metric: str = "top1") -> np.ndarray:
-    """Score architectures with a supernet's weights on the configured images: float64 [len(archs)].
+def score(config: Config, weights: str | Path, archs: Sequence[Arch | str], metric: str = "top1") -> np.ndarray:
+    """Score architectures, or their codes, with a supernet's weights on the configured images: float64 [len(archs)].
 
     ``metric`` is ``top1``, ``top5``, ``probability`` or ``likelihood`` (``exp(-loss)``).
     """
-    return metric_values(Session(config, weights).measure(archs), metric)
+    parsed = [config.search_space.parse(arch) if isinstance(arch, str) else arch for arch in archs]
+    return metric_values(Session(config, weights).measure(parsed), metric)
 
 
 def measure_with(

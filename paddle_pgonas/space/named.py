@@ -79,6 +79,14 @@ SpaceKey = Annotated[str | dict[str, Any], PlainValidator(_resolved)]
 """A configuration key that names a space; holds the result of :func:`resolve_space`."""
 
 
+def load_space(name: str | Path) -> SearchSpace:
+    """The search space of this name (``track1``, ``mini``, ``track1_thin``) or of a YAML file. Raises UserError for another."""
+    try:
+        return find_space(str(name))
+    except UserError as error:
+        raise UserError(f"space: {error}") from None
+
+
 def find_space(value: Any) -> SearchSpace:
     """The search space that a name, a YAML file or fields (as in a record) stand for. Raises as :func:`resolve_space`."""
     resolved = resolve_space(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import paddle
 from paddle import nn
 
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io import records
+from paddle_pgonas.io import outputs, records
 from paddle_pgonas.io.files import is_own_file, read_json_lines, remove_left_parts
 from paddle_pgonas.io.outputs import wrote
 from paddle_pgonas.io.records import Arrays, DamagedFile, Record
@@ -61,7 +61,23 @@ def refuse_overwriting(folder: Path, resume: bool, checkpoint_every: int) -> Non
     if not kept and (finished or max(epochs, default=0) >= checkpoint_every):
         raise UserError(f"{folder} holds a run whose checkpoints are missing; choose another output_dir")
     if not resume and (kept or lines):
-        raise UserError(f"{folder} already holds a run; add --resume to continue it, or choose another output_dir")
+        raise UserError(
+            f"{folder} already holds a run; resume=True continues it, overwrite=True begins anew; or choose another output_dir"
+        )
+
+
+def files_of_run(folder: Path, inputs: Iterable[str]) -> list[Path]:
+    """What an earlier run wrote to the folder that a new one must not find: weights, checkpoints, log, curves, measurements.
+
+    Raises UserError where no training wrote the folder's configuration, and for a file among the ``inputs`` of the new run.
+    """
+    log, weights = folder / "metrics.jsonl", folder / "supernet.safetensors"
+    found = [path for path in (weights, log) if is_own_file(path)] + checkpoints(folder / "checkpoints")
+    found += [*folder.glob("visualdl/vdlrecords.*.log"), *folder.glob("watched/[0-9]*.json")]
+    if found and not wrote(TRAINING, folder / "config.yaml"):
+        raise UserError(f"{found[0]}: exists, and is of no run that was begun here; move it away, or choose another output_dir")
+    outputs.refuse_overwriting(found, inputs)
+    return found
 
 
 def load_latest(

@@ -20,19 +20,19 @@ def check_same_run(now: Record, then: Record, other_data: bool = False) -> None:
     contents of the teacher's or the candidates' file, or (unless ``other_data``) the training images."""
     ours, theirs = flat(now["config"]), flat(then["config"])
     if "train.strategy" in theirs:
-        raise UserError("--resume: an older version began this run, with train.strategy instead of method.name; start anew")
+        raise UserError("resume=True: an older version began this run, with train.strategy instead of method.name; start anew")
     for key in sorted((set(ours) | set(theirs)) - free_on_resume()):
         if ours.get(key) != theirs.get(key):
-            raise UserError(f"--resume: the run was started with {key}={theirs.get(key)}, now it is {ours.get(key)}")
+            raise UserError(f"resume=True: the run was started with {key}={theirs.get(key)}, now it is {ours.get(key)}")
     if then["loss_scale"].keys() != now["loss_scale"].keys():
-        raise UserError("--resume: the checkpoint's loss scale is not that of train.amp; start anew")
+        raise UserError("resume=True: the checkpoint's loss scale is not that of train.amp; start anew")
     if then["processes"] != now["processes"]:
-        raise UserError(f"--resume: the run was started with {then['processes']} processes, now there are {now['processes']}")
+        raise UserError(f"resume=True: the run was started with {then['processes']} processes, now there are {now['processes']}")
     for key, digest in now["files"].items():
         if (told(then, "files", key) or digest) != digest:
-            raise UserError(f"--resume: the contents of {key} have changed since the last checkpoint; restore the file")
+            raise UserError(f"resume=True: the contents of {key} have changed since the last checkpoint; restore the file")
     if not other_data and (difference := _images_differ(now["training_images"], then.get("training_images"))):
-        raise UserError(f"--resume: {difference}; restore the images, or continue with --resume-with-other-data")
+        raise UserError(f"resume=True: {difference}; restore the images, or continue with other_data=True")
 
 
 def _images_differ(now: dict[str, Any], then: Any) -> str | None:

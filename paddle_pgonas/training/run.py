@@ -182,7 +182,7 @@ class Run:
             return 0
         if record["step"] > self.total_steps:
             raise UserError(
-                f"--resume: step {record['step']} is trained, which is beyond train.max_steps={self.total_steps}; raise it"
+                f"resume=True: step {record['step']} is trained, which is beyond train.max_steps={self.total_steps}; raise it"
             )
         if scale := record["loss_scale"]:
             self.scaler.load_state_dict(scale | {"scale": [scale["scale"]]})

@@ -26,7 +26,7 @@ from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import Check, read_arrays, save_weights
 from paddle_pgonas.priors.geometry import layers
 from paddle_pgonas.runtime import compute_dtype, made_by, select_device
-from paddle_pgonas.training.checkpoints import TRAINING, checkpoints, refuse_overwriting, save_checkpoint
+from paddle_pgonas.training.checkpoints import TRAINING, checkpoints, files_of_run, refuse_overwriting, save_checkpoint
 from paddle_pgonas.training.memory import check_memory
 from paddle_pgonas.training.resume import check_processes
 from paddle_pgonas.training.run import Run, file_digests
@@ -38,7 +38,7 @@ Watch = Callable[[Supernet, int], dict[str, float]]
 """Measures a supernet after a number of steps, without changing it."""
 
 
-def train(config: Config, resume: bool = False, other_data: bool = False) -> Path:
+def train(config: Config, resume: bool = False, other_data: bool = False, overwrite: bool = False) -> Path:
     """Run the configured training and return the path of the supernet's weights.
 
     Writes ``config.yaml``, ``metrics.jsonl``, ``visualdl/``, ``checkpoints/`` and at the end ``supernet.safetensors`` to the
@@ -46,28 +46,35 @@ def train(config: Config, resume: bool = False, other_data: bool = False) -> Pat
     each checkpoint, and the last one is printed. Ctrl-C (or SIGTERM) finishes the step, writes a checkpoint and stops. Of several
     processes (python -m paddle.distributed.launch) the first one writes; all need access to the folder to resume.
 
-    ``resume`` continues from the last checkpoint in ``output_dir``, ``other_data`` although it was made with other images. Raises
+    ``resume`` continues from the last checkpoint in ``output_dir``, ``other_data`` although it was made with other images;
+    ``overwrite`` removes what an earlier run wrote there, once weights and images of this one are read, and begins anew. Raises
     UserError if no method is configured, the folder holds another run, data or weights do not fit, the processes disagree,
     or the training diverged or collapsed; then the last good checkpoint is named.
     """
+    if overwrite and (resume or other_data):
+        raise UserError("overwrite=True begins a run anew, resume=True and other_data=True continue it: give one of the two")
     select_device(config.device, config.exhaustive_search)
     with processes.together():
         check_job(config)
         watcher = Watcher(config) if config.train.watch_images and processes.rank() == 0 else None
-        weights = train_supernet(config, resume, watcher, other_data)
+        weights = train_supernet(config, resume, watcher, other_data, overwrite)
         if watcher is not None and watcher.latest:
             print(watcher.summary())
         return weights
 
 
-def train_supernet(config: Config, resume: bool = False, watch: Watch | None = None, other_data: bool = False) -> Path:
+def train_supernet(
+    config: Config, resume: bool = False, watch: Watch | None = None, other_data: bool = False, overwrite: bool = False
+) -> Path:
     """As :func:`train`; the scalars that ``watch`` returns, which is called after each checkpoint, are logged."""
     select_device(config.device, config.exhaustive_search)
     folder = Path(config.output_dir)
     output = folder / "supernet.safetensors"
     with processes.together(), _checked_folder(config) as check_folder:
         resume = resume or other_data
-        refuse_overwriting(folder, resume, config.train.checkpoint_every)
+        earlier = files_of_run(folder, files_read(config).values()) if overwrite else []
+        if not overwrite:
+            refuse_overwriting(folder, resume, config.train.checkpoint_every)
         processes.barrier()
         run = start_run(config, open_batches(config))
         check_processes(run.record(0))
@@ -75,8 +82,10 @@ def train_supernet(config: Config, resume: bool = False, watch: Watch | None = N
         if processes.connected() > 1:
             check_processes({"the step to continue from": step, "the digest of the weights there": run.weights_digest()})
         if processes.leads():
+            for path in earlier:
+                path.unlink(missing_ok=True)
             save_config(config, folder / "config.yaml")
-        fit(run, step, folder, "the same command with --resume", check_folder, watch)
+        fit(run, step, folder, "the same with resume=True", check_folder, watch)
         if processes.leads():
             check_folder()
             save_weights(output, run.net, run.record(run.total_steps) | made_by())
