@@ -28,8 +28,6 @@ class Watcher:
 
     def __init__(self, config: Config) -> None:
         settings, space = config.train, config.search_space
-        for path in Path(config.output_dir).glob("watched/*.json") if settings.watch_truth else ():
-            claim(TRAINING, path)  # here, as a refusal in the midst of the training would cost hours
         self.config = config.changed(data={"val_limit": settings.watch_images})
         self.images = open_images(self.config).for_scoring(self.config.score)
         self.latest: dict[str, float] = {}  # the last measurement
