@@ -5,12 +5,17 @@ Only command lines install this; in other programs the package changes no handle
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import os
 import signal
 import sys
 import threading
 import time
-from types import FrameType
+from collections.abc import Callable
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import FrameType, ModuleType
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 """The exit statuses of shells for programs that a signal ended."""
@@ -33,10 +38,27 @@ def install() -> None:
                 signal.signal(number, _end)
 
 
-def renew() -> None:
-    """Install again what was installed before: Paddle replaces the handlers when it is imported."""
-    if _installed:
+class _PaddleFinder(MetaPathFinder):
+    """Finds Paddle so that SIGTERM waits while it is imported: in the midst of that it installs a handler that prints a trace."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """As of any finder in ``sys.meta_path``."""
+        if name != "paddle":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            spec.loader.exec_module = functools.partial(_import_paddle, spec.loader.exec_module)  # type: ignore[method-assign]
+        return spec
+
+
+def _import_paddle(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        execute(module)
+    finally:
         install()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def answer(seconds: float) -> None:
@@ -73,3 +95,4 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 install()  # when this is imported, first of all, so that it holds while the other imports run
+sys.meta_path.insert(0, _PaddleFinder())

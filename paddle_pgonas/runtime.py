@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from paddle_pgonas import interrupts, processes
+from paddle_pgonas import processes
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.gpu_libraries import refuse_missing_library
 
@@ -96,7 +96,6 @@ def select_device(name: str, exhaustive_search: bool = False) -> str:
     """
     import paddle
 
-    interrupts.renew()
     usable = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if name == "gpu" and not usable:
         raise UserError("device: gpu was asked for, but this Paddle sees no GPU; use -o device=cpu or install paddlepaddle-gpu")

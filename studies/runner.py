@@ -267,7 +267,8 @@ class Runner:
         """Run one of the tools on one core, with its output in a log file.
 
         Raises:
-            UserError: it failed; Diverged, if that is why, as its exit status says.
+            UserError: it failed, with its folder, whose files of an earlier version are not replaced; Diverged, if that is
+                why, as its exit status says.
         """
         path = self.runs / "logs" / f"{log}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -277,4 +278,6 @@ class Runner:
         if status:
             last = path.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
             kind = Diverged if status == Diverged.status else UserError
-            raise kind(f"{name} failed with status {status}: {last[-300:]} (its log is {path})")
+            folder = next(text.partition("=")[2] for text in command if text.startswith("output_dir="))
+            again = f"to begin this run anew, move {folder} away"
+            raise kind(f"{name} failed with status {status}: {last[-300:]} (its log is {path}; {again})")

@@ -173,6 +173,12 @@ try:
 except KeyboardInterrupt:
     raise ImportError("as extension modules turn it into another")
 """
+PADDLE = """
+import os, signal, time
+signal.signal(signal.SIGTERM, lambda *_: os.write(2, b"a trace"))
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(.1)
+"""
 
 
 @pytest.mark.parametrize(
@@ -180,16 +186,15 @@ except KeyboardInterrupt:
     [
         ("import interrupted", 130, "tool: interrupted\n"),
         ("os.kill(os.getpid(), signal.SIGTERM)", 143, "tool: terminated\n"),
-        (
-            "from paddle_pgonas.scoring.session import select_device; select_device('cpu'); os.kill(os.getpid(), signal.SIGTERM)",
-            143,
-            "tool: terminated\n",
-        ),
+        ("from paddle_pgonas import nn; import paddle; os.kill(os.getpid(), signal.SIGTERM)", 143, "tool: terminated\n"),
+        ("sys.path.insert(0, 'stand_ins'); import paddle", 143, "tool: terminated\n"),
     ],
-    ids=["Ctrl-C while importing", "SIGTERM", "SIGTERM with Paddle's own handlers"],
+    ids=["Ctrl-C while importing", "SIGTERM", "SIGTERM after Paddle's import", "SIGTERM in the midst of Paddle's import"],
 )
 def test_a_command_that_is_asked_to_end_says_one_line(tmp_path: Path, work: str, status: int, says: str) -> None:
     (tmp_path / "interrupted.py").write_text(IMPORTED)
+    (tmp_path / "stand_ins").mkdir()
+    (tmp_path / "stand_ins" / "paddle.py").write_text(PADDLE)
     environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{tmp_path}", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-c", ENDS.format(work=work)]
     heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # in a background job it is ignored

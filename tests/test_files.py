@@ -15,7 +15,15 @@ import pytest
 from conftest import REPOSITORY
 
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io.files import atomic_path, read_json, read_json_lines, remove_left_parts, write_json, write_text
+from paddle_pgonas.io.files import (
+    atomic_path,
+    read_json,
+    read_json_lines,
+    remove_left_parts,
+    write_json,
+    write_text,
+    writing,
+)
 from paddle_pgonas.io.outputs import refuse_overwriting
 from paddle_pgonas.io.records import Store
 from paddle_pgonas.training.checkpoints import load_latest
@@ -245,3 +253,11 @@ def test_an_output_that_is_an_input_is_refused_under_any_name(tmp_path: Path, na
 def test_text_that_is_no_utf_8_is_written_escaped(tmp_path: Path) -> None:
     write_text(tmp_path / "file.txt", "name \udcff")
     assert (tmp_path / "file.txt").read_text() == r"name \udcff"
+
+
+def test_a_file_elsewhere_is_named_as_the_cause(tmp_path: Path) -> None:
+    """As Paddle's in the home folder, while a model is exported."""
+    for name, cause in ((str(tmp_path / "out" / ".new.part"), ""), ("/home/.cache", "/home/.cache: "), (3, ""), (None, "")):
+        with pytest.raises(UserError) as refused, writing(tmp_path / "out" / "model"):
+            raise OSError(errno.EACCES, "Permission denied", name)
+        assert f"/out/model: cannot be written ({cause}Permission denied); mend that" in str(refused.value)

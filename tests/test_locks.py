@@ -11,18 +11,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from conftest import REPOSITORY, TINY, Fork, tiny_config
 
 from paddle_pgonas import cli
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.exporting import export as exporting
 from paddle_pgonas.exporting.export import export
 from paddle_pgonas.io.files import read_json_lines
 from paddle_pgonas.io.locks import exclusive, turn
 from paddle_pgonas.io.records import Store
 from paddle_pgonas.scores.files import Candidate
+from paddle_pgonas.scoring.session import Session
+from paddle_pgonas.searching.latency import Latency
 from paddle_pgonas.searching.search import search
+from paddle_pgonas.training import trainer
 from paddle_pgonas.training.standalone import identity, make_truth
 from paddle_pgonas.training.trainer import train_supernet
 
@@ -127,6 +133,33 @@ def test_a_run_whose_folder_was_removed_is_told_and_leaves_the_lock_of_the_next_
                 check()
         check()
     assert [path.name for path in folder.glob(".*")] == [".training-0.lock"] * again
+
+
+@pytest.mark.parametrize("job", ["search", "latencies", "export", "training"])
+def test_a_job_whose_folder_was_removed_meanwhile_writes_nothing_there(
+    tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, job: str
+) -> None:
+    """It is removed while the job measures or reads, and another run has begun there."""
+    folder, config = tmp_path / "run", tiny_config(tmp_path / "run", "score.bn=running")
+
+    def removes(*arguments: object) -> Any:
+        shutil.rmtree(folder)
+        folder.mkdir()
+        (folder / "of another run").touch()
+        return {"search": np.zeros([4, 4]), "latencies": 1.0, "export": {}, "training": None}[job]
+
+    for place in (Session, "measure"), (Latency, "_measure"), (exporting, "_compare"), (trainer, "check_processes"):
+        monkeypatch.setattr(*place, removes)
+    few = {"population": 4, "generations": 1}
+    jobs: dict[str, Callable[[], object]] = {
+        "search": lambda: search(config, weights=tiny_weights, **few),
+        "latencies": lambda: search(config, prior="params", limits={"latency_ms": 9.0}, **few),
+        "export": lambda: export(config, tiny_weights, TINY.smallest, folder, images=2),
+        "training": lambda: train_supernet(config),
+    }
+    with pytest.raises(UserError, match="run: was removed while this"):
+        jobs[job]()
+    assert [path.name for path in folder.iterdir()] == ["of another run"]
 
 
 def test_a_training_whose_folder_was_taken_by_another_ends_without_touching_it(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from paddle_pgonas.config.loading import inputs_of, load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import read_json, write_text
 from paddle_pgonas.io.outputs import NOTES, claim, wrote
+from paddle_pgonas.scores.files import Candidate, write_scores
 from paddle_pgonas.training.checkpoints import checkpoints, refuse_overwriting
-from paddle_pgonas.training.trainer import check_job
+from paddle_pgonas.training.trainer import check_job, train
 
 
 def write(command: str, path: Path, text: str) -> None:
@@ -163,6 +164,24 @@ def test_a_configuration_or_log_of_the_users_in_a_runs_folder_stays(tmp_path: Pa
             refuse_overwriting(run, resume, 1)
 
 
+def test_a_users_file_among_the_watched_ones_is_refused_before_the_training(tmp_path: Path) -> None:
+    write_scores(tmp_path / "truth.json", [Candidate("a", TINY.smallest, TINY.smallest.code, None)], [0.5])
+    watched = tmp_path / "run" / "watched"
+    watched.mkdir(parents=True)
+    (watched / "1.json").write_text("mine")
+    wanted = ["train.watch_images=4", "train.watch_subnets=2", f"train.watch_truth={tmp_path}/truth.json", "train.max_steps=1"]
+    config = tiny_config(tmp_path / "run", *wanted)
+    with pytest.raises(UserError, match=r"watched/1\.json: exists"):
+        train(config)
+    assert (watched / "1.json").read_text() == "mine" and not (tmp_path / "run" / "metrics.jsonl").exists()
+    (watched / "1.json").unlink()
+    train(config)
+    assert read_json(watched / "1.json", "measurement") and train(config, resume=True)
+    (watched / "1.json").write_text("changed")
+    with pytest.raises(UserError, match=r"watched/1\.json: exists"):
+        train(config, resume=True)
+
+
 def test_only_files_with_a_checkpoints_name_are_checkpoints(tmp_path: Path) -> None:
     for name in ("step-00000020", "step-00000020-mine", "step-best", "step-20", "step-00000003"):
         (tmp_path / f"{name}.safetensors").touch()
@@ -175,6 +194,9 @@ def test_a_training_whose_files_are_missing_creates_nothing(tool: Tool, tmp_path
         options = [f"output_dir={run}", "data.source=folder", "model.num_classes=2", "train.watch_images=0", wrong]
         status, _, _ = tool("train_supernet", "-c", TINY_CONFIG, "-o", *options, "train.watch_subnets=0")
         assert status == 2 and not run.exists()
+    options = [f"output_dir={run}", "method=null", "train.watch_images=0", "train.watch_subnets=0"]
+    start = ["--arch", TINY.smallest.code, "--start", tmp_path / "w"]
+    assert tool("train_standalone", "-c", TINY_CONFIG, "-o", *options, *start)[0] == 2 and not run.exists()
 
 
 def test_text_in_an_override_is_taken_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,14 +87,24 @@ def _data(key: str, record: Record, config: Config, classes: Classes) -> str | N
     return None if then is None or then == now else f"trained with data.{key}={shown(then)}, now it is {shown(now)}"
 
 
+MIXED = "a supernet trained on batch statistics: its running ones are a mixture over all subnets, "
+
+
+def _mixed(record: Record) -> bool:
+    return told(record, "config", "model", "bn") in ("batch", "sync") and trained_alone(record) is None
+
+
 def _statistics(record: Record, config: Config, classes: Classes) -> str | None:
-    mixed = told(record, "config", "model", "bn") in ("batch", "sync") and trained_alone(record) is None
-    if config.score.bn != "running" or not mixed:
+    if config.score.bn != "running" or not _mixed(record):
         return None
-    return (
-        "a supernet trained on batch statistics: its running ones (score.bn=running) are a mixture over all subnets, "
-        "which ranks badly; score.bn=calibrated gives each subnet its own"
-    )
+    return MIXED + "which ranks badly (score.bn=running); score.bn=calibrated gives each subnet its own"
+
+
+def _full_network(record: Record, config: Config, classes: Classes) -> str | None:
+    space = config.search_space
+    if not trained_part(record, space).contains(space.largest):
+        return "its training did not use the full network, which is to teach"
+    return MIXED + "which teaches badly; an export of its full network has its own" if _mixed(record) else None
 
 
 _normalisation = (partial(_data, "mean"), partial(_data, "std"))
@@ -103,7 +113,7 @@ SCORED = Use((_space, _classes, *_normalisation), (partial(_data, "image_size"),
 """The weights are scored, searched or exported as they are."""
 STARTED = Use((_classes,), (_space, *_normalisation))
 """A training starts from the weights and adapts them."""
-TAUGHT = Use((_classes, *_normalisation), (partial(_data, "image_size"),))
+TAUGHT = Use((_space, _classes, *_normalisation), (partial(_data, "image_size"), _full_network))
 """The full network's logits are a training's targets."""
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,7 +106,7 @@ def export(
         calibration += calibration_batches(pixels, config.data, config.score.calibration_batch, len(pixels))
         calibrate(subnet, [batch for [batch] in calibration])
     description = _describe(arch, config, classes_of(trained) or (None if blind else opened.val_source.classes))
-    with exclusive(folder, "export"), _folder_inside(folder) as part:
+    with exclusive(folder, "export") as check_folder, _folder_inside(folder, check_folder) as part:
         save_inference_model(subnet, part, config.data.image_size)
         kept = description | {"config": config.model_dump(mode="json")}
         save_weights(part / "subnet.safetensors", subnet, kept)  # raises if Paddle ignored a full disk
@@ -127,6 +127,7 @@ def export(
             "device": device,
             "versions": versions(),
         }
+        check_folder()
         write_text(part / "code.txt", f"{arch}\n")
         save_config(config, part / "config.yaml")
         write_json(part / RECORD, record | {"config": config.model_dump(mode="json")})
@@ -177,7 +178,7 @@ def _check_folder(folder: Path, inputs: Iterable[str | Path]) -> None:
 
 
 @contextmanager
-def _folder_inside(folder: Path) -> Iterator[Path]:
+def _folder_inside(folder: Path, check_folder: Callable[[], None]) -> Iterator[Path]:
     """A temporary folder inside ``folder``, on the same file system, so that files can be renamed into ``folder``."""
     part = folder / NOTES / "export"
     with writing(folder):
@@ -186,7 +187,9 @@ def _folder_inside(folder: Path) -> Iterator[Path]:
         try:
             yield part
         finally:
-            shutil.rmtree(part)
+            with suppress(UserError):  # it would be another export's
+                check_folder()
+                shutil.rmtree(part)
 
 
 def _move(part: Path, folder: Path) -> None:

@@ -67,12 +67,18 @@ def _mode_of(target: Path) -> int:
 
 @contextmanager
 def writing(path: str | Path, then: str = " or choose another place") -> Iterator[None]:
-    """Turn an error of the system in the block into a UserError: ``path`` cannot be written; what to mend, and what ``then``."""
+    """Turn an error of the system in the block into a UserError: ``path`` cannot be written; what to mend, and what ``then``.
+
+    A file elsewhere that is the cause, as one of Paddle's in the home folder, is named.
+    """
     try:
         yield
     except OSError as error:
+        at = os.path.realpath(error.filename if isinstance(error.filename, str) else path)
+        here = Path(at).is_relative_to(os.path.dirname(os.path.realpath(path)))
+        cause = error.strerror if here else f"{at}: {error.strerror}"
         remedy = "free some space" if error.errno in NO_SPACE else "mend that"
-        raise UserError(f"{path}: cannot be written ({error.strerror}); {remedy}{then}") from error
+        raise UserError(f"{path}: cannot be written ({cause}); {remedy}{then}") from error
 
 
 def _locked_part(target: Path) -> tuple[Path, int]:

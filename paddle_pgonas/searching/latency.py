@@ -6,6 +6,7 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import paddle
@@ -21,14 +22,24 @@ WARM_UP, REPEATS = 5, 20
 
 
 class Latency:
-    """Milliseconds of one forward pass of an extracted subnet, per architecture; each is measured once and stored in ``folder``.
+    """Milliseconds of one forward pass of an extracted subnet, per architecture; each is measured once and stored in ``folder``,
+    after a call of ``check_folder``.
 
     It is the median of REPEATS runs after WARM_UP ones of a plain network of the subnet's shape (weights do not influence the
     time), with the copy of the logits to the CPU's memory. Other load on the machine disturbs the measurement.
     """
 
-    def __init__(self, device: str, space: SpaceKey, model: Model, image_size: int, batch: int, folder: Path) -> None:
-        self.model, self.image_size, self.batch = model, image_size, batch
+    def __init__(
+        self,
+        device: str,
+        space: SpaceKey,
+        model: Model,
+        image_size: int,
+        batch: int,
+        folder: Path,
+        check_folder: Callable[[], None],
+    ) -> None:
+        self.model, self.image_size, self.batch, self.check_folder = model, image_size, batch, check_folder
         identity = {
             "kept": "latencies",
             "device": device,
@@ -51,6 +62,7 @@ class Latency:
             entry = self.store.get(arch.code)
             self.measured[arch.code] = entry.record["milliseconds"] if entry else self._measure(arch)
             if entry is None:
+                self.check_folder()
                 self.store.put(arch.code, {"milliseconds": self.measured[arch.code]})
         return self.measured[arch.code]
 

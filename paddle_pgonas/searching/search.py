@@ -132,19 +132,20 @@ def search(
     measures = weights is not None or "latency_ms" in limits  # and stores its measurements
     side, model, folder = config.data.image_size, config.model, Path(config.output_dir) / "search"
     device = select_device(config.device, config.exhaustive_search) if measures else ""
-    with processes.together(), exclusive(config.output_dir, "search") if measures else nullcontext():
+    kept = exclusive(config.output_dir, "search") if measures else nullcontext(lambda: None)
+    with processes.together(), kept as check_folder:
         latency = session = None
         if "latency_ms" in limits:
             from paddle_pgonas.searching.latency import Latency
 
-            latency = Latency(device, config.space, model, side, latency_batch, folder)
+            latency = Latency(device, config.space, model, side, latency_batch, folder, check_folder)
         if prior is not None:
             scores = _prior_scores(config.prior(prior))
         else:
             from paddle_pgonas.scoring.session import Session
 
             session = Session(config, weights)
-            scores = supernet_scores(session, folder, metric)
+            scores = supernet_scores(session, folder, metric, check_folder)
         costs = make_costs(side, model.num_classes, latency)
         task = Task(config.search_space, costs, limits, next(iter(limits), "macs"), scores)
         _check_limits(task)
@@ -177,8 +178,8 @@ def _prior_scores(prior: Prior) -> Scores:
     return lambda archs: list(map(prior, archs))
 
 
-def supernet_scores(session: Session, folder: Path, metric: str) -> Scores:
-    """Scores by a supernet: each generation at once along shared prefixes, each subnet once, kept on disk.
+def supernet_scores(session: Session, folder: Path, metric: str, check_folder: Callable[[], None] = lambda: None) -> Scores:
+    """Scores by a supernet: each generation at once along shared prefixes, each subnet once, kept on disk after a check.
 
     Subnets that are measured together are one entry in ``folder``: so a resumed search measures the same subnets together as an
     uninterrupted one, with the same rounding.
@@ -194,6 +195,7 @@ def supernet_scores(session: Session, folder: Path, metric: str) -> Scores:
         if missing := [arch for arch in archs if arch.code not in measured]:
             codes, values = [arch.code for arch in missing], _measure_together(session, missing)
             if processes.leads():
+                check_folder()
                 store.put(digest({"codes": codes}), {"codes": codes}, {"metrics": values})
             measured.update(zip(codes, values, strict=True))
         return metric_values(np.stack([measured[arch.code] for arch in archs]), metric).tolist()

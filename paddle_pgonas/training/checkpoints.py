@@ -24,8 +24,8 @@ TRAINING = "train_supernet"
 VELOCITY = "_velocity_0"  # Paddle's suffix for the momentum of a parameter
 
 _CHECKPOINT = re.compile(r"step-\d{8}\.safetensors", re.ASCII)
-NEEDED = {"step", "processes", "loss_scale", "config"}
-"""Keys that the record of a checkpoint must have."""
+NEEDED = {"step": int, "processes": int, "loss_scale": dict, "config": dict}
+"""Keys that the record of a checkpoint must have, and their types."""
 
 
 def save_checkpoint(folder: Path, net: nn.Layer, optimizer: paddle.optimizer.Optimizer, record: Record, keep: int) -> Path:
@@ -93,8 +93,8 @@ def load_latest(
     for path in reversed(paths):
         try:
             arrays, record = records.read(path)
-            if lacking := NEEDED - record.keys():
-                raise DamagedFile(f"{path}: its record lacks {min(lacking)!r}")
+            if wrong := [key for key, kind in NEEDED.items() if not isinstance(record.get(key), kind)]:
+                raise DamagedFile(f"{path}: its record lacks {wrong[0]!r}")
             if path.name != name_of(record["step"]):
                 raise DamagedFile(f"{path}: holds step {record['step']}, not that of its name")
         except DamagedFile as error:

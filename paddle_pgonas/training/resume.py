@@ -6,9 +6,9 @@ from typing import Any
 
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import free_on_resume
-from paddle_pgonas.config.meaning import first_difference
+from paddle_pgonas.config.meaning import classes_of, first_difference
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io.records import Record
+from paddle_pgonas.io.records import Record, told
 from paddle_pgonas.schema import flat
 
 PER_PROCESS = {"output_dir", "device", "data.root", "data.train_list", "data.val_list", "data.cache_dir", "data.workers"}
@@ -24,20 +24,22 @@ def check_same_run(now: Record, then: Record, other_data: bool = False) -> None:
     for key in sorted((set(ours) | set(theirs)) - free_on_resume()):
         if ours.get(key) != theirs.get(key):
             raise UserError(f"resume=True: the run was started with {key}={theirs.get(key)}, now it is {ours.get(key)}")
+    if then["loss_scale"].keys() != now["loss_scale"].keys():
+        raise UserError("resume=True: the checkpoint's loss scale is not that of train.amp; start anew")
     if then["processes"] != now["processes"]:
         raise UserError(f"resume=True: the run was started with {then['processes']} processes, now there are {now['processes']}")
     for key, digest in now["files"].items():
-        if then.get("files", {}).get(key, digest) != digest:
+        if (told(then, "files", key) or digest) != digest:
             raise UserError(f"resume=True: the contents of {key} have changed since the last checkpoint; restore the file")
     if not other_data and (difference := _images_differ(now["training_images"], then.get("training_images"))):
         raise UserError(f"resume=True: {difference}; restore the images, or continue with other_data=True")
 
 
-def _images_differ(now: dict[str, Any], then: dict[str, Any] | None) -> str | None:
+def _images_differ(now: dict[str, Any], then: Any) -> str | None:
     """The difference of the training images as text; None if they are the same."""
     if now == then:
         return None
-    if then is None:
+    if classes_of({"training_images": then}) is None or not isinstance(then.get("number"), int):
         return "the checkpoint, of an older version, does not say which images it was trained on"
     counts = [f"{images['number']:,} training images of {len(images['classes'])} classes" for images in (then, now)]
     if difference := first_difference(then["classes"], now["classes"]):

@@ -29,7 +29,7 @@ from paddle_pgonas.methods.losses import cross_entropy
 from paddle_pgonas.nn.building import build_subnet
 from paddle_pgonas.nn.elastic import calibrate
 from paddle_pgonas.nn.resnet import ResNet
-from paddle_pgonas.nn.weights import save_weights
+from paddle_pgonas.nn.weights import read_weights, save_weights
 from paddle_pgonas.priors.geometry import layers
 from paddle_pgonas.runtime import made_by, select_device, versions
 from paddle_pgonas.schema import plain
@@ -62,6 +62,8 @@ def train_standalone(
     """
     if weights is not None:
         claim("train_standalone --weights", weights)
+    if start is not None:
+        read_weights(start)  # here, too, because the images are decoded first
     folder = results_store(config, bn, start).folder / arch.code
     acc = _train(config, arch, folder, weights, start=start, bn=bn)
     _remove_checkpoints(folder)

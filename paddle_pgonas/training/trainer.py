@@ -82,6 +82,7 @@ def train_supernet(
         if processes.connected() > 1:
             check_processes({"the step to continue from": step, "the digest of the weights there": run.weights_digest()})
         if processes.leads():
+            check_folder()
             for path in earlier:
                 path.unlink(missing_ok=True)
             save_config(config, folder / "config.yaml")
@@ -111,8 +112,9 @@ def check_job(config: Config) -> None:
             if key in ("model.pretrained", "method.teacher"):
                 read_arrays(path)  # which says what is there instead
             raise UserError(f"{key}: {path}: no such file")
-    for name in ("config.yaml", "supernet.safetensors"):
-        claim(TRAINING, Path(config.output_dir) / name, inputs=inputs.values())
+    folder = Path(config.output_dir)
+    for output in (folder / "config.yaml", folder / "supernet.safetensors", *folder.glob("watched/[0-9]*.json")):
+        claim(TRAINING, output, inputs=inputs.values())
 
 
 def open_batches(config: Config) -> EpochBatches:

@@ -10,12 +10,14 @@ import numpy as np
 from paddle_pgonas.config.loading import Config
 from paddle_pgonas.data.images import open_images
 from paddle_pgonas.io.files import write_json
+from paddle_pgonas.io.outputs import claim
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.scores.correlation import kendall
 from paddle_pgonas.scores.files import read_scores
 from paddle_pgonas.scoring.chunks import METRICS
 from paddle_pgonas.scoring.scorer import score
 from paddle_pgonas.space.arch import Arch
+from paddle_pgonas.training.checkpoints import TRAINING
 
 
 class Watcher:
@@ -42,13 +44,15 @@ class Watcher:
     def __call__(self, net: Supernet, step: int) -> dict[str, float]:
         """``heldout/<subnet>``: accuracy; ``kendall/<prior or truth>``: tau.
 
-        With ``train.watch_truth``, all metrics of its subnets are written to ``<output_dir>/watched/<step>.json``.
+        With ``train.watch_truth``, all metrics of its subnets are written to ``<output_dir>/watched/<step>.json``. Raises
+        UserError for such a file that no training wrote.
         """
         archs = list(dict.fromkeys([*self.named.values(), *(arch for known in self.references.values() for arch in known)]))
         rows_of = dict(zip(archs, score(net, archs, self.images, self.config.data, self.config.score), strict=True))
         if "truth" in self.references:
             rows = {arch.code: dict(zip(METRICS, rows_of[arch].tolist(), strict=True)) for arch in self.references["truth"]}
-            write_json(Path(self.config.output_dir) / "watched" / f"{step}.json", rows)
+            claim(TRAINING, path := Path(self.config.output_dir) / "watched" / f"{step}.json")
+            write_json(path, rows)
         accuracy = {arch: row[0] for arch, row in rows_of.items()}
         measured = {f"heldout/{name}": float(accuracy[arch]) for name, arch in self.named.items()}
         for name, known in self.references.items():

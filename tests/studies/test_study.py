@@ -473,7 +473,9 @@ def test_rates_cannot_be_chosen_without_subnets_beside_the_candidates(
 
 def test_a_failed_run_is_one_line_with_the_last_line_of_its_log(file: Path, tmp_path: Path) -> None:
     study = read_study(file)
-    with pytest.raises(UserError, match=r"train_standalone failed with status 2: .*nowhere.*largest\.log"):
+    with pytest.raises(
+        UserError, match=r"train_standalone failed with status 2: .*nowhere.*largest\.log; .*move .*/largest away"
+    ):
         list(Runner(study, REPOSITORY, str(tmp_path / "nowhere"), tmp_path / "runs").run(["no_training"], range(1), 1))
     with exclusive(tmp_path / "runs", "study"):
         command = [
