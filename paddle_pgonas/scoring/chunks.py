@@ -41,6 +41,14 @@ class ChunkStore:
         more = f", and some over {', '.join(map(str, others))} images" if others else ""
         return f"{whole} of {chunks} chunks of these weights, images and options are already in {self.store.folder}{more}"
 
+    def images(self, chunks: int) -> np.ndarray:
+        """The number of images in the stored sums of each chunk, as far as the names of the files tell: int64 [chunks]."""
+        stored = np.zeros(chunks, np.int64)
+        for chunk, count in self._entries():
+            if chunk < chunks and (count == self.data.asked or (count < self.data.asked and self.extensible)):
+                stored[chunk] = max(stored[chunk], np.searchsorted(self.data.kept, count))
+        return stored
+
     def get(self, number: int, size: int) -> tuple[int, np.ndarray]:
         """The number of images in the stored sums of a chunk of ``size`` candidates, and the sums: float64 [size, 4]."""
         for count in sorted((count for chunk, count in self._entries() if chunk == number), reverse=True):
