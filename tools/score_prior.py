@@ -41,6 +41,7 @@ def main() -> None:
     if untrained and (arguments.image_size or arguments.classes):
         parser.error(f"--prior {untrained[0]} takes -o data.image_size=N model.num_classes=N, not --image-size and --classes")
     space, image_size, classes = cli.setting_of(parser, arguments)
+    cli.check_inputs(arguments, cli.config_of(arguments) if untrained else None, ("train",))
     space = space or detect_space(arguments.candidates)
     image_size, classes, assumed = setting(space, image_size, classes)
     if assumed:

@@ -124,12 +124,7 @@ class Folder(ImageFiles):
     """
 
     def __init__(self, root: str | Path, split: Split) -> None:
-        self.folder = self.where = Path(root) / split
-        if not self.folder.is_dir():
-            raise UserError(
-                f"data.root: {self.folder} is not a folder; expected {root}/train/<class>/* and {root}/val/<class>/*, "
-                f"or {root}/train_list.txt and {root}/val_list.txt"
-            )
+        self.folder = self.where = split_folder(root, split)
         unused = _Unused()
         self.classes = _names(self.folder, _is_folder, unused)
         if self.classes in ([], ["images"]):
@@ -143,6 +138,17 @@ class Folder(ImageFiles):
     def fingerprint(self, cache: Path) -> str:
         """From the files' contents, names below the folder, and labels."""
         return fingerprint_files(self.folder, self.items.tolist(), self.labels.tolist(), cache)
+
+
+def split_folder(root: str | Path, split: Split) -> Path:
+    """The folder of a split's class folders. Raises UserError if there is none."""
+    folder = Path(root) / split
+    if not folder.is_dir():
+        raise UserError(
+            f"data.root: {folder} is not a folder; expected {root}/train/<class>/* and {root}/val/<class>/*, "
+            f"or {root}/train_list.txt and {root}/val_list.txt"
+        )
+    return folder
 
 
 def _remedy(folder: Path) -> str:

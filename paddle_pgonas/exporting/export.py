@@ -87,7 +87,7 @@ def export(
     device = select_device(config.device, config.exhaustive_search)
     net = Supernet(config.search_space, config.model.num_classes, config.model.activation)
     opened = open_images(config.changed(data={"val_limit": images}))
-    blind = config.data.source == "folder" and config.data.root is None and config.score.bn == "running"
+    blind = config.score.bn == "running" and not config.data.given
 
     def check(path: str | Path, record: Record) -> None:
         check_record(SCORED, config, None if blind else opened.val_source.classes, path, record)

@@ -29,6 +29,7 @@ from paddle_pgonas.methods.losses import cross_entropy
 from paddle_pgonas.nn.building import build_subnet
 from paddle_pgonas.nn.elastic import calibrate
 from paddle_pgonas.nn.resnet import ResNet
+from paddle_pgonas.nn.weight_files import check_weight_file
 from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.priors.geometry import layers
 from paddle_pgonas.runtime import select_device, versions
@@ -60,6 +61,8 @@ def train_standalone(
     ``score.calibration_images``. Raises UserError for a key without a use, weights of another subnet, a request to stop, or a
     training that diverged or collapsed.
     """
+    if start is not None:
+        check_weight_file(start)  # before the images are read
     if weights is not None:
         claim("train_standalone --weights", weights)
     folder = results_store(config, bn, start).folder / arch.code

@@ -16,6 +16,7 @@ from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.images import open_images
 from paddle_pgonas.data.sources import say_once
 from paddle_pgonas.errors import Diverged, UserError
+from paddle_pgonas.inputs import check_job as check_inputs
 from paddle_pgonas.io.locks import exclusive
 from paddle_pgonas.io.outputs import claim
 from paddle_pgonas.io.records import Record
@@ -23,7 +24,7 @@ from paddle_pgonas.methods import METHODS
 from paddle_pgonas.methods.base import Parts
 from paddle_pgonas.nn.building import build_supernet, build_teacher
 from paddle_pgonas.nn.supernet import Supernet
-from paddle_pgonas.nn.weights import Check, read_arrays, save_weights
+from paddle_pgonas.nn.weights import Check, save_weights
 from paddle_pgonas.priors.geometry import layers
 from paddle_pgonas.runtime import compute_dtype, select_device
 from paddle_pgonas.training.checkpoints import TRAINING, checkpoints, refuse_overwriting, save_checkpoint
@@ -52,7 +53,7 @@ def train(config: Config, resume: bool = False, other_data: bool = False) -> Pat
     """
     select_device(config.device, config.exhaustive_search)
     with processes.together():
-        check_job(config)
+        check_job(config, resume or other_data)
         watcher = Watcher(config) if config.train.watch_images and processes.rank() == 0 else None
         weights = train_supernet(config, resume, watcher, other_data)
         if watcher is not None and watcher.latest:
@@ -65,8 +66,8 @@ def train_supernet(config: Config, resume: bool = False, watch: Watch | None = N
     select_device(config.device, config.exhaustive_search)
     folder = Path(config.output_dir)
     output = folder / "supernet.safetensors"
-    with processes.together(), _checked_folder(config) as check_folder:
-        resume = resume or other_data
+    resume = resume or other_data
+    with processes.together(), _checked_folder(config, resume) as check_folder:
         refuse_overwriting(folder, resume, config.train.checkpoint_every)
         processes.barrier()
         run = start_run(config, open_batches(config))
@@ -84,24 +85,21 @@ def train_supernet(config: Config, resume: bool = False, watch: Watch | None = N
 
 
 @contextmanager
-def _checked_folder(config: Config) -> Iterator[Callable[[], None]]:
+def _checked_folder(config: Config, resume: bool) -> Iterator[Callable[[], None]]:
     """As ``exclusive`` for the run's folder, after the checks that need neither folder nor images."""
-    check_job(config)
+    check_job(config, resume)
     compute_dtype(config.train.amp, "train.amp")  # here too, because reading the images takes long
     with exclusive(config.output_dir, "training") as check_folder:
         yield check_folder
 
 
-def check_job(config: Config) -> None:
-    """Raise UserError for no method, a file that is missing, or one in the run's folder that no training wrote."""
+def check_job(config: Config, resume: bool = False) -> None:
+    """Raise UserError for no method, an input that is missing, or a run's folder that a training must not write."""
     if config.method is None:
         raise UserError(f"method: none is configured; choose one with -o method=NAME ({', '.join(METHODS)})")
     inputs = files_read(config)
-    for key, path in inputs.items():
-        if not Path(path).is_file():
-            if key in ("model.pretrained", "method.teacher"):
-                read_arrays(path)  # which says what is there instead
-            raise UserError(f"{key}: {path}: no such file")
+    check_inputs(config, ("train",), reads=inputs)
+    refuse_overwriting(Path(config.output_dir), resume, config.train.checkpoint_every)
     for name in ("config.yaml", "supernet.safetensors"):
         claim(TRAINING, Path(config.output_dir) / name, inputs=inputs.values())
 
