@@ -18,7 +18,7 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import atomic_path
 from paddle_pgonas.io.locks import turn
 from paddle_pgonas.io.records import Entry, Store
-from paddle_pgonas.progress import progress
+from paddle_pgonas.progress import Progress, progress
 
 PIXELS, RECORD = "pixels.npy", "images"  # file of the pixels, and the entry with the list of images and the checksum
 
@@ -146,7 +146,8 @@ def readable_crops(
 
 def _checksum(path: Path) -> int:
     value = 0
-    with path.open("rb") as file:
+    with path.open("rb") as file, Progress(path.stat().st_size, "checking decoded images", "bytes") as bar:
         while block := file.read(1 << 22):
             value = zlib.crc32(block, value)
+            bar.update(len(block))
     return value

@@ -20,6 +20,7 @@ from PIL import Image
 from paddle_pgonas import processes
 from paddle_pgonas.data.fingerprints import fingerprint_files, stamps_of
 from paddle_pgonas.errors import UserError, printable
+from paddle_pgonas.progress import progress
 from paddle_pgonas.schema import shown
 
 Split = Literal["train", "val"]
@@ -129,7 +130,7 @@ class Folder(ImageFiles):
         self.classes = _names(self.folder, _is_folder, unused)
         if self.classes in ([], ["images"]):
             raise UserError(f"data.root: {self.folder} holds no class folders; {_remedy(self.folder)}")
-        files = [_images(self.folder, name, unused) for name in self.classes]
+        files = [_images(self.folder, name, unused) for name in progress(self.classes, f"listing {split}", "classes")]
         unused.say(self.folder)
         _say_numbers(root, self.classes)
         self.items = np.concatenate(files)

@@ -18,6 +18,7 @@ from paddle_pgonas.config.sections import Data, Recipe
 from paddle_pgonas.data.batches import calibration_images
 from paddle_pgonas.data.cache import DecodedImages
 from paddle_pgonas.data.images import open_images
+from paddle_pgonas.data.sources import say_once
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError, printable
 from paddle_pgonas.io.files import remove_left_parts
@@ -95,6 +96,7 @@ def _train(
             raise type(error)(f"{arch}: {error}") from None
     images, data, settings = open_images(config), config.data, config.score
     if bn == "calibrated":
+        say_once(f"calibrating on {settings.calibration_images:,} images", error=False)
         pixels = calibration_images(images.train_source, data, settings.calibration_images)
         calibrate(net, (x for [x] in calibration_batches(pixels, data, settings.calibration_batch, len(pixels))))
     acc = accuracy(run.net, images.validation, data, settings.batch_size)

@@ -14,7 +14,7 @@ from paddle_pgonas.config.loading import Config, files_read, save_config
 from paddle_pgonas.config.meaning import STARTED, TAUGHT, Use, check_record
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.images import open_images
-from paddle_pgonas.data.sources import say_once
+from paddle_pgonas.data.sources import ImageSource, say_once
 from paddle_pgonas.errors import Diverged, UserError
 from paddle_pgonas.inputs import check_job as check_inputs
 from paddle_pgonas.io.locks import exclusive
@@ -26,12 +26,13 @@ from paddle_pgonas.nn.building import build_supernet, build_teacher
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import Check, save_weights
 from paddle_pgonas.priors.geometry import layers
-from paddle_pgonas.runtime import compute_dtype, select_device
+from paddle_pgonas.runtime import compute_dtype, device_name, select_device
 from paddle_pgonas.training.checkpoints import TRAINING, checkpoints, refuse_overwriting, save_checkpoint
 from paddle_pgonas.training.memory import check_memory
 from paddle_pgonas.training.resume import check_processes
 from paddle_pgonas.training.run import Run, file_digests
 from paddle_pgonas.training.runlog import RunLog
+from paddle_pgonas.training.schedules import total_steps
 from paddle_pgonas.training.signals import stop_requests
 from paddle_pgonas.training.watch import Watcher
 
@@ -114,14 +115,23 @@ def open_batches(config: Config) -> EpochBatches:
         processes.barrier()
     images = open_images(config)
     images.check_classes()
+    _say_start(config, images.train_source)
     rank = processes.rank() if world > 1 else 0
     batches = EpochBatches(images.train_source, config.data, images.cache, config.train.batch_size, config.seed, rank, world)
     images.train_source.fingerprint(images.cache)
     if leads:
         processes.barrier()
-    number, classes, where = len(batches.labels), len(np.unique(batches.labels)), batches.source.where
-    say_once(f"training on {number:,} images of {classes:,} classes from {where}", error=False)
     return batches
+
+
+def _say_start(config: Config, source: ImageSource) -> None:
+    """What begins, before the images are read, which may take hours."""
+    number, settings, world = len(source.labels), config.train, processes.connected()
+    steps = total_steps(settings, number // (settings.batch_size * world))
+    size = f"{settings.batch_size} images" + (f" in each of {world} processes" if world > 1 else "")
+    say_once(f"training on {number:,} images of {len(np.unique(source.labels)):,} classes from {source.where}", error=False)
+    method = config.method.name if config.method else "one subnet"
+    say_once(f"{method}: {steps:,} steps of {size} on {device_name()}, output in {config.output_dir}", error=False)
 
 
 def start_run(config: Config, batches: EpochBatches) -> Run:
@@ -148,8 +158,7 @@ def checked(use: Use, config: Config, batches: EpochBatches) -> Check:
     """What compares a weight file's record with a training on these batches, as ``meaning.check_record`` does."""
 
     def check(path: str | Path, record: Record) -> None:
-        if record:
-            check_record(use, config, batches.source.classes, path, record)
+        check_record(use, config, batches.source.classes, path, record)
 
     return check
 
