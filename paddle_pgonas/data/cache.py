@@ -14,7 +14,7 @@ from paddle_pgonas.config.loading import Data
 from paddle_pgonas.data.sources import ImageSource, UnreadableImage
 from paddle_pgonas.data.transforms import center_crop
 from paddle_pgonas.data.unreadable import Unreadable
-from paddle_pgonas.errors import UserError
+from paddle_pgonas.errors import UserError, brief
 from paddle_pgonas.io.files import atomic_path
 from paddle_pgonas.io.locks import turn
 from paddle_pgonas.io.records import Entry, Store
@@ -69,7 +69,7 @@ def _whole(store: Store) -> Entry | None:
     entry, path = store.get(RECORD), store.folder / PIXELS
     if entry is None or (path.is_file() and _checksum(path) == entry.record["crc32"]):
         return entry
-    print(f"not used: {path}: the pixels do not match their checksum; the file is damaged", file=sys.stderr)
+    print(brief(f"not used: {path}: the pixels do not match their checksum; the file is damaged"), file=sys.stderr)
     return None
 
 
