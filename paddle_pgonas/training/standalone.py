@@ -42,7 +42,7 @@ from paddle_pgonas.training.checkpoints import checkpoints
 from paddle_pgonas.training.memory import check_memory
 from paddle_pgonas.training.run import Run
 from paddle_pgonas.training.schedules import total_steps
-from paddle_pgonas.training.trainer import checked, fit, open_batches
+from paddle_pgonas.training.trainer import checked, fit, open_batches, say_start
 
 FEW = 300
 """Steps of a training below which running BatchNorm statistics are said to lag behind the weights."""
@@ -66,10 +66,17 @@ def train_standalone(
         check_weight_file(start)  # before the images are read
     if weights is not None:
         claim("train_standalone --weights", weights)
+    _begin(config)
     folder = results_store(config, bn, start).folder / arch.code
     acc = _train(config, arch, folder, weights, start=start, bn=bn)
     _remove_checkpoints(folder)
     return acc
+
+
+def _begin(config: Config) -> None:
+    """Select the device and say what begins, before the images are read for the name of the results."""
+    select_device(config.device, config.exhaustive_search)
+    say_start(config, open_images(config).train_source)
 
 
 def _train(
@@ -144,6 +151,8 @@ def make_truth(config: Config, candidates: Sequence[Candidate], output: str | Pa
     the subnets; each writes the existing results, the last one all of them.
     """
     claim("train_standalone --output", output)
+    say_once(f"{len(candidates):,} subnets, one after the other: {output}", error=False)
+    _begin(config)
     store = results_store(config, bn)
     steps = total_steps(config.train, len(open_images(config).train_source.labels) // config.train.batch_size)
     if bn == "running" and steps < FEW:

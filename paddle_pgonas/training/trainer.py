@@ -55,7 +55,10 @@ def train(config: Config, resume: bool = False, other_data: bool = False) -> Pat
     select_device(config.device, config.exhaustive_search)
     with processes.together():
         check_job(config, resume or other_data)
-        watcher = Watcher(config) if config.train.watch_images and processes.rank() == 0 else None
+        watcher = None
+        if config.train.watch_images and processes.rank() == 0:
+            say_start(config, open_images(config).train_source)  # before the watched images are read
+            watcher = Watcher(config)
         weights = train_supernet(config, resume, watcher, other_data)
         if watcher is not None and watcher.latest:
             print(watcher.summary())
@@ -115,7 +118,7 @@ def open_batches(config: Config) -> EpochBatches:
         processes.barrier()
     images = open_images(config)
     images.check_classes()
-    _say_start(config, images.train_source)
+    say_start(config, images.train_source)
     rank = processes.rank() if world > 1 else 0
     batches = EpochBatches(images.train_source, config.data, images.cache, config.train.batch_size, config.seed, rank, world)
     images.train_source.fingerprint(images.cache)
@@ -124,8 +127,8 @@ def open_batches(config: Config) -> EpochBatches:
     return batches
 
 
-def _say_start(config: Config, source: ImageSource) -> None:
-    """What begins, before the images are read, which may take hours."""
+def say_start(config: Config, source: ImageSource) -> None:
+    """Print what begins, once, before the images are read, which may take hours."""
     number, settings, world = len(source.labels), config.train, processes.connected()
     steps = total_steps(settings, number // (settings.batch_size * world))
     size = f"{settings.batch_size} images" + (f" in each of {world} processes" if world > 1 else "")
