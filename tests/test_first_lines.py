@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,12 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.io import records
 
 COMMANDS = {
-    "train_supernet {options} train.epochs=3 train.watch_images=2": ["12 images of 2 classes", "pgonas: 9 steps of 4", "cpu", "{out}"],
+    "train_supernet {options} train.epochs=3 train.watch_images=2": [
+        "12 images of 2 classes",
+        "pgonas: 9 steps of 4",
+        "cpu",
+        "{out}",
+    ],
     "train_standalone {options} method=null score.calibration_images=256 --arch {arch}": [
         *("12 images of 2 classes", "one subnet: 3 steps of 4", "cpu", "{out}"),
     ],
@@ -67,3 +73,33 @@ def test_a_head_of_more_classes_than_folders_is_said(tool: Tool, names: dict[str
     records.write(str(known["w"]), record | {"classes": ["bright", "dark"]}, arrays)
     status, _, error = tool(*command.format(**known).split())
     assert status == 0 and "a network of 10 classes" not in error
+
+
+def test_a_small_trial_ranks_the_first_candidates_by_probability(
+    tool: Tool, names: dict[str, object], tmp_path: Path, few_resamples: None
+) -> None:
+    """On any folder, without any training, where every top-1 may be 0."""
+    out = {name: tmp_path / f"{name}.json" for name in ("trial", "flops", "compared")}
+    scoring = "write_submission {options} data.val_limit=6 model.pretrained={w} --untrained --candidates {c} --first 5"
+    command = f"{scoring} --metric probability --output {out['trial']}".format(**names)
+    status, _, error = tool(*command.split())
+    assert status == 0, error
+    scores = json.loads(out["trial"].read_text())
+    assert len({entry["acc"] for entry in scores.values()}) == len(scores) == 5
+    prior = f"score_prior -c {TINY_CONFIG} --prior flops --candidates {out['trial']} --output {out['flops']}"
+    assert tool(*prior.split())[0] == 0
+    compare = [
+        "compare",
+        out["trial"],
+        out["flops"],
+        "--space",
+        TINY_SPACE,
+        "--json",
+        out["compared"],
+        "--output",
+        tmp_path / "r",
+    ]
+    assert tool(*compare)[0] == 0 and "<svg" in (tmp_path / "r").read_text()
+    assert -1 <= json.loads(out["compared"].read_text())["rows"][0]["kendall"]["value"] <= 1
+    _, text, _ = tool("compare", "--validate", out["trial"], "--candidates", names["c"], "--space", TINY_SPACE)
+    assert "scores (probability) on 6 images by an untrained network, of the first 5 of the 6 candidates" in text
