@@ -102,4 +102,4 @@ def test_a_small_trial_ranks_the_first_candidates_by_probability(
     assert tool(*compare)[0] == 0 and "<svg" in (tmp_path / "r").read_text()
     assert -1 <= json.loads(out["compared"].read_text())["rows"][0]["kendall"]["value"] <= 1
     _, text, _ = tool("compare", "--validate", out["trial"], "--candidates", names["c"], "--space", TINY_SPACE)
-    assert "scores (probability) on 6 images by an untrained network, of the first 5 of the 6 candidates" in text
+    assert "by an untrained network, of the first 5 of the 6 candidates" in text
