@@ -88,18 +88,9 @@ def test_a_small_trial_ranks_the_first_candidates_by_probability(
     assert len({entry["acc"] for entry in scores.values()}) == len(scores) == 5
     prior = f"score_prior -c {TINY_CONFIG} --prior flops --candidates {out['trial']} --output {out['flops']}"
     assert tool(*prior.split())[0] == 0
-    compare = [
-        "compare",
-        out["trial"],
-        out["flops"],
-        "--space",
-        TINY_SPACE,
-        "--json",
-        out["compared"],
-        "--output",
-        tmp_path / "r",
-    ]
-    assert tool(*compare)[0] == 0 and "<svg" in (tmp_path / "r").read_text()
+    files = [out["trial"], out["flops"], "--space", TINY_SPACE]
+    status, _, error = tool("compare", *files, "--json", out["compared"], "--output", tmp_path / "report")
+    assert status == 0 and "<svg" in (tmp_path / "report").read_text(), error
     assert -1 <= json.loads(out["compared"].read_text())["rows"][0]["kendall"]["value"] <= 1
     _, text, _ = tool("compare", "--validate", out["trial"], "--candidates", names["c"], "--space", TINY_SPACE)
     assert "by an untrained network, of the first 5 of the 6 candidates" in text
