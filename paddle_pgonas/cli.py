@@ -7,8 +7,9 @@ import functools
 import io
 import os
 import sys
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from typing_extensions import Self
 
@@ -16,12 +17,15 @@ from paddle_pgonas import __version__, interrupts  # first: it is effective whil
 from paddle_pgonas.config.loading import Config, inputs_of, load_config
 from paddle_pgonas.config.shipped import purposes
 from paddle_pgonas.errors import UserError, printable
-from paddle_pgonas.io.files import NO_SPACE, expanded
-from paddle_pgonas.io.outputs import claim, refuse_overwriting
+from paddle_pgonas.io.files import NO_SPACE, check_readable, expanded
+from paddle_pgonas.io.outputs import check_writable, claim, refuse_overwriting
 from paddle_pgonas.priors.by_name import AT_INITIALISATION, PRIORS, check_name
 from paddle_pgonas.runtime import own_settings_of_matplotlib
 from paddle_pgonas.space.arch import SPACES, SearchSpace
 from paddle_pgonas.space.named import find_space, is_space_file
+
+if TYPE_CHECKING:
+    from paddle_pgonas.data.sources import Split
 
 OPTIONS = {"other_data=True": "--resume-with-other-data", "resume=True": "--resume", "overwrite=True": "--overwrite"}
 """How the library's messages name what a caller may choose, and what a command line calls it."""
@@ -39,12 +43,20 @@ class InputFile(PathArgument):
     """Type of an argument that names a file to read."""
 
 
+class WeightFile(InputFile):
+    """Type of an argument that names a file of weights to read."""
+
+
 class OutputFile(PathArgument):
     """Type of an argument that names a file to write."""
 
 
-class Folder(PathArgument):
-    """Type of an argument that names a folder."""
+class InputFolder(PathArgument):
+    """Type of an argument that names a folder to read."""
+
+
+class OutputFolder(PathArgument):
+    """Type of an argument that names a folder to write."""
 
 
 class _Space(PathArgument):
@@ -171,6 +183,36 @@ def config_of(arguments: argparse.Namespace) -> Config:
     config = load_config(arguments.config, arguments.override)
     refuse_overwriting(_given(arguments, OutputFile), inputs_of(arguments.config, arguments.override, config))
     return config
+
+
+def check_inputs(
+    arguments: argparse.Namespace,
+    config: Config | None = None,
+    splits: Sequence[Split] = (),
+    *,
+    reads: Collection[str] = (),
+    writes: bool = True,
+) -> None:
+    """Check the paths of the arguments and of the configuration, as :func:`paddle_pgonas.inputs.check_job` does, before the work.
+
+    Raises UserError for the first that a job cannot read or write. Needs no Paddle.
+    """
+    for file in _given(arguments, InputFile):
+        if isinstance(file, WeightFile):
+            from paddle_pgonas.nn.weight_files import check_weight_file
+
+            check_weight_file(file)
+        elif file != arguments.__dict__.get("config"):  # which was read
+            check_readable(file)
+    for folder in _given(arguments, InputFolder):
+        if not os.path.isdir(folder):
+            raise UserError(f"{folder}: no such folder")
+    for folder in _given(arguments, OutputFolder):
+        check_writable(folder, Path(folder).absolute())
+    if config is not None:
+        from paddle_pgonas.inputs import check_job
+
+        check_job(config, splits, reads=reads, writes=writes)
 
 
 def run(main: Callable[[], None]) -> NoReturn:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -13,9 +14,11 @@ from tqdm import tqdm
 EVERY = 30.0
 """Seconds between two lines where there is no terminal."""
 SHORT = 10.0
-"""Jobs that take fewer seconds than this print no line."""
+"""Seconds before the first line; jobs that take fewer print none."""
 DELAY = 2.0
 """Seconds before a bar appears on a terminal."""
+LARGE = 1_000_000
+"""Totals from here on are written as 1.23M."""
 
 T = TypeVar("T")
 
@@ -32,7 +35,7 @@ class Progress(AbstractContextManager["Progress"]):
         self.started = self.printed = clock()
         self.bar: tqdm | None = None
         if sys.stderr.isatty() and not silent:
-            look = {"unit": f" {unit}", "unit_scale": total >= 1_000_000, "delay": DELAY, "dynamic_ncols": True}
+            look = {"unit": f" {unit}", "unit_scale": total >= LARGE, "delay": DELAY, **_screen()}
             self.bar = tqdm(total=total, initial=first, desc=job, **look)
 
     def __exit__(self, error: type[BaseException] | None, *details: object) -> None:
@@ -47,7 +50,7 @@ class Progress(AbstractContextManager["Progress"]):
         self.done += count
         if self.bar is not None:
             self.bar.update(count)
-        elif self.clock() - self.printed >= EVERY and self.done > self.first:
+        elif self.clock() - self.printed >= (SHORT if self.printed == self.started else EVERY) and self.done > self.first:
             left = (self.clock() - self.started) * (self.total - self.done) / (self.done - self.first)
             self._print(f"{tqdm.format_interval(left)} left")
 
@@ -71,9 +74,19 @@ class Progress(AbstractContextManager["Progress"]):
         if self.silent:
             return
         rate = (self.done - self.first) / max(self.printed - self.started, 1e-9)
-        speed = f"{rate:.3g} {self.unit}/s" if rate >= 1 or not rate else f"{1 / rate:.3g} s each"
-        share = f"{self.done:,} of {self.total:,} {self.unit} ({100 * self.done // max(self.total, 1)} %)"
+        fast = tqdm.format_sizeof(rate) if rate >= LARGE else f"{rate:.3g}"
+        speed = f"{fast} {self.unit}/s" if rate >= 1 or not rate else f"{1 / rate:.3g} s each"
+        done, total = (tqdm.format_sizeof(n) if self.total >= LARGE else f"{n:,}" for n in (self.done, self.total))
+        share = f"{done} of {total} {self.unit} ({100 * self.done // max(self.total, 1)} %)"
         print(f"{self.job}: {share}, {speed}, {time_text}{self.values}", file=sys.stderr, flush=True)
+
+
+def _screen() -> dict[str, object]:
+    """The size of the screen: that of the terminal, but 80 x 24 where it reports none (tqdm would draw nothing)."""
+    with suppress(OSError, ValueError):
+        if os.get_terminal_size(sys.stderr.fileno()).columns == 0:
+            return {"ncols": 80, "nrows": 24}
+    return {"dynamic_ncols": True}
 
 
 def progress(items: Sequence[T], job: str, unit: str) -> Iterator[T]:

@@ -196,6 +196,14 @@ def dotted(capability: Sequence[int]) -> str:
     return ".".join(map(str, capability))
 
 
+def device_name() -> str:
+    """The current device for a message: ``cpu``, or ``gpu:0 (NVIDIA H200)``."""
+    import paddle
+
+    device = str(paddle.get_device())
+    return device if device == "cpu" else f"{device} ({paddle.device.cuda.get_device_name()})"
+
+
 def device_memory() -> int:
     """Bytes of the current GPU."""
     import paddle

@@ -172,7 +172,8 @@ class Runner:
         for file, ranges in zip(files, groups.values(), strict=False):
             if not file.exists():
                 depths = [f"train.depth_ranges={ranges}"] if ranges else []
-                self._tool(log, "train_supernet", *self._options_of(variant, seed, file.parent, *options, *depths), "--resume")
+                resume = ["--resume"] if file.with_name("config.yaml").exists() else []
+                self._tool(log, "train_supernet", *self._options_of(variant, seed, file.parent, *options, *depths), *resume)
         return files
 
     def _rate_option(self, variant: Variant) -> list[str]:

@@ -16,7 +16,7 @@ PACKAGE = REPOSITORY / "paddle_pgonas"
 LAYERS = (
     ("errors", "interrupts", "gpu_libraries", "peers", "processes", "progress", "io", "runtime", "import_paths", "schema"),
     ("space", "priors", "scores", "nn", "methods"),
-    ("config", "report", "data", "scoring", "training", "searching", "exporting"),
+    ("config", "report", "data", "inputs", "scoring", "training", "searching", "exporting"),
     ("published", "gpu_check", "cli"),
 )
 ORDER = [name for layer in LAYERS for name in layer]

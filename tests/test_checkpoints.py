@@ -162,6 +162,20 @@ def test_a_run_that_lost_its_checkpoints_is_not_overwritten(two_checkpoints: Pat
         assert all(path.read_bytes() == content for path, content in before.items())
 
 
+@pytest.mark.parametrize("options", [{"resume": True}, {"other_data": True}])
+def test_there_must_be_a_run_to_resume(tmp_path: Path, options: dict[str, bool]) -> None:
+    """A mistyped folder would begin days of training again."""
+    (tmp_path / "notes.txt").write_text("the user's")
+    with pytest.raises(UserError, match=f"{tmp_path} holds no run to continue; correct output_dir"):
+        train(config(tmp_path), **options)
+    assert not list(tmp_path.rglob("*.safetensors"))
+    train(config(tmp_path, max_steps=1))
+    shutil.rmtree(tmp_path / "checkpoints")
+    for name in ("metrics.jsonl", "supernet.safetensors"):  # as if killed before all of these
+        (tmp_path / name).unlink()
+    train(config(tmp_path, max_steps=1), **options)
+
+
 def test_a_run_that_was_killed_before_its_first_checkpoint_goes_on_with_resume_only(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 0, "epoch": 0}\n\xff\xfe\n[1]\n{"step": "x"}\n{"step": 1, "ep')
     with pytest.raises(UserError, match="resume=True"):

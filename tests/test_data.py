@@ -24,7 +24,7 @@ from paddle_pgonas.data.cache import decoded
 from paddle_pgonas.data.images import open_source
 from paddle_pgonas.data.sources import Digits, Folder, spread_order
 from paddle_pgonas.data.transforms import center_crop, random_resized_crop, random_shifts, random_window, shift, to_network
-from paddle_pgonas.errors import UserError
+from paddle_pgonas.errors import UserError, brief
 
 
 def test_folder_images_come_as_rgb_with_sorted_labels(image_folder: Path) -> None:
@@ -193,7 +193,7 @@ def test_the_cache_is_built_once_and_rebuilt_when_damaged(
         again = decoded(Counting(image_folder, "val"), image_settings(image_folder), tmp_path)
         assert (again.images == wanted).all() and (again.labels == first.labels).all()
         assert Counting.reads == reads + 9
-        assert f"not used: {path}" in capsys.readouterr().err
+        assert f"not used: {brief(str(path))}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("when", ["before it is decoded", "after it, and back"])

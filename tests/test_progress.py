@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
+import struct
+import termios
 
 import pytest
 
@@ -35,14 +39,14 @@ def run(clock: Clock, steps: int, seconds: float, total: int = 0) -> None:
 
 
 def test_a_log_gets_a_line_per_interval_and_one_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
-    run(Clock(), 40, EVERY / 10)
+    run(Clock(), 40, SHORT / 5)
     text = capsys.readouterr().err
     assert "\r" not in text and "\x1b" not in text
     lines = text.splitlines()
-    assert len(lines) == 5  # after each 10 of the 40 steps, and at the end
+    assert len(lines) == 2 + (40 - 5) * SHORT // 5 // EVERY  # after 5 of the 40 steps, at intervals, and at the end
     assert all(line.startswith("training: ") for line in lines)
-    assert "10 of 40 steps (25 %)" in lines[0] and "01:30 left" in lines[0]  # 30 steps of 3 seconds
-    assert "40 of 40 steps (100 %)" in lines[-1] and "02:00" in lines[-1]
+    assert "5 of 40 steps (12 %)" in lines[0] and "01:10 left" in lines[0]  # 35 steps of 2 seconds
+    assert "40 of 40 steps (100 %)" in lines[-1] and "01:20" in lines[-1]
 
 
 def test_a_short_job_writes_nothing_into_a_log(capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,6 +104,26 @@ def test_a_terminal_gets_a_bar_with_the_time_left(monkeypatch: pytest.MonkeyPatc
     text = terminal.getvalue()
     assert "\r" in text and "training:  50%" in text and "2/4" in text and "loss 1.5" in text
     assert "3/4" in text
+
+
+@pytest.mark.parametrize("columns", [0, 60])
+def test_a_terminal_that_reports_no_columns_gets_a_bar_too(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", columns, columns, 0, 0))
+    monkeypatch.setattr("paddle_pgonas.progress.DELAY", 0)
+    with open(theirs, "w") as terminal, open(ours, "rb", buffering=0) as screen:
+        monkeypatch.setattr("sys.stderr", terminal)
+        with Progress(4, "training", "steps") as bar:
+            bar.update(2)
+        assert b"| 2/4 [" in screen.read(10_000)
+
+
+def test_large_numbers_are_short(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with Progress(4 * 10**12, "scoring", "MACs", clock=clock) as bar:
+        clock.seconds += SHORT
+        bar.update(10**12)
+    assert "1.00T of 4.00T MACs (25 %), 100G MACs/s, 00:30 left" in capsys.readouterr().err.splitlines()[0]
 
 
 def test_an_aborted_job_writes_no_last_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ import pytest
 from conftest import REPOSITORY, TINY, fill_golden, flops, some_archs, tiny_config
 from paddle import nn
 
+from paddle_pgonas import progress
 from paddle_pgonas.config.loading import CONFIGS, Config, load_config
 from paddle_pgonas.data.cache import DecodedImages
 from paddle_pgonas.data.images import open_images
 from paddle_pgonas.data.transforms import to_network
-from paddle_pgonas.errors import UserError
+from paddle_pgonas.errors import UserError, brief
 from paddle_pgonas.nn.elastic import calibrate
 from paddle_pgonas.nn.supernet import Supernet, extract
 from paddle_pgonas.nn.weights import save_weights
@@ -25,7 +27,7 @@ from paddle_pgonas.priors import cost
 from paddle_pgonas.runtime import select_device
 from paddle_pgonas.scores.correlation import kendall
 from paddle_pgonas.scores.files import read_candidates, read_scores, sample_candidates, write_scores
-from paddle_pgonas.scoring import scorer
+from paddle_pgonas.scoring import scorer, walker
 from paddle_pgonas.scoring.chunks import METRICS
 from paddle_pgonas.scoring.plan import FEWER_IMAGES, print_sizes
 from paddle_pgonas.scoring.session import Session
@@ -200,11 +202,11 @@ def test_a_killed_run_computes_only_what_is_missing(tmp_path: Path, monkeypatch:
     computed: list[int] = []
     original = scorer._Scorer.chunk
 
-    def failing(self: scorer._Scorer, chunk: list[Arch], bar: object, first: int) -> np.ndarray:
+    def failing(self: scorer._Scorer, chunk: list[Arch], *others: object) -> np.ndarray:
         if len(computed) == 3:
             raise KeyboardInterrupt
         computed.append(len(chunk))
-        return original(self, chunk, bar, first)
+        return original(self, chunk, *others)
 
     monkeypatch.setattr(scorer._Scorer, "chunk", failing)
     with pytest.raises(KeyboardInterrupt):
@@ -214,6 +216,46 @@ def test_a_killed_run_computes_only_what_is_missing(tmp_path: Path, monkeypatch:
     assert computed == [4, 2]
 
 
+@pytest.mark.parametrize("stored", [None, 4, 8], ids=["anew", "more images", "all but a chunk"])
+def test_the_time_left_is_right_after_a_tenth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: int | None) -> None:
+    """Calibration takes most of the work; each convolution takes as long as its multiply-accumulates."""
+    monkeypatch.setattr(scorer, "CHUNK", 16)
+    monkeypatch.setattr(scorer, "COUNTED", 4)
+    monkeypatch.setattr(progress, "SHORT", 0)
+    monkeypatch.setattr(progress, "EVERY", 0)
+    net, archs = golden_net(TINY), [entry.arch for entry in sample_candidates(TINY, 70, 0)]
+    seconds, told = [0.0], list[tuple[float, str]]()
+    compute, data = walker.conv2d, scoring_set(8)
+
+    def slow(x: paddle.Tensor, weight: paddle.Tensor, stride: int) -> paddle.Tensor:
+        out = compute(x, weight, stride)
+        seconds[0] += out.size * weight.size / weight.shape[0] / 2e4
+        return out
+
+    class Told(progress.Progress):
+        def _print(self, time_text: str) -> None:
+            told.append((seconds[0], time_text))
+
+    monkeypatch.setattr(walker, "conv2d", slow)
+    monkeypatch.setattr(scorer, "Progress", partial(Told, clock=lambda: seconds[0]))
+    if stored is not None:
+        few = data._replace(images=data.images[:stored], labels=data.labels[:stored], kept=np.arange(stored), asked=stored)
+        score(net, archs, few._replace(prefix_fingerprint=lambda count: "x"), config(), tmp_path)
+        if stored == 8:
+            sorted(tmp_path.rglob("chunk-*"))[2].unlink()
+        told.clear()
+    start = seconds[0]
+    score(net, archs, data._replace(prefix_fingerprint=lambda count: "x"), config(), None if stored is None else tmp_path)
+    whole = seconds[0] - start
+    forecasts = [
+        (start + whole - at, sum(60**place * int(part) for place, part in enumerate(reversed(text[:-5].split(":")))))
+        for at, text in told
+        if at > start + whole / 10 and text.endswith(" left")
+    ]
+    assert len(forecasts) > 100
+    assert all(abs(forecast - left) <= max(left / 4, 0.03 * whole) for left, forecast in forecasts)
+
+
 def test_a_damaged_chunk_is_computed_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     net, archs, data, settings = golden_net(), some_archs(MINI, 4), scoring_set(), config()
     wanted = score(net, archs, data, settings, tmp_path)
@@ -221,7 +263,7 @@ def test_a_damaged_chunk_is_computed_again(tmp_path: Path, capsys: pytest.Captur
     for damage in (path.read_bytes()[:50], b"", path.read_bytes()[:-60] + bytes(60)):
         path.write_bytes(damage)
         assert (score(net, archs, data, settings, tmp_path) == wanted).all()
-        assert f"not used: {path}" in capsys.readouterr().err
+        assert f"not used: {brief(str(path))}: " in capsys.readouterr().err
 
 
 def test_other_weights_or_options_do_not_mix(tmp_path: Path) -> None:

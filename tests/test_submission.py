@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Tool
 
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.scores.check import validate_submission
@@ -333,3 +334,34 @@ def test_the_first_fault_counts_those_like_it_and_points_to_the_others(tmp_path:
         read_candidates(path, TRACK1)
     assert "b: repeats the code of a" in str(caught.value)
     assert "(and 1 more like it: c); it has other faults too: tools/compare.py --validate lists them all" in str(caught.value)
+
+
+SCORED = {"arch10": 0.1, "arch2": 0.2, "é": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("accs", "record", "what"),
+    [
+        (dict.fromkeys(SCORED, 0.0), None, "candidates without scores"),
+        (SCORED, None, "scores or a truth"),
+        ({name: 1e9 * acc for name, acc in SCORED.items()}, None, "values of a prior, perhaps"),
+        (SCORED, {"prior": "zen", "classes": 10}, "values of the prior zen, no scores"),
+        (SCORED, {"prior": "zen", "file": "another's"}, "scores or a truth"),
+        (SCORED, {"score": "top1", "front": {}}, "the front of a search by top1"),
+        (SCORED, {"weights": ["w"], "acc": "top5", "images": 9, "prior": None}, "scores (top5) on 9 images by w"),
+        (SCORED, {"weights": [], "acc": "top1", "images": 9}, "by an untrained network"),
+        (SCORED, {"weights": {"a": 1}, "acc": [1], "images": "\x1b\n"}, "by an untrained network"),  # a stranger's
+        ({"arch10": 0.1, "arch2": 0.2}, None, "scores or a truth, of the first 2 of the 3 candidates"),
+        ({"arch2": 0.2}, None, "scores or a truth, of a part, 1 of the 3 candidates"),
+    ],
+)
+def test_a_check_says_what_the_file_is(
+    tool: Tool, tmp_path: Path, candidates_file: Path, accs: dict[str, float], record: object, what: str
+) -> None:
+    listed = json.loads(candidates_file.read_text(encoding="utf-8"))
+    path = written(tmp_path, {name: listed[name] | {"acc": acc} for name, acc in accs.items()})
+    if record is not None:
+        written(tmp_path, record, "file.record.json")
+    _, out, _ = tool("compare", "--validate", path, "--candidates", candidates_file, "--json", tmp_path / "v.json")
+    assert what in json.loads((tmp_path / "v.json").read_text())["what"]
+    assert what in out.splitlines()[1] and "\x1b" not in out

@@ -21,13 +21,14 @@ DEMO = str(REPOSITORY / "configs" / "demo.yaml")
 SUBMISSION = ["write_submission", "-c", DEMO, "--weights", "w", "--candidates", "c", "--output", "s"]
 
 
-def test_a_bad_search_or_export_is_one_line(tool: Tool, tmp_path: Path) -> None:
+def test_a_bad_search_or_export_is_one_line(tool: Tool, tmp_path: Path, tiny_weights: Path) -> None:
     output = ["--output", tmp_path / "out"]
     assert_one_line(*tool("search", "-c", DEMO, *output)[::2], "either --weights FILE or --prior NAME")
     assert_one_line(*tool("search", "-c", DEMO, "--prior", "zen", "--max-macs", 10, *output)[::2], "the smallest has")
     files = ["--weights", tmp_path / "nowhere", *output]
     assert_one_line(*tool("export_subnet", "-c", DEMO, *files, "--arch", "123")[::2], "a code of space mini")
     assert_one_line(*tool("export_subnet", "-c", DEMO, *files, "--arch", GOOD)[::2], "no such weight file")
+    files[1] = tiny_weights
     assert_one_line(*tool("export_subnet", "-c", DEMO, "-o", "score.bn=batch", *files, "--arch", GOOD)[::2], "score.bn=batch")
     assert not (tmp_path / "out").exists()
 

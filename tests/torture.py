@@ -121,7 +121,7 @@ def make_jobs(inputs: Inputs) -> dict[str, Job]:
     """All jobs by name."""
 
     def training(folder: Path) -> None:
-        train(inputs.config(folder), resume=True)
+        train(inputs.config(folder), resume=(folder / "config.yaml").exists())
 
     def scoring(folder: Path) -> None:
         write_submission(inputs.config(folder, "score.bn=running"), inputs.weights, inputs.candidates, folder / "s.json")

@@ -22,13 +22,14 @@ def main() -> None:
     parser.add_argument("what", choices=["prior", "score", "train", "search", "data"])
     parser.add_argument("--json", type=cli.OutputFile, metavar="FILE", help="write the figures for programs")
     parser.add_argument(
-        "--root", type=cli.Folder, metavar="DIR", help="with data: images as DIR/train/<class>/* and DIR/val/<class>/*"
+        "--root", type=cli.InputFolder, metavar="DIR", help="with data: images as DIR/train/<class>/* and DIR/val/<class>/*"
     )
     arguments = parser.parse_args()
     if arguments.root and arguments.what != "data":
         parser.error("--root goes with data")
     if not (REPOSITORY / "studies" / "speed").is_dir():
         raise UserError("the measurements are not installed; run tools/benchmark.py in a checkout of the project")
+    cli.check_inputs(arguments)
     sys.path.insert(0, str(REPOSITORY))
 
     import json

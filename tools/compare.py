@@ -25,10 +25,10 @@ def main() -> None:
     parser.add_argument("--top", type=int, metavar="K", help="the k of precision at k (default: 100, or a tenth of a small file)")
     cli.add_setting(parser)
     parser.add_argument("--output", type=cli.OutputFile, metavar="report.html", help="write a self-contained page with pictures")
-    parser.add_argument("--plots", type=cli.Folder, metavar="DIR", help="write the pictures as PNG and SVG files")
+    parser.add_argument("--plots", type=cli.OutputFolder, metavar="DIR", help="write the pictures as PNG and SVG files")
     parser.add_argument(
         "--run",
-        type=cli.Folder,
+        type=cli.InputFolder,
         metavar="DIR",
         help="a training run (output_dir) whose curves, images and classes the page and the plots show",
     )
@@ -52,6 +52,7 @@ def main() -> None:
     if arguments.run and not (arguments.output or arguments.plots):
         parser.error("--run goes with --output or --plots")
 
+    cli.check_inputs(arguments)
     space, image_size, classes = cli.setting_of(parser, arguments)
 
     from paddle_pgonas.io.files import write_json

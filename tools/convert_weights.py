@@ -10,9 +10,10 @@ from paddle_pgonas import cli
 @cli.command
 def main() -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument("source", type=cli.InputFile, metavar="FROM")
+    parser.add_argument("source", type=cli.WeightFile, metavar="FROM")
     parser.add_argument("target", type=cli.OutputFile, metavar="TO")
     arguments = parser.parse_args()
+    cli.check_inputs(arguments)
 
     from paddle_pgonas.nn.weights import convert_weights
 

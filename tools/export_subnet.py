@@ -14,10 +14,10 @@ def main() -> None:
     parser = cli.Parser(__doc__)
     cli.add_config(parser)
     parser.add_argument(
-        "--weights", type=cli.InputFile, required=True, metavar="FILE", help="weights (.safetensors or .pdparams)"
+        "--weights", type=cli.WeightFile, required=True, metavar="FILE", help="weights (.safetensors or .pdparams)"
     )
     parser.add_argument("--arch", metavar="CODE", help="the subnet; stand-alone weights know theirs")
-    parser.add_argument("--output", type=cli.Folder, required=True, metavar="DIR", help="the folder to write")
+    parser.add_argument("--output", type=cli.OutputFolder, required=True, metavar="DIR", help="the folder to write")
     parser.add_argument("--images", type=int, default=256, metavar="N", help="validation images to compare on (default: 256)")
     parser.add_argument("--onnx", action="store_true", help="write inference.onnx too; needs paddle2onnx and onnxruntime")
     arguments = parser.parse_args()
@@ -25,6 +25,8 @@ def main() -> None:
     arch = None if arguments.arch is None else config.search_space.parse(arguments.arch)
     if arguments.images < 1:
         raise UserError(f"--images must be at least 1, not {arguments.images}")
+    noise = config.score.bn == "running" and not config.data.given
+    cli.check_inputs(arguments, config, () if noise else config.score.splits)
 
     from paddle_pgonas.exporting import export as job
 

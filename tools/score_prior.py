@@ -48,6 +48,7 @@ def main() -> None:
     record_path = beside(arguments.output, ".record.json")
     claim("score_prior --output", arguments.output, beside=[record_path], inputs=[arguments.candidates])
     space, image_size, classes = cli.setting_of(parser, arguments)
+    cli.check_inputs(arguments, cli.config_of(arguments) if untrained else None, ("train",))
     space = space or detect_space(arguments.candidates)
     image_size, classes, assumed = setting(space, image_size, classes)
     if assumed:

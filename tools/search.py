@@ -20,7 +20,7 @@ def main() -> None:
     cli.outlive_readers()
     parser = cli.Parser(__doc__)
     cli.add_config(parser)
-    parser.add_argument("--weights", type=cli.InputFile, metavar="FILE", help="supernet weights (.safetensors or .pdparams)")
+    parser.add_argument("--weights", type=cli.WeightFile, metavar="FILE", help="supernet weights (.safetensors or .pdparams)")
     cli.add_prior(parser)
     parser.add_argument("--max-macs", type=float, metavar="N", help="multiply-accumulates for an image, at data.image_size")
     parser.add_argument("--max-params", type=float, metavar="N", help="parameters")
@@ -43,6 +43,8 @@ def main() -> None:
     if arguments.latency_batch is not None and (arguments.latency_batch < 1 or arguments.max_latency_ms is None):
         raise UserError("--latency-batch must be at least 1, and needs --max-latency-ms")
     limits = {"macs": arguments.max_macs, "params": arguments.max_params, "latency_ms": arguments.max_latency_ms}
+    measures = arguments.weights is not None or arguments.max_latency_ms is not None
+    cli.check_inputs(arguments, config, config.score.splits if arguments.weights else (), writes=measures)
 
     from paddle_pgonas import processes
     from paddle_pgonas.searching.search import claim_front, search

@@ -23,7 +23,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--start",
-        type=cli.InputFile,
+        type=cli.WeightFile,
         metavar="FILE",
         help="with --arch: continue from kept weights of the same subnet, or an export's",
     )
@@ -48,6 +48,7 @@ def main() -> None:
     if arguments.start and not arguments.arch:
         raise UserError("--start needs --arch CODE")
     arch = config.search_space.parse(arguments.arch) if arguments.arch else None
+    cli.check_inputs(arguments, config, ("train", "val"))
     candidates = read_candidates(arguments.candidates, config.search_space) if arguments.candidates else []
 
     from paddle_pgonas.training.standalone import make_truth, train_standalone

@@ -6,6 +6,7 @@ python -m paddle.distributed.launch the processes share each step's images, trai
 """
 
 from paddle_pgonas import cli
+from paddle_pgonas.config.loading import files_read
 
 
 @cli.command
@@ -20,6 +21,8 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="begin anew: what an earlier run wrote in output_dir is removed")
     arguments = parser.parse_args()
     config = cli.config_of(arguments)
+    if config.method is not None:  # else that is what is wrong
+        cli.check_inputs(arguments, config, ("train",), reads=files_read(config))
 
     from paddle_pgonas import processes
     from paddle_pgonas.training.trainer import train

@@ -15,11 +15,12 @@ def main() -> None:
     parser = cli.Parser(__doc__)
     cli.add_config(parser, required=False)
     parser.set_defaults(config=cli.InputFile(CONFIGS / "track1" / "as_published_pgonas_prelu_flops.yaml"))
-    parser.add_argument("--weights", type=cli.InputFile, required=True, metavar="FILE", help="the entry's final.pdparams")
+    parser.add_argument("--weights", type=cli.WeightFile, required=True, metavar="FILE", help="the entry's final.pdparams")
     parser.add_argument("--submission", type=cli.InputFile, required=True, metavar="FILE", help="the entry's submission file")
     parser.add_argument("--first", type=int, metavar="N", help="compare the first N candidates only")
     arguments = parser.parse_args()
     config = cli.config_of(arguments)
+    cli.check_inputs(arguments, config, ("val",))
 
     from paddle_pgonas.published.entry import check_entry
 

@@ -23,7 +23,7 @@ def main() -> None:
     networks = parser.add_mutually_exclusive_group()
     networks.add_argument(
         "--weights",
-        type=cli.InputFile,
+        type=cli.WeightFile,
         nargs="+",
         metavar="FILE",
         help="supernet weights (.safetensors or .pdparams); of several, each scores the candidates of its train.depth_ranges",
@@ -70,7 +70,9 @@ def main() -> None:
         raise UserError("--only names the candidates to score, --sample draws them: give one of the two")
     if arguments.prior:
         config.prior(arguments.prior)  # an unknown import path is reported now
-    # Read before Paddle is imported, so that errors appear immediately.
+    splits = config.score.splits if config.data.given or not arguments.dry_run else ()
+    reads = ["model.pretrained"] if arguments.untrained else []
+    cli.check_inputs(arguments, config, splits, reads=reads, writes=not arguments.dry_run)
     candidates = read_candidates(arguments.candidates, config.search_space)
     candidates = select(arguments.candidates, candidates, arguments.first, arguments.only)
 

@@ -59,6 +59,16 @@ def _classes(record: Record, config: Config, classes: Classes) -> str | None:
     return difference and f"trained on other classes than those of data.root: {difference}"
 
 
+def _fewer(record: Record, config: Config, classes: Classes) -> str | None:
+    head = config.model.num_classes
+    if classes is None or len(classes) >= head or classes_of(record):
+        return None
+    return (
+        f"a network of {head:,} classes, of which data.root has {len(classes):,}, numbered from 0 in sorted order: if its "
+        f"class 0 is not {shown(classes[0])}, and so on, give a list with its labels (data.val_list), or train on these images"
+    )
+
+
 def _space(record: Record, config: Config, classes: Classes) -> str | None:
     ours, theirs = config.search_space, _space_of(record)
     if theirs is None:
@@ -109,11 +119,11 @@ def _full_network(record: Record, config: Config, classes: Classes) -> str | Non
 
 _normalisation = (partial(_data, "mean"), partial(_data, "std"))
 
-SCORED = Use((_space, _classes, *_normalisation), (partial(_data, "image_size"), _statistics))
+SCORED = Use((_space, _classes, *_normalisation), (_fewer, partial(_data, "image_size"), _statistics))
 """The weights are scored, searched or exported as they are."""
-STARTED = Use((_classes,), (_space, *_normalisation))
+STARTED = Use((_classes,), (_fewer, _space, *_normalisation))
 """A training starts from the weights and adapts them."""
-TAUGHT = Use((_space, _classes, *_normalisation), (partial(_data, "image_size"), _full_network))
+TAUGHT = Use((_space, _classes, *_normalisation), (_fewer, partial(_data, "image_size"), _full_network))
 """The full network's logits are a training's targets."""
 
 

@@ -55,6 +55,11 @@ class Data(Section):
     max_unreadable: Number = key(0.01, at_least=0, at_most=1, free=True)
     """Images that cannot be read are named and left out, up to this share (rounded up) of a job's images."""
 
+    @property
+    def given(self) -> bool:
+        """Whether it is told where the images are."""
+        return self.source != "folder" or self.root is not None
+
     def _problems(self) -> Iterator[tuple[str, str]]:
         if self.resize < self.image_size:
             yield "resize", f"({self.resize}) must not be smaller than data.image_size ({self.image_size})"
@@ -183,3 +188,8 @@ class Score(Section):
     calibration_batch: Integer | None = key(None, at_least=1, free=True)
     """``calibrated``: average the statistics over batches of this size; null takes all images as one batch. In both cases the
     result does not depend on ``batch_size``, which limits the memory."""
+
+    @property
+    def splits(self) -> tuple[Literal["val", "train"], ...]:
+        """The images that scoring reads."""
+        return ("val", "train") if self.bn == "calibrated" else ("val",)

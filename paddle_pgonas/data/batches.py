@@ -16,6 +16,7 @@ from paddle_pgonas.data.sources import ImageSource, UnreadableImage, evenly
 from paddle_pgonas.data.transforms import random_resized_crop, random_shifts, shift
 from paddle_pgonas.data.unreadable import Unreadable
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.progress import progress
 
 SHARED = "/dev/shm"
 """Where loader processes hand over their batches."""
@@ -123,7 +124,8 @@ def labelled_images(source: ImageSource, data: Data, count: int) -> tuple[np.nda
     """The readable of ``count`` training images taken evenly: evaluation crops, uint8 [N, S, S, 3], and labels, int64 [N]."""
     chosen = source.subset(evenly(len(source.labels), count))
     unreadable = Unreadable(chosen, data.max_unreadable)
-    crops = dict(readable_crops(chosen, data, unreadable, range(len(chosen.labels))))
+    shown = progress(range(len(chosen.labels)), "reading training images", "images")
+    crops = dict(readable_crops(chosen, data, unreadable, shown))
     images = np.array(list(crops.values()), np.uint8).reshape(-1, data.image_size, data.image_size, 3)
     return images, chosen.labels[list(crops)]
 

@@ -14,11 +14,11 @@ from paddle_pgonas.config.loading import Data
 from paddle_pgonas.data.sources import ImageSource, UnreadableImage
 from paddle_pgonas.data.transforms import center_crop
 from paddle_pgonas.data.unreadable import Unreadable
-from paddle_pgonas.errors import UserError
+from paddle_pgonas.errors import UserError, brief
 from paddle_pgonas.io.files import atomic_path
 from paddle_pgonas.io.locks import turn
 from paddle_pgonas.io.records import Entry, Store
-from paddle_pgonas.progress import progress
+from paddle_pgonas.progress import Progress, progress
 
 PIXELS, RECORD = "pixels.npy", "images"  # file of the pixels, and the entry with the list of images and the checksum
 
@@ -69,7 +69,7 @@ def _whole(store: Store) -> Entry | None:
     entry, path = store.get(RECORD), store.folder / PIXELS
     if entry is None or (path.is_file() and _checksum(path) == entry.record["crc32"]):
         return entry
-    print(f"not used: {path}: the pixels do not match their checksum; the file is damaged", file=sys.stderr)
+    print(brief(f"not used: {path}: the pixels do not match their checksum; the file is damaged"), file=sys.stderr)
     return None
 
 
@@ -146,7 +146,8 @@ def readable_crops(
 
 def _checksum(path: Path) -> int:
     value = 0
-    with path.open("rb") as file:
+    with path.open("rb") as file, Progress(path.stat().st_size, "checking decoded images", "bytes") as bar:
         while block := file.read(1 << 22):
             value = zlib.crc32(block, value)
+            bar.update(len(block))
     return value

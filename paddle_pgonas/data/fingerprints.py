@@ -61,7 +61,7 @@ def stamps_of(folder: Path, paths: Sequence[bytes]) -> list[bytes]:
 def _stamps(places: Sequence[bytes], names: Sequence[bytes], now: int) -> tuple[list[bytes], set[bytes]]:
     """Stamps of files (a digest of name, size and times), and which of them are old enough to be stored."""
     stamps, settled = [], set()
-    for place, name in zip(places, names, strict=True):
+    for place, name in zip(progress(places, "looking at images", "files"), names, strict=True):
         try:
             status = os.stat(place)
         except (OSError, ValueError):

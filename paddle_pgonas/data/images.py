@@ -9,7 +9,7 @@ from pathlib import Path
 from paddle_pgonas.config.loading import Config, Data, Score
 from paddle_pgonas.data.batches import calibration_images
 from paddle_pgonas.data.cache import DecodedImages, decoded
-from paddle_pgonas.data.lists import Classes, ListedImages, check_labels, find_list, read_list, training_classes
+from paddle_pgonas.data.lists import Classes, ListedImages, check_labels, find_list, image_root, read_list, training_classes
 from paddle_pgonas.data.sources import Digits, Folder, ImageSource, Split, evenly, say_once, spread_order
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.schema import shown
@@ -71,10 +71,8 @@ def open_source(data: Data, split: Split, num_classes: int) -> ImageSource:
     """
     if data.source == "digits":
         source: ImageSource = Digits(split)
-    elif data.root is None:
-        raise UserError("data.root: no image folder given; pass -o data.root=DIR with DIR/train/<class>/* and DIR/val/<class>/*")
     else:
-        source = _image_files(data, Path(data.root), split, num_classes)
+        source = _image_files(data, image_root(data), split, num_classes)
     if len(source.classes) > num_classes:
         raise UserError(f"data.root has {len(source.classes)} classes, model.num_classes only {num_classes}; raise the latter")
     if split == "val":

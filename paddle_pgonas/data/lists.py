@@ -16,9 +16,9 @@ import numpy as np
 
 from paddle_pgonas.config.loading import Data
 from paddle_pgonas.data.fingerprints import fingerprint_files
-from paddle_pgonas.data.sources import ImageFiles, Split, class_names, evenly, say_once
+from paddle_pgonas.data.sources import ImageFiles, Split, class_names, evenly, say_once, split_folder
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io.files import read_text
+from paddle_pgonas.io.files import check_readable, read_text
 from paddle_pgonas.schema import shown
 
 LONGEST = 1000  # bytes of a line: the items of all images are as wide as the longest
@@ -74,6 +74,24 @@ class ListedImages(ImageFiles):
         names = [b"%b/%b" % (classes[label], posixpath.basename(path)) for label, path in zip(labels, paths, strict=True)]
         unique = len(set(names)) == len(names)  # not if a class has files of one name in several folders
         return fingerprint_files(self.folder, names if unique else paths, labels, cache, paths)
+
+
+def image_root(data: Data) -> Path:
+    """The folder of the images. Raises UserError if none is given."""
+    if data.root is None:
+        raise UserError("data.root: no image folder given; pass -o data.root=DIR with DIR/train/<class>/* and DIR/val/<class>/*")
+    return Path(data.root)
+
+
+def check_split(data: Data, split: Split) -> None:
+    """Raise UserError unless a list or a folder of the split is there; nothing in it is read."""
+    if data.source == "digits":
+        return
+    root = image_root(data)
+    if path := find_list(data, split):
+        check_readable(path, regular=True)
+    else:
+        split_folder(root, split)
 
 
 def find_list(data: Data, split: Split) -> Path | None:

@@ -20,6 +20,7 @@ from PIL import Image
 from paddle_pgonas import processes
 from paddle_pgonas.data.fingerprints import fingerprint_files, stamps_of
 from paddle_pgonas.errors import UserError, printable
+from paddle_pgonas.progress import progress
 from paddle_pgonas.schema import shown
 
 Split = Literal["train", "val"]
@@ -124,17 +125,12 @@ class Folder(ImageFiles):
     """
 
     def __init__(self, root: str | Path, split: Split) -> None:
-        self.folder = self.where = Path(root) / split
-        if not self.folder.is_dir():
-            raise UserError(
-                f"data.root: {self.folder} is not a folder; expected {root}/train/<class>/* and {root}/val/<class>/*, "
-                f"or {root}/train_list.txt and {root}/val_list.txt"
-            )
+        self.folder = self.where = split_folder(root, split)
         unused = _Unused()
         self.classes = _names(self.folder, _is_folder, unused)
         if self.classes in ([], ["images"]):
             raise UserError(f"data.root: {self.folder} holds no class folders; {_remedy(self.folder)}")
-        files = [_images(self.folder, name, unused) for name in self.classes]
+        files = [_images(self.folder, name, unused) for name in progress(self.classes, f"listing {split}", "classes")]
         unused.say(self.folder)
         _say_numbers(root, self.classes)
         self.items = np.concatenate(files)
@@ -143,6 +139,17 @@ class Folder(ImageFiles):
     def fingerprint(self, cache: Path) -> str:
         """From the files' contents, names below the folder, and labels."""
         return fingerprint_files(self.folder, self.items.tolist(), self.labels.tolist(), cache)
+
+
+def split_folder(root: str | Path, split: Split) -> Path:
+    """The folder of a split's class folders. Raises UserError if there is none."""
+    folder = Path(root) / split
+    if not folder.is_dir():
+        raise UserError(
+            f"data.root: {folder} is not a folder; expected {root}/train/<class>/* and {root}/val/<class>/*, "
+            f"or {root}/train_list.txt and {root}/val_list.txt"
+        )
+    return folder
 
 
 def _remedy(folder: Path) -> str:

@@ -16,6 +16,7 @@ from paddle_pgonas.config.loading import Config, Data, files_read, save_config
 from paddle_pgonas.config.meaning import SCORED, check_record, classes_of, warn_untrained
 from paddle_pgonas.data.cache import DecodedImages
 from paddle_pgonas.data.images import open_images
+from paddle_pgonas.data.sources import say_once
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.exporting.inference import (
@@ -39,7 +40,7 @@ from paddle_pgonas.nn.supernet import Supernet, extract
 from paddle_pgonas.nn.weights import load_weights, put_plain_weights, read_arrays, save_weights, trained_alone
 from paddle_pgonas.priors import cost
 from paddle_pgonas.progress import progress
-from paddle_pgonas.runtime import select_device, versions
+from paddle_pgonas.runtime import device_name, select_device, versions
 from paddle_pgonas.scoring.scorer import calibration_batches
 from paddle_pgonas.scoring.tree import build_tree
 from paddle_pgonas.scoring.walker import Walker
@@ -87,11 +88,13 @@ def export(
     device = select_device(config.device, config.exhaustive_search)
     net = Supernet(config.search_space, config.model.num_classes, config.model.activation)
     opened = open_images(config.changed(data={"val_limit": images}))
-    blind = config.data.source == "folder" and config.data.root is None and config.score.bn == "running"
+    blind = config.score.bn == "running" and not config.data.given
 
     def check(path: str | Path, record: Record) -> None:
         check_record(SCORED, config, None if blind else opened.val_source.classes, path, record)
 
+    how = "those of the weights" if config.score.bn == "running" else f"over {config.score.calibration_images:,} images"
+    say_once(f"exporting from {weights} on {device_name()}, BatchNorm statistics {how}: {folder}", error=False)
     trained = load_weights(net, weights, subnets=True, check=check)
     arch = _chosen(arch, weights, trained, net)
     net.eval()

@@ -111,6 +111,18 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def check_readable(path: str | Path, *, regular: bool = False) -> None:
+    """Raise UserError for no file, a folder, or one without permission; if ``regular``, for a pipe or a device too."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path}: cannot be read ({os.strerror(errno.EACCES)})")
+    if stat.S_ISDIR(mode) or (regular and not stat.S_ISREG(mode)):
+        raise UserError(f"{path}: cannot be read (it is not a regular file); give the name of a file")
+
+
 def read_text(path: str | Path, what: str, *, regular: bool = False, errors: str = "strict") -> str:
     """The text of a UTF-8 file, without a byte order mark; ``what`` names it in messages, ``errors`` as in :func:`open`.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TextIO
 
 from paddle_pgonas import processes
-from paddle_pgonas.errors import UserError
+from paddle_pgonas.errors import UserError, brief
 from paddle_pgonas.io.files import writing
 
 
@@ -93,13 +93,16 @@ def _locked(path: Path, job: str, waits: bool) -> TextIO:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EAGAIN):
             if not waits:
-                print(f"{folder}: its file system has no locks ({error.strerror}); start no second {job} there", file=sys.stderr)
+                print(
+                    brief(f"{folder}: its file system has no locks ({error.strerror}); start no second {job} there"),
+                    file=sys.stderr,
+                )
             return file
         file.seek(0)
         owner = file.read(200) or "another process"
         if not waits:
             file.close()
             raise UserError(f"{folder} is in use by another {job} ({owner}); wait for it or choose another folder") from None
-        print(f"{folder}: waiting for the {job} by {owner}", file=sys.stderr)
+        print(brief(f"{folder}: waiting for the {job} by {owner}"), file=sys.stderr)
         fcntl.lockf(file, fcntl.LOCK_EX)
     return file

@@ -35,7 +35,7 @@ def claim(command: str, path: str | Path, *, beside: Iterable[str | Path] = (), 
     refuse_overwriting([path, *beside], inputs)
     for output, owner in owners.items():
         target = regular_target(output)
-        _check_writable(output, target.absolute().parent)
+        check_writable(output, target.absolute().parent)
         _own_digest(target, owner)
     _claimed.update({os.path.realpath(output): owner for output, owner in owners.items()})
 
@@ -106,8 +106,8 @@ def _identity(path: str | Path) -> object:
     return status.st_dev, status.st_ino
 
 
-def _check_writable(path: str | Path, folder: Path) -> None:
-    """Raise UserError if ``folder`` cannot be made or written."""
+def check_writable(path: str | Path, folder: Path) -> None:
+    """Raise UserError, which names ``path``, if the absolute ``folder`` cannot be made or written."""
     folder = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not folder.is_dir():
         reason = errno.ENOTDIR

@@ -55,6 +55,12 @@ class Call:
 _MARK = object()
 
 
+def check_beginning(first: bytes) -> None:
+    """Raise Refused for other first two bytes than those of a pickle of protocol 2, 3 or 4."""
+    if first[:1] != pickle.PROTO or first[1:] not in (b"\2", b"\3", b"\4"):
+        raise Refused("it does not begin as paddle.save's files do")
+
+
 class Machine:
     """The interpreter: :meth:`run` executes the file's opcodes and returns the final value."""
 
@@ -64,8 +70,7 @@ class Machine:
 
     def run(self, data: bytes) -> Any:
         """Execute the opcodes to the end of the file."""
-        if data[:1] != pickle.PROTO or data[1:2] not in (b"\2", b"\3", b"\4"):
-            raise Refused("it does not begin as paddle.save's files do")
+        check_beginning(data[:2])
         opcodes = pickletools.genops(data)
         try:
             next(opcodes)

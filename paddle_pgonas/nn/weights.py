@@ -17,6 +17,7 @@ from paddle_pgonas.io.records import Arrays, DamagedFile, Record
 from paddle_pgonas.nn.pdparams import read_pdparams
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.supernet import Supernet, plain_name
+from paddle_pgonas.nn.weight_files import check_weight_file
 from paddle_pgonas.space.arch import Arch, SearchSpace
 
 SLOPE = ".act._weight"
@@ -66,10 +67,8 @@ def named_weights(path: str | Path, arrays: Arrays) -> Arrays:
 
 def read_arrays(path: str | Path) -> tuple[Arrays, Record]:
     """All arrays of a weight file or checkpoint as named in it, and its record. Other programs' files need no checksum."""
+    check_weight_file(path)
     path = Path(path)
-    if not path.is_file():
-        meant = [f"{path}{suffix}" for suffix in (".safetensors", ".pdparams") if Path(f"{path}{suffix}").is_file()]
-        raise UserError(f"{path}: no such weight file" + (f"; did you mean {meant[0]}?" if meant else ""))
     if path.suffix == ".safetensors":
         return records.read(path, checked=False)
     arrays = {name: value for name, value in read_pdparams(path).items() if isinstance(value, np.ndarray)}
@@ -230,15 +229,15 @@ def convert_weights(source: str | Path, target: str | Path) -> int:
     ``paddle.load`` reads ``.pdparams``. This format has no place for the record, which is dropped. Copies of a teacher and an
     optimizer's state are left out. Raises UserError if the source cannot be read, or the target has another suffix.
     """
-    arrays, record = read_weights(source)
     suffix = Path(target).suffix
+    if suffix not in (".safetensors", ".pdparams"):
+        raise UserError(f"{target}: a weight file ends with .safetensors or .pdparams")
+    arrays, record = read_weights(source)
     if suffix == ".safetensors":
         records.write(target, record, arrays)
-    elif suffix == ".pdparams":
+    else:
         with atomic_path(target) as part:
             paddle.save({name: paddle.to_tensor(array) for name, array in arrays.items()}, str(part))
-    else:
-        raise UserError(f"{target}: a weight file ends with .safetensors or .pdparams")
     return len(arrays)
 
 

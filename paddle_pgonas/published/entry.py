@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from paddle_pgonas.config.loading import Config
+from paddle_pgonas.data.sources import say_once
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.weights import activation_of, read_weights
 from paddle_pgonas.scores.correlation import kendall
@@ -82,6 +83,7 @@ def check_entry(config: Config, weights: str | Path, submission: str | Path, fir
     candidates, faults = select(submission, read_scored(submission, config.search_space), first, None), Faults()
     check_range({candidate.name: candidate.acc for candidate in candidates}, faults)
     faults.stop(submission)
+    say_once(f"{len(candidates):,} candidates of {submission} with {weights}", error=False)
     session = Session(config, weights)
     measured = session.measure([candidate.arch for candidate in candidates], Path(config.output_dir) / "scores")
     return EntryCheck(candidates, metric_values(measured, "top1"), len(session.images.labels), config.model.activation)

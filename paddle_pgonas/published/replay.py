@@ -137,7 +137,7 @@ class _Training:
             select_device(config.device, config.exhaustive_search)
             full = Supernet(config.search_space, config.model.num_classes)
             save_file({name: first_weights(name, tensor.shape) for name, tensor in full.weights().items()}, weights)
-            batches: Any = SimpleNamespace(steps_per_epoch=reference.steps_per_epoch)
+            batches: Any = SimpleNamespace(steps_per_epoch=reference.steps_per_epoch, source=SimpleNamespace(classes=None))
             self._run = start_run(config, batches)
         net = self._run.net
         self._start = {name: tensor.clone() for name, tensor in net.weights().items()}

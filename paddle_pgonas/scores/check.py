@@ -10,6 +10,8 @@ from paddle_pgonas.errors import UserError, printable
 from paddle_pgonas.io.files import read_json
 from paddle_pgonas.scores.faults import Faults
 from paddle_pgonas.scores.files import (
+    Accs,
+    Candidate,
     check_against,
     check_range,
     collect_candidates,
@@ -35,6 +37,8 @@ class Verdict:
     path: str
     faults: Faults
     notes: list[str]
+    what: str = "no score file"
+    """What the file is, by the record beside it or else by its values."""
 
     @property
     def accepted(self) -> bool:
@@ -42,13 +46,13 @@ class Verdict:
         return not self.faults
 
     def as_json(self) -> dict[str, Any]:
-        """``file``, ``accepted``, ``faults`` (each ``rule``, ``count``, ``examples`` of ``name`` and ``problem``), ``notes``."""
+        """``file``, ``what``, ``accepted``, ``faults`` (``rule``, ``count``, ``examples`` of name and problem), ``notes``."""
         faults = [asdict(fault) for fault in self.faults.values()]
-        return {"file": self.path, "accepted": self.accepted, "faults": faults, "notes": self.notes}
+        return {"file": self.path, "what": self.what, "accepted": self.accepted, "faults": faults, "notes": self.notes}
 
     def __str__(self) -> str:
         word = "accepted" if self.accepted else "NOT accepted"
-        lines = [f"{printable(self.path)}: {word} as a submission", *self.faults.lines()]
+        lines = [f"{printable(self.path)}: {word} as a submission", f"what: {self.what}", *self.faults.lines()]
         lines += [f"note: {note}" for note in self.notes]
         return "\n  ".join(lines)
 
@@ -74,7 +78,8 @@ def validate_submission(path: str | Path, candidates_path: str | Path | None = N
     wanted = None if candidates_path is None else read_candidates(candidates_path, space, known)
     _, accs = collect_candidates(entries, space, faults, known)
     check_range(accs, faults)
-    if _is_predicted(Path(path)):
+    record = _record(Path(path))
+    if "predictor" in record and "file" in record:
         faults.add("predictor", "the file", PREDICTOR)
     if len(accs) > 1 and len(set(accs.values())) == 1 and (acc := next(iter(accs.values()))) is not None:
         # such a file gives no ranking, and the leaderboards' correlations are not defined
@@ -93,13 +98,42 @@ def validate_submission(path: str | Path, candidates_path: str | Path | None = N
         values = [acc for acc in accs.values() if acc is not None]
         spread = f"'acc' {min(values):.4g} to {max(values):.4g}, {len(set(values)):,} different values"
         notes.append(f"{count:,} entries of space {space.name}, {spread}")
-    return Verdict(str(path), faults, notes)
+    return Verdict(str(path), faults, notes, _kind(record, accs) + _part(list(accs), wanted or []))
 
 
-def _is_predicted(path: Path) -> bool:
-    """Whether the record beside a file is of this very file and names it a predictor's; no, if there is no readable record."""
+def _record(path: Path) -> dict[str, Any]:
+    """The record beside a file, if it can be read and is not of another content; else an empty one."""
     try:
-        record = read_record(path)
+        return read_record(path)
     except UserError:
-        return False
-    return "predictor" in record and "file" in record
+        return {}
+
+
+def _kind(record: dict[str, Any], accs: Accs) -> str:
+    """What a file holds; values of a record, which may come from a stranger, are shown in short."""
+    told = {key: printable(str(value))[:100] for key, value in record.items()}
+    values = {acc for acc in accs.values() if acc is not None}
+    if "predictor" in told:
+        return "predictions by a model of scores"
+    if "front" in told:
+        return f"the front of a search by {told.get('score')}"
+    if "weights" in told:
+        weights = ", ".join(map(str, record["weights"])) if isinstance(record["weights"], list) else ""
+        return (
+            f"scores ({told.get('acc')}) on {told.get('images')} images by {printable(weights)[:200] or 'an untrained network'}"
+        )
+    if "prior" in told:
+        return f"values of the prior {told['prior']}, no scores of a supernet"
+    if not values or values == {0}:
+        return "candidates without scores"
+    fractions = all(0 <= value <= 1 for value in values)
+    return "scores or a truth" if fractions else "values of a prior, perhaps: scores are fractions of 0 to 1"
+
+
+def _part(names: list[str], wanted: list[Candidate]) -> str:
+    """Which part of the candidates it is, if it is one."""
+    listed = [candidate.name for candidate in wanted]
+    if not 0 < len(names) < len(listed) or not set(names) <= set(listed):
+        return ""
+    which = "the first" if names == listed[: len(names)] else "a part,"
+    return f", of {which} {len(names):,} of the {len(listed):,} candidates"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from paddle_pgonas.data.cache import DecodedImages
+from paddle_pgonas.errors import brief
 from paddle_pgonas.io.records import Store
 from paddle_pgonas.space.arch import Arch
 
@@ -39,7 +40,16 @@ class ChunkStore:
         counts = [count for _, count in self._entries()]
         whole, others = counts.count(self.data.asked), sorted(set(counts) - {self.data.asked})
         more = f", and some over {', '.join(map(str, others))} images" if others else ""
-        return f"{whole} of {chunks} chunks of these weights, images and options are already in {self.store.folder}{more}"
+        where = brief(str(self.store.folder))
+        return f"{whole} of {chunks} chunks of these weights, images and options are already in {where}{more}"
+
+    def images(self, chunks: int) -> np.ndarray:
+        """The number of images in the stored sums of each chunk, as far as the names of the files tell: int64 [chunks]."""
+        stored = np.zeros(chunks, np.int64)
+        for chunk, count in self._entries():
+            if chunk < chunks and (count == self.data.asked or (count < self.data.asked and self.extensible)):
+                stored[chunk] = max(stored[chunk], np.searchsorted(self.data.kept, count))
+        return stored
 
     def get(self, number: int, size: int) -> tuple[int, np.ndarray]:
         """The number of images in the stored sums of a chunk of ``size`` candidates, and the sums: float64 [size, 4]."""

@@ -32,6 +32,7 @@ def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None, sample
     With a ``sample`` only its architectures are scored; errors as of :class:`~paddle_pgonas.scoring.smoothing.Smoothing`.
     """
     select_device(config.device, config.exhaustive_search)
+    images = len(open_images(config).val_source.labels) if config.data.given else None
     side, classes = config.data.image_size, config.model.num_classes
     step = len(archs)
     if sample is not None:
@@ -41,8 +42,6 @@ def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None, sample
     costs = [walk_cost(build_tree(chunk), chunk[0], side, classes) for chunk in chunks]
     shared = sum(cost_of.macs for cost_of in costs)
     alone = sum(cost.macs(arch, side, classes) for arch in archs)
-    known = config.data.source != "folder" or config.data.root is not None
-    images = len(open_images(config).val_source.labels) if known else None
     settings = config.score
     calibrating = settings.calibration_images if settings.bn == "calibrated" else 0
     memory = scoring_memory(config, map(build_tree, chunks), images or 0)

@@ -15,6 +15,7 @@ import paddle
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Data, Score
 from paddle_pgonas.data.cache import DecodedImages
+from paddle_pgonas.data.sources import evenly
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.records import checksum
@@ -22,12 +23,14 @@ from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.progress import Progress
 from paddle_pgonas.runtime import DEVICE_ERRORS, compute_dtype, device_memory, out_of_memory, tf32
 from paddle_pgonas.scoring.chunks import METRICS, ChunkStore
-from paddle_pgonas.scoring.tree import Node, build_tree, scoring_order
+from paddle_pgonas.scoring.tree import Node, build_tree, scoring_order, walk_cost
 from paddle_pgonas.scoring.walker import Walker
 from paddle_pgonas.space.arch import Arch
 
 T = TypeVar("T")
 
+COUNTED = 16
+"""So many chunks are counted exactly for the forecast, which takes a tenth of a second each."""
 CHUNK = 256
 """Most candidates per chunk: a kill loses at most one chunk, and chunking costs 0.4 % of the sharing for the 45,000."""
 
@@ -50,24 +53,40 @@ def score(
     are kept in ``folder``, so that an interrupted run continues and several processes share the work; None stores nothing. Raises
     UserError for logits that are not finite, or a folder that cannot be written.
     """
-    chunks = chunked(scoring_order(archs))
+    positions = chunked(scoring_order(archs))
+    chunks = [[archs[position] for position in chunk] for chunk in positions]
     store = None if folder is None else ChunkStore(folder, archs, images, identity(net, images, data, settings))
     if store is not None:
         print(store.summary(len(chunks)))
     scorer = _Scorer(net, images, data, settings)
-    sums = np.full((len(archs), len(METRICS)), np.nan)
-    count = len(images.labels)
-    with Progress(len(archs) * count, "scoring", "evaluations") as bar:
+    sums, count = np.empty((len(archs), len(METRICS))), len(images.labels)
+    left = np.full(len(chunks), count) if store is None else count - store.images(len(chunks))
+    calibrating = 0 if scorer.calibration is None else len(scorer.calibration)
+    work = _macs_of(chunks, left, calibrating, net, images.images.shape[1])
+    done = 0
+    with Progress(sum(work), "scoring", "MACs") as bar:
         for number in _my_order(len(chunks)):
-            chunk = [archs[position] for position in chunks[number]]
+            chunk = chunks[number]
             first, start = (0, np.zeros((len(chunk), len(METRICS)))) if store is None else store.get(number, len(chunk))
             if first < count:
-                start = start + scorer.chunk(chunk, bar, first)
+                start = start + scorer.chunk(chunk, first, bar, done)
                 if store is not None:
                     store.put(number, start)
-            sums[chunks[number]] = start
-            bar.skip_to(int(np.isfinite(sums[:, 0]).sum()) * count)  # stored sums count too, and repeated work counts once
+            sums[positions[number]] = start
+            done += work[number]
+            bar.skip_to(done)  # what another process has stored counts too
     return sums / count
+
+
+def _macs_of(chunks: Sequence[Sequence[Arch]], left: np.ndarray, calibrating: int, net: Supernet, side: int) -> list[int]:
+    """The work on each chunk with images ``left``. Of many such, whose costs change slowly, all but some are interpolated."""
+    missing = np.flatnonzero(left)
+    if not len(missing):
+        return [0] * len(chunks)
+    counted = missing[evenly(len(missing), COUNTED)]
+    costs = [walk_cost(build_tree(chunks[number]), chunks[number][0], side, net.num_classes).macs for number in counted]
+    images = np.where(left, calibrating + left, 0)
+    return (np.interp(np.arange(len(chunks)), counted, costs) * images).astype(np.int64).tolist()
 
 
 def chunked(order: Sequence[T]) -> list[Sequence[T]]:
@@ -108,17 +127,23 @@ class _Scorer:
         net.eval()
         self.walker = Walker(net, settings.bn, compute_dtype(settings.amp, "score.amp"))
         self.images, self.data, self.settings = images, data, settings
+        self.calibration = images.calibration if settings.bn == "calibrated" else None
         self.batch_size = settings.batch_size
         self.on_device: paddle.Tensor | None = None
         if paddle.get_device() != "cpu" and images.images.nbytes < device_memory() / 4:
             self.on_device = paddle.to_tensor(np.ascontiguousarray(images.images))
 
-    def chunk(self, archs: Sequence[Arch], bar: Progress, first: int) -> np.ndarray:
-        """Sums of the metrics over the images from the ``first`` on: float64 [len(archs), 4]. Out of memory halves the batch."""
+    def chunk(self, archs: Sequence[Arch], first: int, bar: Progress, done: int) -> np.ndarray:
+        """Sums of the metrics over the images from the ``first`` on: float64 [len(archs), 4]. Out of memory halves the batch.
+
+        The multiply-accumulates count in the progress, of which ``done`` were there before.
+        """
+        self.walker.tell = bar.update
         while True:
+            bar.skip_to(done)  # work that is repeated counts once
             try:
                 with tf32(self.settings.amp):
-                    return self._walk_images(archs, bar, first)
+                    return self._walk_images(archs, first)
             except DEVICE_ERRORS as error:
                 if not out_of_memory(error):
                     raise
@@ -131,18 +156,18 @@ class _Scorer:
                 self.batch_size //= 2
                 print(f"out of memory: score.batch_size is now {self.batch_size}", file=sys.stderr)
 
-    def _walk_images(self, archs: Sequence[Arch], bar: Progress, first: int) -> np.ndarray:
+    def _walk_images(self, archs: Sequence[Arch], first: int) -> np.ndarray:
         root = build_tree(archs)
-        if self.images.calibration is not None and self.settings.bn == "calibrated":
+        if self.calibration is not None:
             # On out-of-memory the micro-batches are halved too.
             size = self.settings.calibration_batch
-            self.walker.calibrate(root, calibration_batches(self.images.calibration, self.data, size, self.batch_size))
+            self.walker.calibrate(root, calibration_batches(self.calibration, self.data, size, self.batch_size))
         sums = np.zeros((len(archs), len(METRICS)))
         for start in range(first, len(self.images.labels), self.batch_size):
             batch = slice(start, start + self.batch_size)
             pixels = (self.images.images if self.on_device is None else self.on_device)[batch]
             measured: dict[int, paddle.Tensor] = {}
-            visit = partial(_visit, paddle.to_tensor(self.images.labels[batch]), measured, bar)
+            visit = partial(_visit, paddle.to_tensor(self.images.labels[batch]), measured)
             self.walker.walk(root, to_network(pixels, self.data), visit)
             sums[list(measured)] += paddle.stack(list(measured.values())).numpy()  # one synchronization with the device per batch
         bad = np.flatnonzero(~np.isfinite(sums).all(axis=1))
@@ -153,8 +178,7 @@ class _Scorer:
         return sums
 
 
-def _visit(labels: paddle.Tensor, measured: dict[int, paddle.Tensor], bar: Progress, node: Node, logits: paddle.Tensor) -> None:
-    bar.update(len(node.candidates) * len(labels))
+def _visit(labels: paddle.Tensor, measured: dict[int, paddle.Tensor], node: Node, logits: paddle.Tensor) -> None:
     measured.update(dict.fromkeys(node.candidates, _measure(logits, labels)))
 
 

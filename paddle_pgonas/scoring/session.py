@@ -14,12 +14,13 @@ from paddle_pgonas.config.loading import Config
 from paddle_pgonas.config.meaning import SCORED, check_record, trained_part, warn, warn_untrained
 from paddle_pgonas.data.cache import DecodedImages
 from paddle_pgonas.data.images import JobImages, open_images
+from paddle_pgonas.data.sources import say_once
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.records import Record
 from paddle_pgonas.nn.building import build_untrained
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights, read_arrays, trained_alone
-from paddle_pgonas.runtime import compute_dtype, select_device
+from paddle_pgonas.runtime import compute_dtype, device_name, select_device
 from paddle_pgonas.scores.correlation import reached_by_guessing
 from paddle_pgonas.scoring import scorer
 from paddle_pgonas.scoring.chunks import METRICS
@@ -40,6 +41,10 @@ class Session:
         self.sections, space, model = (config.data, config.score), config.search_space, config.model
         self.opened: JobImages = open_images(config) if beside is None else beside.opened
         self.file = str(weights or model.pretrained)
+        source, bn = self.opened.val_source, config.score.bn
+        images = f"{len(source.labels):,} images of {len(source.classes):,} classes from {source.where}"
+        first = f", after calibrating on {config.score.calibration_images:,}" if bn == "calibrated" else f", score.bn={bn}"
+        say_once(f"scoring on {images}{first}, on {device_name()}", error=False)
         self.trained: Record
         """The record of the weights."""
 

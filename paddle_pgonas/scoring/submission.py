@@ -12,6 +12,7 @@ import numpy as np
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config
 from paddle_pgonas.config.meaning import warn
+from paddle_pgonas.data.sources import say_once
 from paddle_pgonas.errors import UserError, printable
 from paddle_pgonas.io.files import write_json, write_text
 from paddle_pgonas.io.outputs import claim, content_digest
@@ -61,6 +62,7 @@ def write_submission(
     scored = smoothing.positions if smoothing else range(len(archs))
     folder, together = Path(config.output_dir) / "scores", TOGETHER if sample else None
     processes.say_share()
+    say_once(f"{len(scored):,} candidates by {metric} with {' '.join(map(str, files)) or 'no training'}: {output}", error=False)
     measured, sessions = measure_with(config, files, [archs[position] for position in scored], folder, together)
     if processes.rank() != 0:
         print(printable(f"all {len(archs)} candidates are scored; process 0 writes {output}"))

@@ -15,6 +15,7 @@ from paddle import nn
 from paddle_pgonas.config.loading import Config
 from paddle_pgonas.data.batches import labelled_images
 from paddle_pgonas.data.images import open_images
+from paddle_pgonas.data.sources import say_once
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.records import Store, checksum
@@ -23,7 +24,7 @@ from paddle_pgonas.nn.resnet import BasicBlock, ResNet, Stem
 from paddle_pgonas.priors.by_name import AT_INITIALISATION
 from paddle_pgonas.priors.first_pass import GRADIENTS, FirstPass
 from paddle_pgonas.progress import Progress
-from paddle_pgonas.runtime import select_device
+from paddle_pgonas.runtime import device_name, select_device
 from paddle_pgonas.space.arch import Arch
 
 CHUNK = 4
@@ -40,8 +41,13 @@ def untrained_values(config: Config, name: str, archs: Sequence[Arch], seeds: in
     few images, or a value is not finite.
     """
     select_device(config.device, config.exhaustive_search)
+    folder = Path(config.output_dir) / "priors"
+    say_once(
+        f"{name} of {len(archs):,} subnets on {device_name()}: {seeds} seeds of {images} training images, kept in {folder}",
+        error=False,
+    )
     batches = _batches(config, seeds, images)
-    store = Store(Path(config.output_dir) / "priors", _identity(config, name, archs, batches))
+    store = Store(folder, _identity(config, name, archs, batches))
     values = np.empty((len(archs), seeds))
     with Progress(len(archs), name, "subnets") as bar:
         for start in range(0, len(archs), CHUNK):

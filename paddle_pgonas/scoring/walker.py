@@ -41,6 +41,8 @@ class Walker:
         self.dtype, self.normalise = dtype, MODES[bn]
         self.macs = 0
         """Multiply-accumulates of all convolutions and linear layers so far."""
+        self.tell: Callable[[int], object] = lambda macs: None
+        """Is told those of each layer when it is computed."""
 
     def calibrate(self, root: Node, batches: Iterable[Sequence[paddle.Tensor]]) -> None:
         """Store in every node the statistics of its BatchNorm layers on these images.
@@ -77,9 +79,13 @@ class Walker:
         for group in sibling_groups(node):
             self._siblings(node, group, maps, visit)
 
+    def _count(self, macs: int) -> None:
+        self.macs += macs
+        self.tell(macs)
+
     def _logits(self, x: paddle.Tensor) -> paddle.Tensor:
         weight = self.weights.linear(f"{self.head}.weight", x.shape[1])
-        self.macs += x.shape[0] * weight.size
+        self._count(x.shape[0] * weight.size)
         return F.linear(x.astype("float32").mean([2, 3]), weight, self.weights.whole[f"{self.head}.bias"])
 
     def _siblings(self, parent: Node, group: Node, maps: Maps, visit: Visit | None) -> None:
@@ -130,7 +136,7 @@ class Walker:
         c_in = maps[0].shape[1]
         weight = self.weights.filters(f"{name}.weight", start, start + c_in, c_out)
         outs = [conv2d(x, weight, stride) for x in maps]
-        self.macs += sum(out.size for out in outs) * c_in * weight.shape[2] ** 2
+        self._count(sum(out.size for out in outs) * c_in * weight.shape[2] ** 2)
         return outs
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config
 from paddle_pgonas.config.meaning import warn_untrained
+from paddle_pgonas.data.sources import say_once
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import write_json, write_text
 from paddle_pgonas.io.locks import exclusive
@@ -132,6 +133,10 @@ def search(
     measures = weights is not None or "latency_ms" in limits  # and stores its measurements
     side, model, folder = config.data.image_size, config.model, Path(config.output_dir) / "search"
     device = select_device(config.device, config.exhaustive_search) if measures else ""
+    within = ", ".join(f"{name} at most {limit:,.10g}" for name, limit in limits.items()) or "no limit"
+    stored = f", measurements in {folder}" if measures else ""
+    budget = f"{generations:,} generations of {population:,} subnets by {prior or metric}"
+    say_once(f"searching space {config.search_space.name}: {budget} ({within}){stored}", error=False)
     kept = exclusive(config.output_dir, "search") if measures else nullcontext(lambda: None)
     with processes.together(), kept as check_folder:
         latency = session = None

@@ -48,18 +48,23 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def refuse_overwriting(folder: Path, resume: bool, checkpoint_every: int) -> None:
-    """Raise UserError if the folder holds a run that is not to be resumed, or one that has lost its checkpoints.
+    """Raise UserError if the folder holds a run that is not to be resumed, one that has lost its checkpoints, or none to resume.
 
-    Those were lost if there are none after ``checkpoint_every`` epochs. A log that no run wrote is not replaced either.
+    Checkpoints were lost if there are none after ``checkpoint_every`` epochs; before, a run begins again. A log that no run wrote
+    is not replaced either.
     """
     kept, log = checkpoints(folder / "checkpoints"), folder / "metrics.jsonl"
-    finished = (folder / "supernet.safetensors").exists()
+    finished, begun = (folder / "supernet.safetensors").exists(), wrote(TRAINING, folder / "config.yaml")
     lines = [] if kept else read_json_lines(log)
-    if is_own_file(log) and log.stat().st_size and not (kept or lines or wrote(TRAINING, folder / "config.yaml")):
+    if is_own_file(log) and log.stat().st_size and not (kept or lines or begun):
         raise UserError(f"{log}: exists, and is not the log of a run; move it away, or choose another output_dir")
     epochs = [line["epoch"] for line in lines if isinstance(line.get("epoch"), int)]
     if not kept and (finished or max(epochs, default=0) >= checkpoint_every):
         raise UserError(f"{folder} holds a run whose checkpoints are missing; choose another output_dir")
+    if resume and not (kept or lines or begun):
+        raise UserError(
+            f"resume=True: {folder} holds no run to continue; correct output_dir, or leave out resume=True to start anew"
+        )
     if not resume and (kept or lines):
         raise UserError(
             f"{folder} already holds a run; resume=True continues it, overwrite=True begins anew; or choose another output_dir"

@@ -7,7 +7,7 @@ from typing import Any
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import free_on_resume
 from paddle_pgonas.config.meaning import classes_of, first_difference
-from paddle_pgonas.errors import UserError
+from paddle_pgonas.errors import UserError, brief
 from paddle_pgonas.io.records import Record, told
 from paddle_pgonas.schema import flat
 
@@ -56,7 +56,7 @@ def check_processes(facts: dict[str, Any]) -> None:
         for key in first | other:
             name, ours, theirs = key.removeprefix("config."), first.get(key), other.get(key)
             if name not in PER_PROCESS and ours != theirs:
-                values = f"{str(ours)[:60]} in process 0 and {str(theirs)[:60]} in process {rank}"
+                values = f"{brief(str(ours))[:60]} in process 0 and {brief(str(theirs))[:60]} in process {rank}"
                 raise UserError(
                     f"the processes of this training disagree: {name} is {values}; give all processes the same settings"
                 )

@@ -18,6 +18,7 @@ from paddle_pgonas.config.sections import Data, Recipe
 from paddle_pgonas.data.batches import calibration_images
 from paddle_pgonas.data.cache import DecodedImages
 from paddle_pgonas.data.images import open_images
+from paddle_pgonas.data.sources import say_once
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError, printable
 from paddle_pgonas.io.files import remove_left_parts
@@ -29,7 +30,8 @@ from paddle_pgonas.methods.losses import cross_entropy
 from paddle_pgonas.nn.building import build_subnet
 from paddle_pgonas.nn.elastic import calibrate
 from paddle_pgonas.nn.resnet import ResNet
-from paddle_pgonas.nn.weights import read_weights, save_weights
+from paddle_pgonas.nn.weight_files import check_weight_file
+from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.priors.geometry import layers
 from paddle_pgonas.runtime import made_by, select_device, versions
 from paddle_pgonas.schema import plain
@@ -40,7 +42,7 @@ from paddle_pgonas.training.checkpoints import checkpoints
 from paddle_pgonas.training.memory import check_memory
 from paddle_pgonas.training.run import Run
 from paddle_pgonas.training.schedules import total_steps
-from paddle_pgonas.training.trainer import checked, fit, open_batches
+from paddle_pgonas.training.trainer import checked, fit, open_batches, say_start
 
 FEW = 300
 """Steps of a training below which running BatchNorm statistics are said to lag behind the weights."""
@@ -60,14 +62,21 @@ def train_standalone(
     ``score.calibration_images``. Raises UserError for a key without a use, weights of another subnet, a request to stop, or a
     training that diverged or collapsed.
     """
+    if start is not None:
+        check_weight_file(start)  # before the images are read
     if weights is not None:
         claim("train_standalone --weights", weights)
-    if start is not None:
-        read_weights(start)  # here, too, because the images are decoded first
+    _begin(config)
     folder = results_store(config, bn, start).folder / arch.code
     acc = _train(config, arch, folder, weights, start=start, bn=bn)
     _remove_checkpoints(folder)
     return acc
+
+
+def _begin(config: Config) -> None:
+    """Select the device and say what begins, before the images are read for the name of the results."""
+    select_device(config.device, config.exhaustive_search)
+    say_start(config, open_images(config).train_source)
 
 
 def _train(
@@ -94,6 +103,7 @@ def _train(
             raise type(error)(f"{arch}: {error}") from None
     images, data, settings = open_images(config), config.data, config.score
     if bn == "calibrated":
+        say_once(f"calibrating on {settings.calibration_images:,} images", error=False)
         pixels = calibration_images(images.train_source, data, settings.calibration_images)
         calibrate(net, (x for [x] in calibration_batches(pixels, data, settings.calibration_batch, len(pixels))))
     acc = accuracy(run.net, images.validation, data, settings.batch_size)
@@ -141,6 +151,8 @@ def make_truth(config: Config, candidates: Sequence[Candidate], output: str | Pa
     the subnets; each writes the existing results, the last one all of them.
     """
     claim("train_standalone --output", output)
+    say_once(f"{len(candidates):,} subnets, one after the other: {output}", error=False)
+    _begin(config)
     store = results_store(config, bn)
     steps = total_steps(config.train, len(open_images(config).train_source.labels) // config.train.batch_size)
     if bn == "running" and steps < FEW:

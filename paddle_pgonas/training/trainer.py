@@ -14,8 +14,9 @@ from paddle_pgonas.config.loading import Config, files_read, save_config
 from paddle_pgonas.config.meaning import STARTED, TAUGHT, Use, check_record
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.images import open_images
-from paddle_pgonas.data.sources import say_once
+from paddle_pgonas.data.sources import ImageSource, say_once
 from paddle_pgonas.errors import Diverged, UserError
+from paddle_pgonas.inputs import check_job as check_inputs
 from paddle_pgonas.io.locks import exclusive
 from paddle_pgonas.io.outputs import claim
 from paddle_pgonas.io.records import Record
@@ -23,14 +24,15 @@ from paddle_pgonas.methods import METHODS
 from paddle_pgonas.methods.base import Parts
 from paddle_pgonas.nn.building import build_supernet, build_teacher
 from paddle_pgonas.nn.supernet import Supernet
-from paddle_pgonas.nn.weights import Check, read_arrays, save_weights
+from paddle_pgonas.nn.weights import Check, save_weights
 from paddle_pgonas.priors.geometry import layers
-from paddle_pgonas.runtime import compute_dtype, made_by, select_device
+from paddle_pgonas.runtime import compute_dtype, device_name, made_by, select_device
 from paddle_pgonas.training.checkpoints import TRAINING, checkpoints, files_of_run, refuse_overwriting, save_checkpoint
 from paddle_pgonas.training.memory import check_memory
 from paddle_pgonas.training.resume import check_processes
 from paddle_pgonas.training.run import Run, file_digests
 from paddle_pgonas.training.runlog import RunLog
+from paddle_pgonas.training.schedules import total_steps
 from paddle_pgonas.training.signals import stop_requests
 from paddle_pgonas.training.watch import Watcher
 
@@ -55,8 +57,11 @@ def train(config: Config, resume: bool = False, other_data: bool = False, overwr
         raise UserError("overwrite=True begins a run anew, resume=True and other_data=True continue it: give one of the two")
     select_device(config.device, config.exhaustive_search)
     with processes.together():
-        check_job(config)
-        watcher = Watcher(config) if config.train.watch_images and processes.rank() == 0 else None
+        check_job(config, resume or other_data, overwrite)
+        watcher = None
+        if config.train.watch_images and processes.rank() == 0:
+            say_start(config, open_images(config).train_source)  # before the watched images are read
+            watcher = Watcher(config)
         weights = train_supernet(config, resume, watcher, other_data, overwrite)
         if watcher is not None and watcher.latest:
             print(watcher.summary())
@@ -70,8 +75,8 @@ def train_supernet(
     select_device(config.device, config.exhaustive_search)
     folder = Path(config.output_dir)
     output = folder / "supernet.safetensors"
-    with processes.together(), _checked_folder(config) as check_folder:
-        resume = resume or other_data
+    resume = resume or other_data
+    with processes.together(), _checked_folder(config, resume, overwrite) as check_folder:
         earlier = files_of_run(folder, files_read(config).values()) if overwrite else []
         if not overwrite:
             refuse_overwriting(folder, resume, config.train.checkpoint_every)
@@ -94,25 +99,23 @@ def train_supernet(
 
 
 @contextmanager
-def _checked_folder(config: Config) -> Iterator[Callable[[], None]]:
+def _checked_folder(config: Config, resume: bool, overwrite: bool) -> Iterator[Callable[[], None]]:
     """As ``exclusive`` for the run's folder, after the checks that need neither folder nor images."""
-    check_job(config)
+    check_job(config, resume, overwrite)
     compute_dtype(config.train.amp, "train.amp")  # here too, because reading the images takes long
     with exclusive(config.output_dir, "training") as check_folder:
         yield check_folder
 
 
-def check_job(config: Config) -> None:
-    """Raise UserError for no method, a file that is missing, or one in the run's folder that no training wrote."""
+def check_job(config: Config, resume: bool = False, overwrite: bool = False) -> None:
+    """Raise UserError for no method, an input that is missing, or a run's folder that a training must not write."""
     if config.method is None:
         raise UserError(f"method: none is configured; choose one with -o method=NAME ({', '.join(METHODS)})")
     inputs = files_read(config)
-    for key, path in inputs.items():
-        if not Path(path).is_file():
-            if key in ("model.pretrained", "method.teacher"):
-                read_arrays(path)  # which says what is there instead
-            raise UserError(f"{key}: {path}: no such file")
+    check_inputs(config, ("train",), reads=inputs)
     folder = Path(config.output_dir)
+    if not overwrite:
+        refuse_overwriting(folder, resume, config.train.checkpoint_every)
     for output in (folder / "config.yaml", folder / "supernet.safetensors", *folder.glob("watched/[0-9]*.json")):
         claim(TRAINING, output, inputs=inputs.values())
 
@@ -127,14 +130,23 @@ def open_batches(config: Config) -> EpochBatches:
         processes.barrier()
     images = open_images(config)
     images.check_classes()
+    say_start(config, images.train_source)
     rank = processes.rank() if world > 1 else 0
     batches = EpochBatches(images.train_source, config.data, images.cache, config.train.batch_size, config.seed, rank, world)
     images.train_source.fingerprint(images.cache)
     if leads:
         processes.barrier()
-    number, classes, where = len(batches.labels), len(np.unique(batches.labels)), batches.source.where
-    say_once(f"training on {number:,} images of {classes:,} classes from {where}", error=False)
     return batches
+
+
+def say_start(config: Config, source: ImageSource) -> None:
+    """Print what begins, once, before the images are read, which may take hours."""
+    number, settings, world = len(source.labels), config.train, processes.connected()
+    steps = total_steps(settings, number // (settings.batch_size * world))
+    size = f"{settings.batch_size} images" + (f" in each of {world} processes" if world > 1 else "")
+    say_once(f"training on {number:,} images of {len(np.unique(source.labels)):,} classes from {source.where}", error=False)
+    method = config.method.name if config.method else "one subnet"
+    say_once(f"{method}: {steps:,} steps of {size} on {device_name()}, output in {config.output_dir}", error=False)
 
 
 def start_run(config: Config, batches: EpochBatches) -> Run:
@@ -161,8 +173,7 @@ def checked(use: Use, config: Config, batches: EpochBatches) -> Check:
     """What compares a weight file's record with a training on these batches, as ``meaning.check_record`` does."""
 
     def check(path: str | Path, record: Record) -> None:
-        if record:
-            check_record(use, config, batches.source.classes, path, record)
+        check_record(use, config, batches.source.classes, path, record)
 
     return check
 
