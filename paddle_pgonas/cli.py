@@ -199,7 +199,7 @@ def check_inputs(
     """
     for file in _given(arguments, InputFile):
         if isinstance(file, WeightFile):
-            from paddle_pgonas.nn.weight_files import check_weight_file
+            from paddle_pgonas.io.weight_files import check_weight_file
 
             check_weight_file(file)
         elif file != arguments.__dict__.get("config"):  # which was read

@@ -10,7 +10,7 @@ from paddle_pgonas.data.lists import check_split
 from paddle_pgonas.data.sources import Split
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.outputs import check_writable
-from paddle_pgonas.nn.weight_files import check_weight_file
+from paddle_pgonas.io.weight_files import check_weight_file
 
 WEIGHTS = ("model.pretrained", "method.teacher")
 """The keys that name weights."""

@@ -251,7 +251,7 @@ def own_version() -> dict[str, str]:
 
 
 def made_by() -> dict[str, object]:
-    """Command and versions, this package's included, for the record of a file."""
+    """Command and versions, this package's included, for the record of a file: the same for a resumed run and for a whole one."""
     return {"command": command_line(), "versions": own_version() | versions()}
 
 
@@ -261,6 +261,6 @@ def now() -> str:
 
 
 def command_line() -> str:
-    """The running command line, as it can be given again in the same folder."""
-    program, *arguments = sys.argv
+    """The running command line, as it can be given again elsewhere: without what resumes a run or begins it anew."""
+    program, *arguments = (word for word in sys.argv if word not in ("--resume", "--resume-with-other-data", "--overwrite"))
     return shlex.join([*(["python"] if program.endswith(".py") else []), program, *arguments])

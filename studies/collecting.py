@@ -93,6 +93,7 @@ def collect(folder: Path, variant: Variant, seed: int, study: Study, commit: str
 def keep_largest(weights: Path, kept: Path) -> None:
     """Copy a largest network beside the results, without file paths of the machine in its record."""
     arrays, record = records.read(weights)
+    record = {key: value for key, value in record.items() if key != "command"}
     records.write(kept, {**record, "config": _portable(record["config"])}, arrays)
 
 

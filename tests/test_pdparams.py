@@ -14,12 +14,12 @@ from conftest import REPOSITORY
 from hostile_pickles import array, content, dtype, hostile_pickles, number, one, saved, text, values
 
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.nn.pdparams import read_pdparams
+from paddle_pgonas.io.pdparams import read_pdparams
 
 READ_EACH = """
 import json, os, resource, sys
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.nn.pdparams import read_pdparams
+from paddle_pgonas.io.pdparams import read_pdparams
 
 def read(path):
     address_space = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

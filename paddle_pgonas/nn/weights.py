@@ -13,11 +13,11 @@ from paddle import nn
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io import records
 from paddle_pgonas.io.files import atomic_path
+from paddle_pgonas.io.pdparams import read_pdparams
 from paddle_pgonas.io.records import Arrays, DamagedFile, Record
-from paddle_pgonas.nn.pdparams import read_pdparams
+from paddle_pgonas.io.weight_files import check_weight_file
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.supernet import Supernet, plain_name
-from paddle_pgonas.nn.weight_files import check_weight_file
 from paddle_pgonas.space.arch import Arch, SearchSpace
 
 SLOPE = ".act._weight"
@@ -36,7 +36,7 @@ def unchecked(path: str | Path, record: Record) -> None:
 def read_weights(path: str | Path) -> tuple[Arrays, Record]:
     """Weights under the challenge's names, and the record that was saved with them ({} for ``.pdparams``).
 
-    A ``.pdparams`` file is a pickle: it is read without unpickling it (:mod:`paddle_pgonas.nn.pdparams`). Known parts of
+    A ``.pdparams`` file is a pickle: it is read without unpickling it (:mod:`paddle_pgonas.io.pdparams`). Known parts of
     published names (``model.``, ``_layers.``, ``.fn.``) and any other prefix that all names share are removed, and the second
     copy under ``ofa_teacher_model.`` is left out.
 

@@ -25,12 +25,12 @@ from paddle_pgonas.io.files import remove_left_parts
 from paddle_pgonas.io.locks import exclusive, turn
 from paddle_pgonas.io.outputs import claim, content_digest
 from paddle_pgonas.io.records import Store
+from paddle_pgonas.io.weight_files import check_weight_file
 from paddle_pgonas.methods.base import Metrics, Step
 from paddle_pgonas.methods.losses import cross_entropy
 from paddle_pgonas.nn.building import build_subnet
 from paddle_pgonas.nn.elastic import calibrate
 from paddle_pgonas.nn.resnet import ResNet
-from paddle_pgonas.nn.weight_files import check_weight_file
 from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.priors.geometry import layers
 from paddle_pgonas.runtime import made_by, select_device, versions

@@ -7,8 +7,8 @@ from pathlib import Path
 from safetensors import safe_open
 
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.io.pickle_machine import Refused, check_beginning
 from paddle_pgonas.io.records import DamagedFile
-from paddle_pgonas.nn.pickle_machine import Refused, check_beginning
 
 
 def check_weight_file(path: str | Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.nn.pickle_machine import Call, Machine, Refused, Role, short_text
+from paddle_pgonas.io.pickle_machine import Call, Machine, Refused, Role, short_text
 
 Tree = dict[str, Any]  # contents of a file by name: arrays and nested trees; numbers and texts are left out
 
