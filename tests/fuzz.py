@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import mmap
 import os
 import random
@@ -267,8 +268,8 @@ def replay(files: list[Path]) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60, help="(default: 60)")
-    parser.add_argument("--inputs", type=int, default=10**12, help="stop after so many")
+    parser.add_argument("--seconds", type=float, help="(default: 60; with --inputs no limit)")
+    parser.add_argument("--inputs", type=int, help="stop after so many")
     parser.add_argument("--seed", type=int, help="(default: the time)")
     parser.add_argument("--only", nargs="+", default=[], metavar="TARGET")
     parser.add_argument("--findings", type=Path, default=Path("runs/fuzz"), metavar="DIR", help="(default: runs/fuzz)")
@@ -281,9 +282,10 @@ def main() -> int:
     if arguments.replay:
         return replay(arguments.replay)
     first_seed = int(time.time()) if arguments.seed is None else arguments.seed
+    seconds = arguments.seconds or (60 if arguments.inputs is None else math.inf)
     print(f"seed {first_seed}", flush=True)
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
-        counts, findings = watch(Path(folder), first_seed, arguments.only, arguments.seconds, arguments.inputs)
+        counts, findings = watch(Path(folder), first_seed, arguments.only, seconds, arguments.inputs or sys.maxsize)
         for name, count in counts.items():
             print(f"{name:24} {count:10,}")
         print(f"{'inputs':24} {counts.total():10,}   findings {findings}")

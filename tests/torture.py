@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import os
 import random
 import resource
@@ -338,13 +339,14 @@ MODES = ("write", "moment", "full", "disk", "flip")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=600, help="(default: 600)")
-    parser.add_argument("--rounds", type=int, default=10**9, help="stop after so many disturbances")
+    parser.add_argument("--seconds", type=float, help="(default: 600; with --rounds no limit)")
+    parser.add_argument("--rounds", type=int, help="stop after so many disturbances")
     parser.add_argument("--seed", type=int, help="(default: the time)")
     parser.add_argument("--only", nargs="+", default=[], metavar="JOB")
     parser.add_argument("--modes", nargs="+", default=MODES, choices=MODES)
     arguments = parser.parse_args()
-    seed, until = int(time.time()) if arguments.seed is None else arguments.seed, time.time() + arguments.seconds
+    seed = int(time.time()) if arguments.seed is None else arguments.seed
+    until = time.time() + (arguments.seconds or (600 if arguments.rounds is None else math.inf))
     print(f"seed {seed}", flush=True)
     home = Path(tempfile.mkdtemp(prefix="torture-", dir=MEMORY))
     inputs = Inputs(home / "inputs")
@@ -360,7 +362,7 @@ def main() -> int:
         torture.undisturbed(name)
         print(f"{name:16} {torture.seconds[name]:5.1f} seconds, {torture.writes[name]} writes", flush=True)
     rounds = itertools.cycle((name, mode) for mode in arguments.modes for name in torture.jobs)
-    for _, (name, mode) in zip(range(arguments.rounds), rounds, strict=False):
+    for name, mode in itertools.islice(rounds, arguments.rounds):
         if time.time() > until:
             break
         torture.round(name, mode)
