@@ -12,9 +12,9 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 from paddle.autograd import PyLayer, PyLayerContext
-from paddleslim.nas.ofa.layers import SuperConv2D
 
 from paddle_pgonas import processes
+from paddle_pgonas.nn.slim import SuperConv2D
 
 SMALL = 9  # largest number of output pixels for which a CPU computes all images of a batch in one matrix product
 

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-
 import paddle
 from paddle import nn
 
-# PaddleSlim installs a root handler with its own format; its messages are suppressed.
-from paddleslim.nas.ofa import OFA
-from paddleslim.nas.ofa.convert_super import Convert
-from paddleslim.nas.ofa.convert_super import supernet as conversion
-from paddleslim.nas.ofa.layers import SuperConv2D
-
 from paddle_pgonas.nn.elastic import ElasticBatchNorm2D, ElasticConv2D
 from paddle_pgonas.nn.resnet import ResNet
+from paddle_pgonas.nn.slim import OFA, Convert, SuperConv2D, conversion
 from paddle_pgonas.priors.geometry import convolutions
 from paddle_pgonas.space.arch import Arch, SearchSpace
-
-logging.getLogger("paddleslim").setLevel(logging.WARNING)
 
 
 class Supernet(OFA):
