@@ -193,7 +193,7 @@ def check_inputs(
     reads: Collection[str] = (),
     writes: bool = True,
 ) -> None:
-    """Check the paths of the arguments and of the configuration, as :func:`paddle_pgonas.inputs.check_job` does, before the work.
+    """Check the paths of the arguments and of the configuration (:func:`paddle_pgonas.inputs.check_paths`) before the work.
 
     Raises UserError for the first that a job cannot read or write. Needs no Paddle.
     """
@@ -210,9 +210,9 @@ def check_inputs(
     for folder in _given(arguments, OutputFolder):
         check_writable(folder, Path(folder).absolute())
     if config is not None:
-        from paddle_pgonas.inputs import check_job
+        from paddle_pgonas.inputs import check_paths
 
-        check_job(config, splits, reads=reads, writes=writes)
+        check_paths(config, splits, reads=reads, writes=writes)
 
 
 def run(main: Callable[[], None]) -> NoReturn:
