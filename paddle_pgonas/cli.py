@@ -162,8 +162,8 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
 
 def setting_of(
     parser: argparse.ArgumentParser, arguments: argparse.Namespace
-) -> tuple[SearchSpace | None, int | None, int | None]:
-    """Space, image size and classes as the options of :func:`add_setting` tell them; None what nobody tells."""
+) -> tuple[SearchSpace | None, int | None, int | None, Config | None]:
+    """Space, image size, classes and configuration as the options of :func:`add_setting` tell them; None what nobody tells."""
     if arguments.config and arguments.space:
         parser.error("give either -c or --space")
     if arguments.override and not arguments.config:
@@ -172,10 +172,10 @@ def setting_of(
         if value is not None and value < 1:
             parser.error(f"{option} must be at least 1, not {value}")
     if not arguments.config:
-        return arguments.space, arguments.image_size, arguments.classes
+        return arguments.space, arguments.image_size, arguments.classes, None
     config = config_of(arguments)
     image_size, classes = arguments.image_size or config.data.image_size, arguments.classes or config.model.num_classes
-    return config.search_space, image_size, classes
+    return config.search_space, image_size, classes, config
 
 
 def config_of(arguments: argparse.Namespace) -> Config:
