@@ -162,8 +162,8 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
 
 def setting_of(
     parser: argparse.ArgumentParser, arguments: argparse.Namespace
-) -> tuple[SearchSpace | None, int | None, int | None]:
-    """Space, image size and classes as the options of :func:`add_setting` tell them; None what nobody tells."""
+) -> tuple[SearchSpace | None, int | None, int | None, Config | None]:
+    """Space, image size, classes and configuration as the options of :func:`add_setting` tell them; None what nobody tells."""
     if arguments.config and arguments.space:
         parser.error("give either -c or --space")
     if arguments.override and not arguments.config:
@@ -172,10 +172,10 @@ def setting_of(
         if value is not None and value < 1:
             parser.error(f"{option} must be at least 1, not {value}")
     if not arguments.config:
-        return arguments.space, arguments.image_size, arguments.classes
+        return arguments.space, arguments.image_size, arguments.classes, None
     config = config_of(arguments)
     image_size, classes = arguments.image_size or config.data.image_size, arguments.classes or config.model.num_classes
-    return config.search_space, image_size, classes
+    return config.search_space, image_size, classes, config
 
 
 def config_of(arguments: argparse.Namespace) -> Config:
@@ -193,7 +193,7 @@ def check_inputs(
     reads: Collection[str] = (),
     writes: bool = True,
 ) -> None:
-    """Check the paths of the arguments and of the configuration, as :func:`paddle_pgonas.inputs.check_job` does, before the work.
+    """Check the paths of the arguments and of the configuration (:func:`paddle_pgonas.inputs.check_paths`) before the work.
 
     Raises UserError for the first that a job cannot read or write. Needs no Paddle.
     """
@@ -210,9 +210,9 @@ def check_inputs(
     for folder in _given(arguments, OutputFolder):
         check_writable(folder, Path(folder).absolute())
     if config is not None:
-        from paddle_pgonas.inputs import check_job
+        from paddle_pgonas.inputs import check_paths
 
-        check_job(config, splits, reads=reads, writes=writes)
+        check_paths(config, splits, reads=reads, writes=writes)
 
 
 def run(main: Callable[[], None]) -> NoReturn:

@@ -9,6 +9,7 @@ from paddle_pgonas.config.loading import Config, files_read
 from paddle_pgonas.data.lists import check_split
 from paddle_pgonas.data.sources import Split
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.io.files import check_readable
 from paddle_pgonas.io.outputs import check_writable
 from paddle_pgonas.io.weight_files import check_weight_file
 
@@ -16,14 +17,15 @@ WEIGHTS = ("model.pretrained", "method.teacher")
 """The keys that name weights."""
 
 
-def check_job(config: Config, splits: Iterable[Split] = (), *, reads: Collection[str] = (), writes: bool = True) -> None:
-    """Raise UserError for missing images of ``splits``, a missing or wrong file of the keys that the job ``reads``, or, if it
+def check_paths(config: Config, splits: Iterable[Split] = (), *, reads: Collection[str] = (), writes: bool = True) -> None:
+    """Raise UserError for missing images of ``splits``, a missing or wrong file of the keys that a job ``reads``, or, if it
     ``writes``, an ``output_dir`` that cannot be made or written."""
     for key, path in files_read(config).items():
-        if key in reads and key in WEIGHTS:
-            check_weight_file(path)
-        elif key in reads and not Path(path).is_file():
-            raise UserError(f"{key}: {path}: no such file")
+        if key in reads:
+            try:
+                (check_weight_file if key in WEIGHTS else check_readable)(path)
+            except UserError as error:
+                raise type(error)(f"{key}: {error}") from None
     for split in splits:
         check_split(config.data, split)
     if writes:

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from paddle_pgonas import processes
+from paddle_pgonas import __version__, processes
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.gpu_libraries import refuse_missing_library
 
@@ -238,10 +238,8 @@ def versions() -> dict[str, str]:
 
 @cache
 def own_version() -> dict[str, str]:
-    """This package's version if it is installed, and of a checkout the commit, with ``-dirty`` if files differ from it."""
-    known = {}
-    with suppress(importlib.metadata.PackageNotFoundError):
-        known["paddle_pgonas"] = importlib.metadata.version("paddle_pgonas")
+    """This package's version, and of a checkout the commit, with ``-dirty`` if files differ from it."""
+    known = {"paddle_pgonas": __version__}
     checkout = Path(__file__).resolve().parent.parent
     if (checkout / ".git").exists():  # else git would find the repository that an environment lies in
         command = ["git", "-C", str(checkout), "--no-optional-locks", "describe", "--always", "--dirty", "--exclude", "*"]

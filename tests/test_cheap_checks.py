@@ -40,11 +40,12 @@ TRAIN = "train_supernet -c {yaml} -o data.source=folder model.num_classes=2 outp
 ALONE = "train_standalone -c {yaml} -o method=null output_dir={out} data.source=folder data.root="
 SCORE = "write_submission -c {yaml} -o output_dir={out} data.source=folder data.root="
 MISTAKES = {
-    TRAIN + "{d} model.pretrained={no}": "{no}: no such weight file",
+    TRAIN + "{d} model.pretrained={no}": "model.pretrained: {no}: no such weight file",
     TRAIN + "{d} model.pretrained={bad}": "{bad}: not a complete safetensors file",
     TRAIN + "{no}": "{no}/train is not a folder",
     TRAIN + "{d} data.train_list={no}": "data.train_list: {no}: no such file",
     TRAIN + "{d} train.watch_images=10 train.watch_truth={no}": "train.watch_truth: {no}: no such file",
+    TRAIN + "{half}/a train.watch_images=10": "{half}/a/val is not a folder",
     TRAIN + "{d} output_dir={file}/out": "output_dir: {file}/out: cannot be written",
     ALONE + "{d} --arch {arch} --start {no}": "{no}: no such weight file",
     ALONE + "{no} --arch {arch}": "{no}/train is not a folder",
@@ -62,6 +63,7 @@ MISTAKES = {
     "score_prior --prior flops --candidates {no} --output {new}": "{no}: no such file",
     "score_prior -c {yaml} -o data.source=folder data.root={no} --prior near --candidates {c} --output {new}": "{no}/train is",
     "verify_entry -o data.root={no} --weights {w} --submission {c}": "{no}/val is not a folder",
+    "verify_entry -o data.root={half}/b score.bn=calibrated --weights {w} --submission {c}": "{half}/b/train is not a folder",
     "verify_entry -o data.root={d} --weights {w} --submission {no}": "{no}: no such file",
     "compare {c} {c} --truth {no}": "{no}: no such file",
     "compare {c} {c} --output {new} --run {no}": "{no}: no such folder",
@@ -72,11 +74,14 @@ MISTAKES = {
 def test_a_wrong_path_is_told_before_paddle_and_before_any_image(image_folder: Path, tmp_path: Path, tiny_weights: Path) -> None:
     bad, file, candidates = tmp_path / "bad.safetensors", tmp_path / "file", tmp_path / "c.json"
     bad.write_text("{}")
+    for folder in ("a/train", "b/val"):
+        (tmp_path / "half" / folder).mkdir(parents=True)
     file.write_text("")
     candidates_of = sample_candidates(TINY, 3, 0)
     write_scores(candidates, candidates_of, [0.0] * 3)
     names = {
         **{"yaml": TINY_CONFIG, "w": tiny_weights, "c": candidates, "d": image_folder, "no": tmp_path / "nowhere", "bad": bad},
+        "half": tmp_path / "half",
         **{"file": file, "out": tmp_path / "out", "new": tmp_path / "new.json", "arch": TINY.smallest},
     }
     commands = []

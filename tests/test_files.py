@@ -17,6 +17,7 @@ from conftest import REPOSITORY
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import (
     atomic_path,
+    check_readable,
     read_json,
     read_json_lines,
     remove_left_parts,
@@ -234,6 +235,15 @@ def test_what_is_no_regular_file_is_left_alone(tmp_path: Path, kind: str) -> Non
     if before is not None:
         assert (path.lstat().st_mode, path.lstat().st_ino) == (before.st_mode, before.st_ino)
     assert len(names(tmp_path)) == (kind not in ("device", "zero byte"))
+
+
+@pytest.mark.parametrize("kind", ["folder", "link to itself", "zero byte", "below a file", "absent"])
+def test_what_cannot_be_read_is_a_mistake_of_the_user(tmp_path: Path, kind: str) -> None:
+    path = (
+        tmp_path / "absent" if kind == "absent" else Path(__file__) / "x" if kind == "below a file" else special(tmp_path, kind)
+    )
+    with pytest.raises(UserError, match=r"no such file|cannot be read \("):
+        check_readable(path)
 
 
 @pytest.mark.parametrize("name", ["in.json", "./sub/../in.json", "link.json", "hard.json"])

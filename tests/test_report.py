@@ -312,6 +312,16 @@ def test_an_empty_run_folder_is_fine_and_a_missing_one_is_named(tmp_path: Path) 
         read_provenance(tmp_path / "nowhere", [], "it")
 
 
+def test_files_of_one_name_and_several_trainings_of_a_file_are_all_told(tmp_path: Path) -> None:
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        record = {"acc": folder, "training": [{"seed": 0, "of": folder}, {"seed": 1, "of": folder}]}
+        (tmp_path / folder / "s.record.json").write_text(json.dumps(record))
+    found = read_provenance(None, [tmp_path / folder / "s.json" for folder in "ab"], "it")
+    assert [facts["acc"] for facts in found.facts.values()] == ["a", "b"]
+    assert len(found.configs) == 4
+
+
 @pytest.mark.parametrize(
     "damage",
     [

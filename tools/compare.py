@@ -53,7 +53,7 @@ def main() -> None:
         parser.error("--run goes with --output or --plots")
 
     cli.check_inputs(arguments)
-    space, image_size, classes = cli.setting_of(parser, arguments)
+    space, image_size, classes, _ = cli.setting_of(parser, arguments)
 
     from paddle_pgonas.io.files import write_json
     from paddle_pgonas.report.comparison import compare

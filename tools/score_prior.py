@@ -47,8 +47,8 @@ def main() -> None:
         parser.error(f"--prior {untrained[0]} takes -o data.image_size=N model.num_classes=N, not --image-size and --classes")
     record_path = beside(arguments.output, ".record.json")
     claim("score_prior --output", arguments.output, beside=[record_path], inputs=[arguments.candidates])
-    space, image_size, classes = cli.setting_of(parser, arguments)
-    cli.check_inputs(arguments, cli.config_of(arguments) if untrained else None, ("train",))
+    space, image_size, classes, config = cli.setting_of(parser, arguments)
+    cli.check_inputs(arguments, config if untrained else None, ("train",))
     space = space or detect_space(arguments.candidates)
     image_size, classes, assumed = setting(space, image_size, classes)
     if assumed:
@@ -57,11 +57,11 @@ def main() -> None:
     archs = [entry.arch for entry in candidates]
 
     def measured(term: str) -> np.ndarray:
-        if term not in AT_INITIALISATION:
+        if config is None or term not in AT_INITIALISATION:
             return prior_values(term, archs, lambda name: make_prior(name, space, image_size, classes))
         from paddle_pgonas.scoring.untrained import untrained_values
 
-        of_seeds = untrained_values(cli.config_of(arguments), term, archs, arguments.seeds or SEEDS, arguments.images or IMAGES)
+        of_seeds = untrained_values(config, term, archs, arguments.seeds or SEEDS, arguments.images or IMAGES)
         print(noise(term, of_seeds))
         return of_seeds.mean(1)
 

@@ -22,7 +22,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config = cli.config_of(arguments)
     if config.method is not None:  # else that is what is wrong
-        cli.check_inputs(arguments, config, ("train",), reads=files_read(config))
+        cli.check_inputs(arguments, config, config.train.splits, reads=files_read(config))
 
     from paddle_pgonas import processes
     from paddle_pgonas.training.trainer import train

@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, metavar="N", help="compare the first N candidates only")
     arguments = parser.parse_args()
     config = cli.config_of(arguments)
-    cli.check_inputs(arguments, config, ("val",))
+    cli.check_inputs(arguments, config, config.score.splits)
 
     from paddle_pgonas.published.entry import check_entry
 

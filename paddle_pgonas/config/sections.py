@@ -171,6 +171,11 @@ class Train(Recipe):
             yield from self.no_use(name, self.watch_images > 0, "train.watch_images")
         yield from self.no_use("watch_prior", self.watch_subnets > 0, "train.watch_subnets")
 
+    @property
+    def splits(self) -> tuple[Literal["train", "val"], ...]:
+        """The images that the training reads. Those to compare the classes with may be missing."""
+        return ("train", "val") if self.watch_images else ("train",)
+
 
 class Score(Section):
     """How subnets are scored."""

@@ -112,11 +112,13 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def check_readable(path: str | Path, *, regular: bool = False) -> None:
-    """Raise UserError for no file, a folder, or one without permission; if ``regular``, for a pipe or a device too."""
+    """Raise UserError for no file, a folder, or one that cannot be read; if ``regular``, for a pipe or a device too."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:  # a link to itself, a part of the path that is a file, a name with a zero byte
+        raise UserError(f"{path}: cannot be read ({error.strerror if isinstance(error, OSError) else error})") from None
     if not os.access(path, os.R_OK):
         raise UserError(f"{path}: cannot be read ({os.strerror(errno.EACCES)})")
     if stat.S_ISDIR(mode) or (regular and not stat.S_ISREG(mode)):

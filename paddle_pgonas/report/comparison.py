@@ -14,14 +14,11 @@ from paddle_pgonas.errors import UserError, printable
 from paddle_pgonas.priors.cost import Setting, macs, setting
 from paddle_pgonas.progress import progress
 from paddle_pgonas.report.best import Best, Scores, Shared, best_of, shared_by
-from paddle_pgonas.report.labels import file_names, labels_of
+from paddle_pgonas.report.labels import TRUTH, file_names, labels_of
 from paddle_pgonas.scores.correlation import LEVEL, Agreement, Estimate, attainable_kendall, correlate, default_k, resamples_for
 from paddle_pgonas.scores.faults import EXAMPLES
 from paddle_pgonas.scores.files import detect_space, read_scored
 from paddle_pgonas.space.arch import Arch, SearchSpace
-
-TRUTH = "the truth"
-"""Name of the reference that ``truth`` gives."""
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,18 @@ from paddle_pgonas.errors import UserError, printable
 from paddle_pgonas.io.records import told
 from paddle_pgonas.scores.files import read_record
 
+TRUTH = "the truth"
+"""Name of the reference that ``truth`` gives; no file's label."""
+
 
 def labels_of(paths: Sequence[str | Path], given: Sequence[str] | None) -> list[str]:
     """The labels given, or what the records beside the files tell; what is the same for two files is followed by the file's name.
 
-    Raises UserError for labels that are not one for each file, different and not empty.
+    Raises UserError for labels that are not one for each file, different, not empty and not that of the truth.
     """
     if given is not None:
-        if len(given) != len(paths) or len(set(given)) < len(given) or not all(map(str.strip, given)):
-            raise UserError(f"--labels: give {len(paths)} different names, one for each score file in their order")
+        if len(given) != len(paths) or len({TRUTH, *given}) <= len(given) or not all(map(str.strip, given)):
+            raise UserError(f"labels: give {len(paths)} different names, one for each score file in their order; not {TRUTH!r}")
         return list(map(printable, given))
     names = file_names(paths)
     labels = [printable(maker(read_record(path))) or name for path, name in zip(paths, names, strict=True)]

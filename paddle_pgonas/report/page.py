@@ -12,8 +12,9 @@ from markupsafe import Markup
 from paddle_pgonas.errors import printable
 from paddle_pgonas.io.files import write_text
 from paddle_pgonas.progress import progress
-from paddle_pgonas.report.comparison import TRUTH, Comparison
+from paddle_pgonas.report.comparison import Comparison
 from paddle_pgonas.report.hover import millions
+from paddle_pgonas.report.labels import TRUTH
 from paddle_pgonas.report.plots import ERRORS, TRAINING, Picture, svg
 from paddle_pgonas.report.plots import pictures as draw_pictures
 from paddle_pgonas.report.provenance import Provenance

@@ -20,6 +20,7 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import is_own_file, read_json_lines, read_text
 from paddle_pgonas.io.records import Record, told
 from paddle_pgonas.methods import METHODS
+from paddle_pgonas.report.labels import file_names
 from paddle_pgonas.runtime import now, own_version
 from paddle_pgonas.scores.files import read_record
 
@@ -75,15 +76,15 @@ def read_provenance(run: Path | None, files: Sequence[str | Path], command: str,
     if run is not None and not run.is_dir():
         raise UserError(f"{run}: no such folder; --run takes the output_dir of a training run")
     own = own_version()
-    made = f"{now()} with paddle_pgonas {own.get('paddle_pgonas', '')}".rstrip()
+    made = f"{now()} with paddle_pgonas {own['paddle_pgonas']}"
     found = Provenance(made=made + (f", commit {own['commit']}" if "commit" in own else ""))
     seen = set[str]()
     config = None if trained is None else trained.model_dump(mode="json")
     if run is not None:
         config = _add_run(found, run, config, seen)
     known = [config]
-    for file in files:
-        _add_file(found, file, known, seen)
+    for file, name in zip(files, file_names(files), strict=True):
+        _add_file(found, file, name, known, seen)
     found.commands.append(command)
     return found
 
@@ -110,18 +111,18 @@ def _add_run(found: Provenance, run: Path, config: Any, seen: set[str]) -> Any:
     return config
 
 
-def _add_file(found: Provenance, file: str | Path, known: list[Any], seen: set[str]) -> None:
+def _add_file(found: Provenance, file: str | Path, name: str, known: list[Any], seen: set[str]) -> None:
     """What the record beside a score file tells, and the training of its weights."""
     record = read_record(file)
     if record:
         shown = {key: value for key, value in record.items() if key not in UNSHOWN}
-        found.facts[Path(file).name] = _plain(shown) | _versions(record)
+        found.facts[name] = _plain(shown) | _versions(record)
     trainings = record.get("training")
-    for config in trainings if isinstance(trainings, list) else []:
+    for number, config in enumerate(trainings if isinstance(trainings, list) else [], start=1):
         if isinstance(config, dict) and config not in known:
             known.append(config)
             with suppress(RecursionError):  # a stranger's
-                found.configs[f"training of {Path(file).name}"] = yaml.safe_dump(config, sort_keys=False)
+                found.configs[f"training {number} of {name}"] = yaml.safe_dump(config, sort_keys=False)
     weights = record.get("weights")
     for path in weights if isinstance(weights, list) else []:
         _add_weights(found, path, seen)

@@ -6,6 +6,7 @@ With several supernets (few-shot NAS) each architecture is scored with the weigh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +49,7 @@ class Session:
         self.trained: Record
         """The record of the weights."""
 
-        def check(path: str | Path, record: Record) -> None:
-            check_record(SCORED, config, self.opened.val_source.classes, path, record)
-
+        check = partial(check_record, SCORED, config, source.classes)
         if weights is None:
             self.net, record = build_untrained(
                 space, model.num_classes, model.activation, pretrained=model.pretrained, reorder=model.reorder, check=check

@@ -16,10 +16,9 @@ from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.images import open_images
 from paddle_pgonas.data.sources import ImageSource, say_once
 from paddle_pgonas.errors import Diverged, UserError
-from paddle_pgonas.inputs import check_job as check_inputs
+from paddle_pgonas.inputs import check_paths
 from paddle_pgonas.io.locks import exclusive
 from paddle_pgonas.io.outputs import claim
-from paddle_pgonas.io.records import Record
 from paddle_pgonas.methods import METHODS
 from paddle_pgonas.methods.base import Parts
 from paddle_pgonas.nn.building import build_supernet, build_teacher
@@ -57,10 +56,10 @@ def train(config: Config, resume: bool = False, other_data: bool = False, overwr
         raise UserError("overwrite=True begins a run anew, resume=True and other_data=True continue it: give one of the two")
     select_device(config.device, config.exhaustive_search)
     with processes.together():
-        check_job(config, resume or other_data, overwrite)
         watcher = None
         if config.train.watch_images and processes.rank() == 0:
-            say_start(config, open_images(config).train_source)  # before the watched images are read
+            check_job(config, resume or other_data, overwrite)  # before the watched images are read, as what follows
+            say_start(config, open_images(config).train_source)
             watcher = Watcher(config)
         weights = train_supernet(config, resume, watcher, other_data, overwrite)
         if watcher is not None and watcher.latest:
@@ -112,7 +111,7 @@ def check_job(config: Config, resume: bool = False, overwrite: bool = False) -> 
     if config.method is None:
         raise UserError(f"method: none is configured; choose one with -o method=NAME ({', '.join(METHODS)})")
     inputs = files_read(config)
-    check_inputs(config, ("train",), reads=inputs)
+    check_paths(config, config.train.splits, reads=inputs)
     folder = Path(config.output_dir)
     if not overwrite:
         refuse_overwriting(folder, resume, config.train.checkpoint_every)
@@ -171,11 +170,7 @@ def start_run(config: Config, batches: EpochBatches) -> Run:
 
 def checked(use: Use, config: Config, batches: EpochBatches) -> Check:
     """What compares a weight file's record with a training on these batches, as ``meaning.check_record`` does."""
-
-    def check(path: str | Path, record: Record) -> None:
-        check_record(use, config, batches.source.classes, path, record)
-
-    return check
+    return partial(check_record, use, config, batches.source.classes)
 
 
 def fit(run: Run, step: int, folder: Path, again: str, check_folder: Callable[[], None], watch: Watch | None = None) -> None:

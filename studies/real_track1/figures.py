@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="keep the figures")
     cli.add_setting(parser)
     arguments = parser.parse_args()
-    space, image_size, classes = cli.setting_of(parser, arguments)
+    space, image_size, classes, _ = cli.setting_of(parser, arguments)
     space = space or TRACK1
     image_size, classes, _ = setting(space, image_size, classes)
     candidates = read_scored(arguments.truth, space)
