@@ -68,7 +68,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description: str = "", **options: Any) -> None:
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(description=description, **options)
+        # An abbreviation would become another option when one is added, and records name options as written.
+        super().__init__(description=description, **{"allow_abbrev": False} | options)
         self.add_argument("--version", action="version", version=f"paddle_pgonas {__version__}")
 
     def parse_known_args(self, *args: Any, **options: Any) -> Any:

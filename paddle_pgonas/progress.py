@@ -51,7 +51,8 @@ class Progress(AbstractContextManager["Progress"]):
         if self.bar is not None:
             self.bar.update(count)
         elif self.clock() - self.printed >= (SHORT if self.printed == self.started else EVERY) and self.done > self.first:
-            left = (self.clock() - self.started) * (self.total - self.done) / (self.done - self.first)
+            missing = max(self.total - self.done, 0)  # a total may be an estimate
+            left = (self.clock() - self.started) * missing / (self.done - self.first)
             self._print(f"{tqdm.format_interval(left)} left")
 
     def skip_to(self, done: int) -> None:

@@ -17,6 +17,7 @@ from paddle_pgonas.space.arch import SearchSpace
 
 @cli.command
 def main() -> None:
+    cli.outlive_readers()
     parser = cli.Parser(__doc__)
     parser.add_argument("files", nargs="*", type=cli.InputFile, metavar="SUBMISSION")
     text = "names for the files, in their order (default: the method or prior of the record beside a file, else its name)"
