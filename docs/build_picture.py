@@ -77,7 +77,7 @@ def draw(space, archs, scores, truth):
         at = names.index(name)
         four.scatter(alone[at], ours[at], s=30, color=ACCENT, linewidths=0)
         four.annotate("ABC"[place], (alone[at], ours[at]), textcoords="offset points", xytext=(5, 3), fontsize=12, color=ACCENT)
-    four.set_xlabel("rank when trained alone", fontsize=9)
+    four.set_xlabel("rank when trained alone (highest: best)", fontsize=9)
     four.set_ylabel("rank by score", fontsize=9)
     four.tick_params(labelsize=8)
     return figure

@@ -49,7 +49,7 @@ print(f"{archs[0]} has {archs[0].depths} blocks and takes {macs[0]:,} multiply-a
 
 # %% [markdown]
 # ## Train
-# The largest network is trained alone first.
+# The largest network is trained alone first, shorter than those of the truth below, so it is less accurate than many of them.
 
 # %%
 options = {"data.root": folder / "images", "output_dir": folder}
@@ -135,7 +135,7 @@ print(f"{best}: score {scores[best]:.3f}, truth {truth[best]:.3f}; largest diffe
 
 # %% [markdown]
 # The exported model needs no supernet. It takes normalised images and gives a number for each class; the largest is its answer.
-# With so much noise, and with weights that it shares with all others, some of ten are wrong.
+# With so much noise, and with weights that it shares with all others, half of these ten are wrong.
 
 # %%
 network = pg.open_inference_model(folder / "best")

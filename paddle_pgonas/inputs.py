@@ -25,7 +25,9 @@ def check_paths(config: Config, splits: Iterable[Split] = (), *, reads: Collecti
             try:
                 (check_weight_file if key in WEIGHTS else check_readable)(path)
             except UserError as error:
-                raise type(error)(f"{key}: {error}") from None
+                remedy = f"; give its path, or {key}=null for random weights"
+                named = f"{key}: {error}" + remedy * (key == "model.pretrained" and not Path(path).exists())
+                raise type(error)(named) from None
     for split in splits:
         check_split(config.data, split)
     if writes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import select
 import struct
 import termios
 
@@ -115,7 +116,10 @@ def test_a_terminal_that_reports_no_columns_gets_a_bar_too(monkeypatch: pytest.M
         monkeypatch.setattr("sys.stderr", terminal)
         with Progress(4, "training", "steps") as bar:
             bar.update(2)
-        assert b"| 2/4 [" in screen.read(10_000)
+        shown = b""
+        while select.select([screen], [], [], 0.5)[0]:
+            shown += screen.read(10_000)
+        assert b"| 2/4 [" in shown
 
 
 def test_large_numbers_are_short(capsys: pytest.CaptureFixture[str]) -> None:

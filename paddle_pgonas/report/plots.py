@@ -168,7 +168,7 @@ def _of_training(metrics: Sequence[dict[str, Any]]) -> Iterable[Picture]:
 
 def rank_scatter(row: Row, reference: str) -> Figure:
     """Rank in the file against rank in the reference; a perfect file lies on the diagonal."""
-    figure, axes = _axes(f"rank in {_short(reference)}", f"rank in {_short(row.name)}", (4.2, 4.2))
+    figure, axes = _axes(f"rank in {_short(reference)} (highest: best)", f"rank in {_short(row.name)}", (4.2, 4.2))
     x, y = rankdata(row.reference), rankdata(row.scores)
     axes.plot([1, len(x)], [1, len(x)], color="grey", linewidth=0.8)
     _points(axes, x, y)

@@ -126,7 +126,7 @@ def _add_file(found: Provenance, file: str | Path, name: str, known: list[Any], 
     weights = record.get("weights")
     for path in weights if isinstance(weights, list) else []:
         _add_weights(found, path, seen)
-    _add_inputs(found, record.get("config"), seen)
+    _add_inputs(found, record.get("config"), seen, starts=not weights)
     _note_sizes(found, record.get("config"))
     _note_sizes(found, {"data": record, "model": {"num_classes": record.get("classes")}})  # a prior's
     if isinstance(candidates := record.get("candidate_file"), str):
@@ -150,9 +150,9 @@ def _add_weights(found: Provenance, path: Any, seen: set[str]) -> None:
         found.needs(path)
 
 
-def _add_inputs(found: Provenance, config: Any, seen: set[str]) -> None:
-    """What a configuration reads: images, and weights of other trainings."""
-    for keys in (("model", "pretrained"), ("method", "teacher")):
+def _add_inputs(found: Provenance, config: Any, seen: set[str], starts: bool = True) -> None:
+    """What a configuration reads: images, and weights of other trainings where it ``starts`` from them."""
+    for keys in (("model", "pretrained"), ("method", "teacher")) if starts else ():
         _add_weights(found, told(config, *keys), seen)
     if isinstance(root := told(config, "data", "root"), str):
         found.needs(f"the images in {root}")

@@ -29,7 +29,7 @@ CHANCE: Words = {
     None: "cannot be ranked, as all values of one side are equal",
 }
 LEADS: Words = {-1: "clearly better than", 0: "not clearly different from", 1: "clearly worse than", None: "not comparable with"}
-ALIKE: Words = {1: "clearly alike:", 0: "not clearly alike:", -1: "in reverse order:", None: "without an order:"}
+ALIKE: Words = {1: "clear for", 0: "not clear for", -1: "reversed for", None: "not defined for"}
 
 
 def verdict(comparison: Comparison) -> str:
@@ -37,7 +37,7 @@ def verdict(comparison: Comparison) -> str:
     first, *others = comparison.rows
     if not comparison.truth:
         words = _told(ALIKE, ((row.estimates["kendall"], row.name) for row in comparison.rows))
-        return f"Without a truth nothing tells which file is right. Compared with {comparison.reference}, files rank {words}."
+        return f"Without a truth nothing tells which file is right. Agreement with {comparison.reference} is {words}."
     text = f"{first.name} {CHANCE[_side(first.estimates['kendall'])]}."
     if others:
         leads = ((None if row.difference is None else row.difference["kendall"], row.name) for row in others)  # of the others

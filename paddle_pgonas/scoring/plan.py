@@ -11,9 +11,11 @@ import paddle
 
 from paddle_pgonas.config.loading import Config, Score
 from paddle_pgonas.data.images import open_images
+from paddle_pgonas.data.sources import say_once
 from paddle_pgonas.io.files import write_json
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.priors import cost
+from paddle_pgonas.progress import progress
 from paddle_pgonas.runtime import compute_dtype, select_device, tf32
 from paddle_pgonas.scoring.memory import scoring_memory
 from paddle_pgonas.scoring.scorer import chunked
@@ -39,13 +41,14 @@ def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None, sample
         archs, step = [archs[position] for position in Smoothing(archs, sample, side, classes).positions], TOGETHER
     parts = [archs[start : start + step] for start in range(0, len(archs), step)]
     chunks = [chunk for part in parts for chunk in chunked([part[position] for position in scoring_order(part)])]
-    costs = [walk_cost(build_tree(chunk), chunk[0], side, classes) for chunk in chunks]
+    costs = [walk_cost(build_tree(chunk), chunk[0], side, classes) for chunk in progress(chunks, "counting", "chunks")]
     shared = sum(cost_of.macs for cost_of in costs)
     alone = sum(cost.macs(arch, side, classes) for arch in archs)
     settings = config.score
     calibrating = settings.calibration_images if settings.bn == "calibrated" else 0
     memory = scoring_memory(config, map(build_tree, chunks), images or 0)
     net = Supernet(config.search_space, classes, config.model.activation)
+    say_once("timing a few subnets on this machine", error=False)
     rate = _measured_rate(net, chunks[0][:4], side, settings)
     seconds = shared * (images + calibrating) / rate if images else None
     plan = {

@@ -43,7 +43,7 @@ class Session:
         self.opened: JobImages = open_images(config) if beside is None else beside.opened
         self.file = str(weights or model.pretrained)
         source, bn = self.opened.val_source, config.score.bn
-        images = f"{len(source.labels):,} images of {len(source.classes):,} classes from {source.where}"
+        images = f"{len(source.labels):,} images of {len(np.unique(source.labels)):,} classes from {source.where}"
         first = f", after calibrating on {config.score.calibration_images:,}" if bn == "calibrated" else f", score.bn={bn}"
         say_once(f"scoring on {images}{first}, on {device_name()}", error=False)
         self.trained: Record
