@@ -7,9 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import norm, rankdata
 from scipy.stats import t as student
 
 from paddle_pgonas.scores.correlation import Estimate, attainable_kendall
@@ -57,6 +58,15 @@ def resampled_tau(scores: np.ndarray, truth: np.ndarray, pairs: np.ndarray | Non
     return np.array(taus)
 
 
+class Difference(NamedTuple):
+    """An estimate with its 95 % interval, and the two-sided p-value of its being 0, of the same distribution."""
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+
+
 @dataclass(frozen=True)
 class Taus:
     """Kendall tau of the runs of one way to rank, with what intervals need.
@@ -78,14 +88,14 @@ class Taus:
 
     def estimate(self) -> Estimate:
         """The mean over the runs and its interval."""
-        return _estimate(self.values.mean(0), [self.values[:, 0]], bound=1)
+        return Estimate(*_estimate(self.values.mean(0), [self.values[:, 0]], bound=1)[:3])
 
     def common(self, other: Taus) -> list[int]:
         """Seeds of both whose runs are compared with each other; none if they are too few."""
         seeds = sorted(set(self.seeds) & set(other.seeds))
         return seeds if len(seeds) >= PAIRS else []
 
-    def minus(self, other: Taus) -> Estimate:
+    def minus(self, other: Taus) -> Difference:
         """How far the mean lies above another one.
 
         Runs of the same seed are compared with each other, and others left out. With fewer than three such pairs, which tell
@@ -98,8 +108,8 @@ class Taus:
         return _estimate((mine - theirs).mean(0), [(mine - theirs)[:, 0]], bound=2)
 
 
-def _estimate(resampled: np.ndarray, runs: Sequence[np.ndarray], bound: float) -> Estimate:
-    """Value and interval of a mean, of which are given the value and its resamples, and the runs of each independent part.
+def _estimate(resampled: np.ndarray, runs: Sequence[np.ndarray], bound: float) -> Difference:
+    """Value, interval and p-value of a mean: given are the value with its resamples, and the runs of each independent part.
 
     The interval ends at +-``bound``, the largest possible value.
     """
@@ -107,9 +117,19 @@ def _estimate(resampled: np.ndarray, runs: Sequence[np.ndarray], bound: float) -
     parts = [(float(part.var(ddof=1)) / len(part), len(part) - 1) for part in runs if len(part) > 1]
     variance = subnets + sum(of for of, _ in parts)
     chance = sum(of**2 / freedom for of, freedom in parts)
-    factor = float(student.ppf(0.975, variance**2 / chance)) if chance else 1.96
-    value, half = float(resampled[0]), factor * math.sqrt(variance)
-    return Estimate(value, max(value - half, -bound), min(value + half, bound))
+    spread = student(variance**2 / chance) if chance else norm()
+    value, half = float(resampled[0]), float(spread.ppf(0.975)) * math.sqrt(variance)
+    p_value = 2 * float(spread.sf(abs(value) / math.sqrt(variance))) if variance else float(value == 0)
+    return Difference(value, max(value - half, -bound), min(value + half, bound), p_value)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values of several tests, corrected by Holm's step-down method, in the same order."""
+    order, corrected, largest = np.argsort(p_values, kind="stable"), [0.0] * len(p_values), 0.0
+    for left, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - left) * p_values[place]))
+        corrected[place] = largest
+    return corrected
 
 
 def _signs(values: np.ndarray) -> np.ndarray:

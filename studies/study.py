@@ -143,6 +143,11 @@ class Study(Section):
     methods: dict[str, Method]
     comparisons: Pairs = ()
     """A method or variant, and its reference: a method, a variant or a control."""
+    hypotheses: Pairs = ()
+    """Tests that were fixed before a truth was looked at: a variant, also with priors added (``sandwich-calibrated+flops``), and
+    what it should rank better than, of the same kind or a control."""
+    hypotheses_by: Literal["top1", "likelihood", "probability"] = "probability"
+    """The metric of their scores."""
     recipes: dict[str, Recipe] = key({})
     """The recommended recipe, and those that it is compared with."""
     recipes_of: Text | None = None
@@ -204,6 +209,11 @@ class Study(Section):
         method = variant.method
         return bool(self.watch_at and self.watch_images and method.trained and not method.groups and self.detailed(variant, seed))
 
+    def split(self, ranking: str) -> tuple[str, str | None]:
+        """A variant and the priors that are added to it; a control is no sum of the two."""
+        variant, _, prior = ranking.partition("+")
+        return (ranking, None) if ranking in self.controls else (variant, prior or None)
+
     def half(self, name: str, count: int) -> list[int]:
         """Positions, in order, of the candidates of ``choice`` or ``confirmation``; of all for an empty name."""
         order = list(range(count))
@@ -222,6 +232,11 @@ class Study(Section):
             yield from (f"controls: there is no prior {one}" for one in terms(control) if one not in {*PRIORS, *OF_ARCH})
         for pair in self.comparisons:
             yield from (f"comparisons: there is no method {name}" for name in pair if name not in known)
+        for pair in self.hypotheses:
+            for variant, prior in map(self.split, pair):
+                if variant not in {*self.variants, *self.controls}:
+                    yield f"hypotheses: there is no variant {variant}"
+                yield from (f"hypotheses: there is no prior {one}" for one in terms(prior or "flops") if one not in PRIORS)
         labels = [recipe.label for recipe in self.recipes.values()]
         for name, recipe in self.recipes.items():
             if recipe.variant not in self.variants:

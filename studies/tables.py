@@ -18,11 +18,13 @@ from paddle_pgonas.scores.correlation import Estimate, kendall, pearson
 from studies.collecting import BN
 from studies.depth import COLUMNS, Coefficient, Depth, depth
 from studies.intervals import (
+    Difference,
     Taus,
     attainable_tau,
     cost_ratios,
     difference_deviation,
     error_correlations,
+    holm,
     resampled_tau,
     seed_deviation,
     seeds_per_subnet,
@@ -43,6 +45,8 @@ ASSUMED_ERRORS = {
     "if seeds differ more": (0.7, 0.6),
 }
 """Correlations of the errors of two runs of a method and of two methods, for the table of detectable differences."""
+LEVEL = 0.05
+"""Of the tests that were fixed in advance."""
 TYPICAL_TAU = 0.7
 """Kendall tau of the simulated methods in the table of detectable differences."""
 
@@ -244,6 +248,49 @@ def _differences_table(results: Results) -> str:
     return markdown(["method", "against", "runs", *(f"difference in tau, by {metric} [95 %]" for metric in metrics)], rows)
 
 
+def _hypotheses_table(results: Results) -> str:
+    """The tests that were fixed in advance, as far as their runs are there, with p-values corrected by Holm over all of them."""
+
+    def taus(ranking: str) -> Taus:
+        name, prior = results.study.split(ranking)
+        return results.tau(name, metric=results.study.hypotheses_by, prior=prior)
+
+    there = {*results.runs, *results.study.controls}
+    pairs = [pair for pair in results.study.hypotheses if all(results.study.split(name)[0] in there for name in pair)]
+    tests = [(one, two, taus(one), taus(two)) for one, two in pairs]
+    found = [mine.minus(other) for _, _, mine, other in tests]
+    missing = [1.0] * (len(results.study.hypotheses) - len(found))
+    rows = []
+    for (one, two, mine, other), difference, corrected in zip(
+        tests, found, holm([of.p_value for of in found] + missing)[: len(found)], strict=True
+    ):
+        runs = f"{len(mine.common(other))} pairs" if mine.common(other) else f"{len(mine.values)}, {len(other.values)}"
+        tau = (f"{of.value:.3f}" for of in (mine, other))
+        verdict = "shown" if corrected < LEVEL else "not shown"
+        names = (_ranking(results, name) for name in (one, two))
+        rows.append(
+            [*names, runs, *tau, _interval(difference, signed=True), f"{difference.p_value:.3f}", f"{corrected:.3f}", verdict]
+        )
+    head = [
+        "test: ranking by",
+        "better than",
+        "runs",
+        "tau",
+        "tau of the other",
+        "difference [95 %]",
+        "p",
+        "p, corrected",
+        "verdict",
+    ]
+    return markdown(head, rows)
+
+
+def _ranking(results: Results, name: str) -> str:
+    """What a ranking of a test is called: a variant's label, and the priors added to it."""
+    variant, prior = results.study.split(name)
+    return results.label(variant) + (f" + {prior}" if prior else "")
+
+
 def _pairs_table(results: Results) -> str:
     """Share of pairs that a prior orders correctly, by the ratio of their costs."""
     rng = random.Random(0)
@@ -278,7 +325,7 @@ def _leanings_table(results: Results) -> str:
     return markdown(head, rows)
 
 
-def _interval(estimate: Estimate | None, signed: bool = False) -> str:
+def _interval(estimate: Estimate | Difference | None, signed: bool = False) -> str:
     if estimate is None:
         return ""
     sign = "+" if signed else ""
@@ -298,6 +345,7 @@ TABLES = {
     "methods": _methods_table,
     "rules": _rules_table,
     "differences": _differences_table,
+    "hypotheses": _hypotheses_table,
     "readings": _readings_table,
     "recipes": _recipes_table,
     "rates": _rates_table,

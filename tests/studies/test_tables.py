@@ -22,6 +22,7 @@ from paddle_pgonas.space.arch import MINI
 from studies import collecting, document, intervals
 from studies.results import read_results
 from studies.study import Study, read_study
+from studies.tables import TABLES
 
 HOME = REPOSITORY / "studies" / "wide"
 STUDY = read_study(HOME / "study.yaml")
@@ -100,13 +101,32 @@ def test_runs_of_the_same_seed_are_compared_with_each_other() -> None:
     first = 0.6 + seeds + np.concatenate([[0], subnets])
     more = np.concatenate([first - 0.1, first[:1] - 3])
     paired = intervals.Taus(first, (0, 1, 2)).minus(intervals.Taus(more[[3, 2, 1, 0]], (7, 2, 1, 0)))
-    assert paired == pytest.approx((0.1, 0.1, 0.1))
+    assert paired == pytest.approx((0.1, 0.1, 0.1, 0))
     apart = intervals.Taus(first).minus(intervals.Taus(first[[2, 0]] - 0.1))
     assert apart.high - apart.low > 0.5
     assert apart.value == pytest.approx(0.1 + seeds.mean() - seeds[[2, 0]].mean())
     for others in ((3, 4, 5), (2, 1, 4)):  # no pair, and two, which tell little about how much seeds differ
         independent = intervals.Taus(first, (0, 1, 2)).minus(intervals.Taus(first, others))
         assert independent == intervals.Taus(first).minus(intervals.Taus(first))
+
+
+def test_p_values_agree_with_the_intervals_and_are_corrected_by_holm() -> None:
+    rng = np.random.default_rng(2)
+    one, two = (intervals.Taus(rng.normal(0.6, 0.05, (3, 500))) for _ in range(2))
+    difference = one.minus(two)
+    edge = intervals.Taus(one.values - difference.low)  # so that the interval begins at 0
+    assert edge.minus(two).p_value == pytest.approx(0.05)
+    assert intervals.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_tests_fixed_in_advance_count_also_where_their_runs_are_missing(study: Study, home: Path) -> None:
+    pairs = (("sandwich_relu", "baseline"), ("sandwich_relu+params", "flops"), ("sandwich_mish", "baseline"))
+    results = read_results(study.model_copy(update={"hypotheses": pairs}))
+    [shown, _] = TABLES["hypotheses"](results).splitlines()[2:]
+    cells = [cell.strip() for cell in shown.split("|")[1:-1]]
+    assert cells[-1] == "shown" and float(cells[-2]) == pytest.approx(3 * float(cells[-3]), abs=2e-3)
+    unknown = study.model_copy(update={"hypotheses": (("sandwich_relu+blocks", "nothing"),)})
+    assert len(list(unknown.unknown_names())) == 2
 
 
 @pytest.mark.parametrize("between", [0.0, 0.03, 0.1])
