@@ -97,7 +97,7 @@ class EpochBatches(paddle.io.Dataset):
         except (RuntimeError, SystemError, OSError) as error:
             raise UserError(
                 f"data.workers: a loader process died; it was killed, or {SHARED} is too small for the batches of "
-                f"{workers} processes: give fewer (0 loads in the training process), then resume=True"
+                f"{workers} processes: give fewer (0 loads in the training process), then continue (a supernet with resume=True)"
             ) from error
 
 

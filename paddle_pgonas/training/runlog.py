@@ -14,7 +14,7 @@ from paddle_pgonas.errors import printable
 from paddle_pgonas.io.files import is_own_file, read_json_lines, write_text, writing
 from paddle_pgonas.progress import Progress
 
-THEN = ", then resume=True"
+THEN = ", then continue (a supernet with resume=True)"
 
 
 class RunLog(AbstractContextManager["RunLog"]):
