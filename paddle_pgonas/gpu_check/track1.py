@@ -48,7 +48,7 @@ def configuration(job: Job, space: str, side: int, images: int, *overrides: str)
 def start(config: Config) -> Run:
     """A run of the configuration without images of its own, on its device."""
     select_device(config.device, config.exhaustive_search)
-    batches: Any = SimpleNamespace(steps_per_epoch=STEPS_PER_EPOCH)
+    batches: Any = SimpleNamespace(steps_per_epoch=STEPS_PER_EPOCH, source=SimpleNamespace(classes=None))
     return start_run(config, batches)
 
 
