@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
@@ -10,6 +11,9 @@ from contextlib import AbstractContextManager, suppress
 from typing import TypeVar
 
 from tqdm import tqdm
+
+from paddle_pgonas import processes
+from paddle_pgonas.errors import printable
 
 EVERY = 30.0
 """Seconds between two lines where there is no terminal."""
@@ -96,3 +100,10 @@ def progress(items: Sequence[T], job: str, unit: str) -> Iterator[T]:
         for item in items:
             yield item
             bar.update()
+
+
+@functools.cache
+def say_once(line: str, *, error: bool = True) -> None:
+    """Print a line once in the first process, on stderr if ``error``: a job may open its images several times."""
+    if processes.rank() == 0:
+        print(printable(line), file=sys.stderr if error else sys.stdout)

@@ -238,10 +238,7 @@ def _differences_table(results: Results) -> str:
     rows = []
     for method, other in (pair for comparison in results.study.comparisons for pair in results.resolved(comparison)):
         pairs = [(results.tau(method, metric=metric), results.tau(other, metric=metric)) for metric in READINGS]
-        one, two = pairs[0]
-        common = len(one.common(two))
-        counts = [str(len(taus.values)) for name, taus in ((method, one), (other, two)) if name not in results.study.controls]
-        runs = f"{common} pairs" if common else ", ".join(counts)
+        runs = _runs(results, dict(zip((method, other), pairs[0], strict=True)))
         intervals = (_interval(one.minus(two), signed=True) for one, two in pairs)
         rows.append([results.label(method), results.label(other), runs, *intervals])
     metrics = ("top-1", "likelihood", "probability")
@@ -264,7 +261,7 @@ def _hypotheses_table(results: Results) -> str:
     for (one, two, mine, other), difference, corrected in zip(
         tests, found, holm([of.p_value for of in found] + missing)[: len(found)], strict=True
     ):
-        runs = f"{len(mine.common(other))} pairs" if mine.common(other) else f"{len(mine.values)}, {len(other.values)}"
+        runs = _runs(results, {one: mine, two: other})
         tau = (f"{of.value:.3f}" for of in (mine, other))
         verdict = "shown" if corrected < LEVEL else "not shown"
         names = (_ranking(results, name) for name in (one, two))
@@ -283,6 +280,14 @@ def _hypotheses_table(results: Results) -> str:
         "verdict",
     ]
     return markdown(head, rows)
+
+
+def _runs(results: Results, compared: dict[str, Taus]) -> str:
+    """From how many runs a difference of two rankings is known: pairs of the same seed, or each one's; a control has none."""
+    one, two = compared.values()
+    if common := one.common(two):
+        return f"{len(common)} pairs"
+    return ", ".join(str(len(taus.values)) for name, taus in compared.items() if name not in results.study.controls)
 
 
 def _ranking(results: Results, name: str) -> str:

@@ -9,15 +9,15 @@ import pytest
 from conftest import TINY_CONFIG, Tool, assert_one_line, image_settings
 from PIL import Image
 
-from paddle_pgonas.data import sources
 from paddle_pgonas.data.images import open_source
 from paddle_pgonas.data.sources import Folder
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.progress import say_once
 
 
 @pytest.fixture(autouse=True)
 def _nothing_said() -> None:
-    sources.say_once.cache_clear()
+    say_once.cache_clear()
 
 
 def copies(folder: Path, name: str) -> None:
@@ -61,7 +61,7 @@ def test_classes_that_are_numbers_sorted_as_text_are_said_once(tmp_path: Path, c
         assert open_source(image_settings(tmp_path), split, 4).classes == ["1", "10", "2", "9"]
     [line] = capsys.readouterr().err.splitlines()
     assert "label 1 is class '10', not '2'" in line
-    sources.say_once.cache_clear()
+    say_once.cache_clear()
     for split in ("train", "val"):
         (tmp_path / split / "10").rename(tmp_path / split / "3")
         open_source(image_settings(tmp_path), split, 4)

@@ -232,11 +232,17 @@ def test_other_images_and_statistics_are_said(tool: Tool, tmp_path: Path, files:
     assert len([line for line in said(err) if re.search(words, line)]) == 1, err
 
 
-def test_candidates_outside_the_trained_part_are_counted(tool: Tool, tmp_path: Path, files: Files) -> None:
+def with_depths(files: Files, folder: Path, ranges: list[list[int]]) -> Path:
+    """The supernet's weights with a record that says that only these depths were trained."""
     arrays, record = read_weights(files.supernet)
-    record["config"]["train"]["depth_ranges"] = [[2, 2], [1, 2]]
-    records.write(tmp_path / "w.safetensors", record, arrays)
-    _, _, err = tool("write_submission", *command(files, "write_submission", tmp_path / "w.safetensors", tmp_path))
+    record["config"]["train"]["depth_ranges"] = ranges
+    records.write(folder / "w.safetensors", record, arrays)
+    return folder / "w.safetensors"
+
+
+def test_candidates_outside_the_trained_part_are_counted(tool: Tool, tmp_path: Path, files: Files) -> None:
+    weights = with_depths(files, tmp_path, [[2, 2], [1, 2]])
+    _, _, err = tool("write_submission", *command(files, "write_submission", weights, tmp_path))
     assert "1 of 2 subnets were not trained; these are weights of depths [[2, 2], [1, 2]]" in err
 
 
@@ -304,10 +310,7 @@ def test_an_exported_full_network_teaches(tool: Tool, tmp_path: Path, files: Fil
 
 
 def test_a_full_network_that_was_not_trained_is_said_to_be_a_bad_teacher(tool: Tool, tmp_path: Path, files: Files) -> None:
-    arrays, record = read_weights(files.supernet)
-    record["config"]["train"]["depth_ranges"] = [[1, 1], [1, 2]]
-    records.write(tmp_path / "w.safetensors", record, arrays)
-    _, _, err = tool("train_supernet", *command(files, "teacher", tmp_path / "w.safetensors", tmp_path))
+    _, _, err = tool("train_supernet", *command(files, "teacher", with_depths(files, tmp_path, [[1, 1], [1, 2]]), tmp_path))
     assert "did not use the full network" in err
 
 

@@ -10,8 +10,9 @@ from paddle_pgonas.config.loading import Config, Data, Score
 from paddle_pgonas.data.batches import calibration_images
 from paddle_pgonas.data.cache import DecodedImages, decoded
 from paddle_pgonas.data.lists import Classes, ListedImages, check_labels, find_list, image_root, read_list, training_classes
-from paddle_pgonas.data.sources import Digits, Folder, ImageSource, Split, evenly, say_once, spread_order
+from paddle_pgonas.data.sources import Digits, Folder, ImageSource, Split, evenly, spread_order
 from paddle_pgonas.errors import UserError
+from paddle_pgonas.progress import say_once
 from paddle_pgonas.schema import shown
 
 

@@ -16,9 +16,10 @@ import numpy as np
 
 from paddle_pgonas.config.loading import Data
 from paddle_pgonas.data.fingerprints import fingerprint_files
-from paddle_pgonas.data.sources import ImageFiles, Split, class_names, evenly, say_once, split_folder
+from paddle_pgonas.data.sources import ImageFiles, Split, class_names, evenly, split_folder
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import check_readable, read_text
+from paddle_pgonas.progress import say_once
 from paddle_pgonas.schema import shown
 
 LONGEST = 1000  # bytes of a line: the items of all images are as wide as the longest

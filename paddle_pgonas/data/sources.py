@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import errno
-import functools
 import hashlib
 import os
 import stat
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +15,9 @@ from typing import Literal, NoReturn
 import numpy as np
 from PIL import Image
 
-from paddle_pgonas import processes
 from paddle_pgonas.data.fingerprints import fingerprint_files, stamps_of
-from paddle_pgonas.errors import UserError, printable
-from paddle_pgonas.progress import progress
+from paddle_pgonas.errors import UserError
+from paddle_pgonas.progress import progress, say_once
 from paddle_pgonas.schema import shown
 
 Split = Literal["train", "val"]
@@ -35,13 +32,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # chosen by cont
 
 class UnreadableImage(Exception):
     """A file that cannot be read as an image; the message names it."""
-
-
-@functools.cache
-def say_once(line: str, *, error: bool = True) -> None:
-    """Print a line once in the first process, on stderr if ``error``: images are opened several times in a job."""
-    if processes.rank() == 0:
-        print(printable(line), file=sys.stderr if error else sys.stdout)
 
 
 class ImageSource(ABC):

@@ -16,7 +16,6 @@ from paddle_pgonas.config.loading import Config, Data, files_read, save_config
 from paddle_pgonas.config.meaning import SCORED, check_record, classes_of, warn_untrained
 from paddle_pgonas.data.cache import DecodedImages
 from paddle_pgonas.data.images import open_images
-from paddle_pgonas.data.sources import say_once
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.exporting.inference import (
@@ -39,7 +38,7 @@ from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.supernet import Supernet, extract
 from paddle_pgonas.nn.weights import load_weights, put_plain_weights, read_arrays, save_weights, trained_alone
 from paddle_pgonas.priors import cost
-from paddle_pgonas.progress import progress
+from paddle_pgonas.progress import progress, say_once
 from paddle_pgonas.runtime import device_name, select_device, versions
 from paddle_pgonas.scoring.scorer import calibration_batches
 from paddle_pgonas.scoring.tree import build_tree

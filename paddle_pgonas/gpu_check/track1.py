@@ -7,7 +7,6 @@ import random
 import resource
 import time
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from paddle_pgonas.scoring.memory import scoring_memory
 from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
 from paddle_pgonas.training.memory import check_memory, training_bytes
 from paddle_pgonas.training.run import Run
-from paddle_pgonas.training.trainer import start_run
+from paddle_pgonas.training.trainer import start_run, without_images
 
 STEPS_PER_EPOCH = 100
 SAME = {"off": 1e-3, "tf32": 1e-2, "fp16": 1e-2, "bf16": 5e-2}
@@ -48,8 +47,7 @@ def configuration(job: Job, space: str, side: int, images: int, *overrides: str)
 def start(config: Config) -> Run:
     """A run of the configuration without images of its own, on its device."""
     select_device(config.device, config.exhaustive_search)
-    batches: Any = SimpleNamespace(steps_per_epoch=STEPS_PER_EPOCH, source=SimpleNamespace(classes=None))
-    return start_run(config, batches)
+    return start_run(config, without_images(STEPS_PER_EPOCH))
 
 
 def random_batch(images: int, side: int) -> tuple[paddle.Tensor, paddle.Tensor]:

@@ -47,7 +47,7 @@ def turn(folder: str | Path, job: str) -> Iterator[None]:
 @contextmanager
 def _holding(path: Path, job: str, waits: bool) -> Iterator[Callable[[], None]]:
     made = [parent for parent in path.parents if not parent.exists()]
-    while _is_removed(file := _locked(path, job, waits)):
+    while not _is_at(file := _locked(path, job, waits), path):
         file.close()  # the last owner removed the file between opening and locking
     with file:
         with suppress(OSError):  # a full disk: the lock is effective without the text
@@ -69,17 +69,10 @@ def _holding(path: Path, job: str, waits: bool) -> Iterator[Callable[[], None]]:
                     parent.rmdir()
 
 
-def _is_removed(file: TextIO) -> bool:
-    try:
-        return os.fstat(file.fileno()).st_nlink == 0
-    except OSError:  # another machine removed it from a network file system
-        return True
-
-
 def _is_at(file: TextIO, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except OSError:
+    except OSError:  # it was removed, perhaps by another machine from a network file system
         return False
 
 

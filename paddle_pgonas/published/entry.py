@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from paddle_pgonas.config.loading import Config
-from paddle_pgonas.data.sources import say_once
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.nn.weights import activation_of, read_weights
+from paddle_pgonas.progress import say_once
 from paddle_pgonas.scores.correlation import kendall
 from paddle_pgonas.scores.faults import Faults
 from paddle_pgonas.scores.files import Candidate, check_range, read_scored, select

@@ -9,7 +9,6 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from paddle_pgonas.published.reference import Reference, batch, configuration, f
 from paddle_pgonas.runtime import select_device
 from paddle_pgonas.training.checkpoints import zero_gradients
 from paddle_pgonas.training.run import make_optimizer
-from paddle_pgonas.training.trainer import start_run
+from paddle_pgonas.training.trainer import start_run, without_images
 
 NEAR_ZERO = 4e-6
 """Activations below this share of their layer's root mean square may have either sign because of rounding."""
@@ -137,8 +136,7 @@ class _Training:
             select_device(config.device, config.exhaustive_search)
             full = Supernet(config.search_space, config.model.num_classes)
             save_file({name: first_weights(name, tensor.shape) for name, tensor in full.weights().items()}, weights)
-            batches: Any = SimpleNamespace(steps_per_epoch=reference.steps_per_epoch, source=SimpleNamespace(classes=None))
-            self._run = start_run(config, batches)
+            self._run = start_run(config, without_images(reference.steps_per_epoch))
         net = self._run.net
         self._start = {name: tensor.clone() for name, tensor in net.weights().items()}
         self._passed: list[str] = []

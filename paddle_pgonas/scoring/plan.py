@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import paddle
 
 from paddle_pgonas.config.loading import Config, Score
 from paddle_pgonas.data.images import open_images
-from paddle_pgonas.data.sources import say_once
 from paddle_pgonas.io.files import write_json
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.priors import cost
-from paddle_pgonas.progress import progress
+from paddle_pgonas.progress import progress, say_once
 from paddle_pgonas.runtime import compute_dtype, select_device, tf32
 from paddle_pgonas.scoring.memory import scoring_memory
 from paddle_pgonas.scoring.scorer import chunked
 from paddle_pgonas.scoring.smoothing import TOGETHER, Sample, Smoothing
-from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
+from paddle_pgonas.scoring.tree import Cost, Node, build_tree, scoring_order, walk_cost
 from paddle_pgonas.scoring.walker import Walker
 from paddle_pgonas.space.arch import Arch
 
@@ -41,12 +40,19 @@ def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None, sample
         archs, step = [archs[position] for position in Smoothing(archs, sample, side, classes).positions], TOGETHER
     parts = [archs[start : start + step] for start in range(0, len(archs), step)]
     chunks = [chunk for part in parts for chunk in chunked([part[position] for position in scoring_order(part)])]
-    costs = [walk_cost(build_tree(chunk), chunk[0], side, classes) for chunk in progress(chunks, "counting", "chunks")]
+    costs: list[Cost] = []
+
+    def trees() -> Iterator[Node]:  # each is large, and read by both counts
+        for chunk in progress(chunks, "counting", "chunks"):
+            tree = build_tree(chunk)
+            costs.append(walk_cost(tree, chunk[0], side, classes))
+            yield tree
+
+    memory = scoring_memory(config, trees(), images or 0)
     shared = sum(cost_of.macs for cost_of in costs)
     alone = sum(cost.macs(arch, side, classes) for arch in archs)
     settings = config.score
     calibrating = settings.calibration_images if settings.bn == "calibrated" else 0
-    memory = scoring_memory(config, map(build_tree, chunks), images or 0)
     net = Supernet(config.search_space, classes, config.model.activation)
     say_once("timing a few subnets on this machine", error=False)
     rate = _measured_rate(net, chunks[0][:4], side, settings)

@@ -15,12 +15,12 @@ from paddle_pgonas.config.loading import Config
 from paddle_pgonas.config.meaning import SCORED, check_record, trained_part, warn, warn_untrained
 from paddle_pgonas.data.cache import DecodedImages
 from paddle_pgonas.data.images import JobImages, open_images
-from paddle_pgonas.data.sources import say_once
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.records import Record
 from paddle_pgonas.nn.building import build_untrained
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import load_weights, read_arrays, trained_alone
+from paddle_pgonas.progress import say_once
 from paddle_pgonas.runtime import compute_dtype, device_name, select_device
 from paddle_pgonas.scores.correlation import reached_by_guessing
 from paddle_pgonas.scoring import scorer

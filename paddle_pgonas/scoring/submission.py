@@ -12,11 +12,11 @@ import numpy as np
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config
 from paddle_pgonas.config.meaning import warn
-from paddle_pgonas.data.sources import say_once
 from paddle_pgonas.errors import UserError, printable
 from paddle_pgonas.io.files import write_json, write_text
 from paddle_pgonas.io.outputs import claim, content_digest
 from paddle_pgonas.priors.by_name import prior_values, terms, with_prior
+from paddle_pgonas.progress import say_once
 from paddle_pgonas.runtime import made_by, now
 from paddle_pgonas.scores.check import PREDICTOR
 from paddle_pgonas.scores.files import Candidate, beside, check_submission, read_candidates, write_scores

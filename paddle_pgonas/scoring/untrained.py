@@ -15,7 +15,6 @@ from paddle import nn
 from paddle_pgonas.config.loading import Config
 from paddle_pgonas.data.batches import labelled_images
 from paddle_pgonas.data.images import open_images
-from paddle_pgonas.data.sources import say_once
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.records import Store, checksum
@@ -23,7 +22,7 @@ from paddle_pgonas.nn.building import build_subnet
 from paddle_pgonas.nn.resnet import BasicBlock, ResNet, Stem
 from paddle_pgonas.priors.by_name import AT_INITIALISATION
 from paddle_pgonas.priors.first_pass import GRADIENTS, FirstPass
-from paddle_pgonas.progress import Progress
+from paddle_pgonas.progress import Progress, say_once
 from paddle_pgonas.runtime import device_name, select_device
 from paddle_pgonas.space.arch import Arch
 

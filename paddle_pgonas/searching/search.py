@@ -13,7 +13,6 @@ import numpy as np
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config
 from paddle_pgonas.config.meaning import warn_untrained
-from paddle_pgonas.data.sources import say_once
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import write_json, write_text
 from paddle_pgonas.io.locks import exclusive
@@ -21,6 +20,7 @@ from paddle_pgonas.io.outputs import claim
 from paddle_pgonas.io.records import Store, digest
 from paddle_pgonas.priors import cost
 from paddle_pgonas.priors.by_name import Prior
+from paddle_pgonas.progress import say_once
 from paddle_pgonas.runtime import select_device, versions
 from paddle_pgonas.scores.files import Candidate, beside, write_scores
 from paddle_pgonas.searching.evolution import Costs, ScoredSubnet, Scores, Task, evolve, front

@@ -18,7 +18,6 @@ from paddle_pgonas.config.sections import Data, Recipe
 from paddle_pgonas.data.batches import calibration_images
 from paddle_pgonas.data.cache import DecodedImages
 from paddle_pgonas.data.images import open_images
-from paddle_pgonas.data.sources import say_once
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError, printable
 from paddle_pgonas.io.files import remove_left_parts
@@ -33,6 +32,7 @@ from paddle_pgonas.nn.elastic import calibrate
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.nn.weights import save_weights
 from paddle_pgonas.priors.geometry import layers
+from paddle_pgonas.progress import say_once
 from paddle_pgonas.runtime import made_by, select_device, versions
 from paddle_pgonas.schema import plain
 from paddle_pgonas.scores.files import Candidate, write_scores

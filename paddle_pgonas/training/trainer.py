@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from paddle_pgonas.config.loading import Config, files_read, save_config
 from paddle_pgonas.config.meaning import STARTED, TAUGHT, Use, check_record
 from paddle_pgonas.data.batches import EpochBatches
 from paddle_pgonas.data.images import open_images
-from paddle_pgonas.data.sources import ImageSource, say_once
+from paddle_pgonas.data.sources import ImageSource
 from paddle_pgonas.errors import Diverged, UserError
 from paddle_pgonas.inputs import check_paths
 from paddle_pgonas.io.locks import exclusive
@@ -25,6 +27,7 @@ from paddle_pgonas.nn.building import build_supernet, build_teacher
 from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import Check, save_weights
 from paddle_pgonas.priors.geometry import layers
+from paddle_pgonas.progress import say_once
 from paddle_pgonas.runtime import compute_dtype, device_name, made_by, select_device
 from paddle_pgonas.training.checkpoints import TRAINING, checkpoints, files_of_run, refuse_overwriting, save_checkpoint
 from paddle_pgonas.training.memory import check_memory
@@ -166,6 +169,12 @@ def start_run(config: Config, batches: EpochBatches) -> Run:
         if digest != files[key]:
             raise UserError(f"{key}: the file was changed while it was read; give the command again")
     return run
+
+
+def without_images(steps_per_epoch: int) -> EpochBatches:
+    """What :func:`start_run` asks of batches, for a caller that gives each step images of its own."""
+    stand_in: Any = SimpleNamespace(steps_per_epoch=steps_per_epoch, source=SimpleNamespace(classes=None))
+    return stand_in
 
 
 def checked(use: Use, config: Config, batches: EpochBatches) -> Check:
