@@ -1,13 +1,16 @@
-"""What a truth makes of depth: its coefficient beside the costs, and who wins among subnets of equal cost."""
+"""What a truth makes of depth and width: coefficients of linear models, and who wins among subnets of equal cost."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.scores.correlation import Estimate
+from paddle_pgonas.scoring.smoothing import stage_widths
+from paddle_pgonas.space.arch import Arch
 from studies.intervals import cost_ratios, draws
 
 EQUAL = 1.15
@@ -42,13 +45,26 @@ def depth(truth: np.ndarray, blocks: np.ndarray, macs: np.ndarray, params: np.nd
     Raises UserError if no two of different depth cost the same.
     """
     wins = _wins(truth, blocks, macs)
-    columns = np.stack([blocks, np.log(macs), np.log(params)], 1).astype(float)
-    values, errors = _fit(truth, columns)
-    rows = [np.repeat(np.arange(len(truth)), times) for times in draws(len(truth))[1:]]
-    low, high = np.percentile([_fit(truth[row], columns[row])[0] for row in rows if np.ptp(blocks[row])], [2.5, 97.5], axis=0)
+    columns = dict(zip(COLUMNS, (blocks, np.log(macs), np.log(params)), strict=True))
+    return Depth(coefficients(truth, columns), *wins)
+
+
+def structure(truth: np.ndarray, archs: Sequence[Arch]) -> dict[str, Coefficient]:
+    """Accuracy [subnets] as a linear model of the number of blocks and of each stage's mean width, without the costs."""
+    widths = np.array([stage_widths(arch) for arch in archs]).T
+    columns = {f"width of stage {number}": of for number, of in enumerate(widths, start=1)}
+    return coefficients(truth, {"blocks": np.array([sum(arch.depths) for arch in archs]), **columns})
+
+
+def coefficients(truth: np.ndarray, columns: Mapping[str, np.ndarray]) -> dict[str, Coefficient]:
+    """Coefficients by column of a linear model of the truth; all values are [subnets]."""
+    inputs = np.stack(list(columns.values()), 1).astype(float)
+    values, errors = _fit(truth, inputs)
+    rows = (np.repeat(np.arange(len(truth)), times) for times in draws(len(truth))[1:])
+    drawn = [_fit(truth[row], inputs[row])[0] for row in rows if np.ptp(inputs[row], 0).all()]
+    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
     numbers = (map(float, of) for of in zip(values, errors, low, high, strict=True))
-    fitted = {name: Coefficient(*of) for name, of in zip(COLUMNS, numbers, strict=True)}
-    return Depth(fitted, *wins)
+    return {name: Coefficient(*of) for name, of in zip(columns, numbers, strict=True)}
 
 
 def _fit(truth: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 from scipy.stats import rankdata
 
-from paddle_pgonas.io.files import write_text
+from paddle_pgonas.io.files import read_json, write_text
 from paddle_pgonas.report.plots import ACCENT, COLORS, INK, STYLE, svg
 from paddle_pgonas.scores.correlation import kendall
 from studies.intervals import attainable_tau
@@ -74,7 +76,7 @@ def _tau_figure(results: Results, metric: str = "top1") -> Figure:
 
 def _truths_figure(results: Results) -> Figure:
     """Every further truth against the first one, a point per subnet, its parameters as its colour."""
-    names = list(results.study.further_truths)
+    names = results.study.whole_truths
     figure = Figure(figsize=(0.7 + 4.6 * len(names), 4), layout="constrained")
     for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
         part = results.part(None, "", name)
@@ -83,6 +85,26 @@ def _truths_figure(results: Results) -> Figure:
         axes.set(xlabel="stand-alone accuracy, first truth, %", ylabel=f"{name} truth, %")
         axes.set_title(f"Kendall tau {kendall(first, other):.2f}", fontsize=10)
         figure.colorbar(points, ax=axes, label="parameters, thousands")
+    return figure
+
+
+def _lengths_figure(results: Results) -> Figure:
+    """Accuracy against the epochs of the truths, a line for each subnet that has all, coloured by its number of blocks."""
+    study, part = results.study, results
+    files = {"": "accuracies.json", **{name: study.further_truths[name][0] for name in study.whole_truths}}
+    for name in files:
+        part = part.part(None, "", name)
+    epochs = [read_json(study.path(file), "accuracies")["recipe"]["train"]["epochs"] for file in files.values()]
+    accs = 100 * np.array([replace(part, truth_name=name).mean_truth for name in files])
+    blocks = part.prior("blocks")
+    figure = Figure(figsize=(6, 4.2), layout="constrained")
+    axes, colours = figure.subplots(), ScalarMappable(Normalize(blocks.min(), blocks.max()), "viridis")
+    for line, depth in zip(accs.T, blocks, strict=True):
+        axes.plot(epochs, line, color=colours.to_rgba(depth), linewidth=1, marker="o", markersize=3)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(epochs, [str(number) for number in epochs])
+    axes.set(xlabel="epochs of the training", ylabel="stand-alone accuracy, %", title=f"{len(blocks)} subnets")
+    figure.colorbar(colours, ax=axes, label="blocks")
     return figure
 
 
@@ -135,6 +157,7 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "tau": _tau_figure,
     "tau_probability": partial(_tau_figure, metric="probability"),
     "truths": _truths_figure,
+    "lengths": _lengths_figure,
     "curves": _curves_figure,
     "training": _training_figure,
 }

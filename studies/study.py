@@ -214,6 +214,12 @@ class Study(Section):
         variant, _, prior = ranking.partition("+")
         return (ranking, None) if ranking in self.controls else (variant, prior or None)
 
+    @property
+    def whole_truths(self) -> list[str]:
+        """Names of the further truths, without those whose files are a part of another one's."""
+        files = {name: set(paths) for name, paths in self.further_truths.items()}
+        return [name for name, mine in files.items() if not any(mine < others for others in files.values())]
+
     def half(self, name: str, count: int) -> list[int]:
         """Positions, in order, of the candidates of ``choice`` or ``confirmation``; of all for an empty name."""
         order = list(range(count))

@@ -14,9 +14,10 @@ from scipy.stats import spearmanr
 
 from paddle_pgonas.io.files import read_json
 from paddle_pgonas.priors import cost
+from paddle_pgonas.priors.by_name import terms
 from paddle_pgonas.scores.correlation import Estimate, kendall, pearson
 from studies.collecting import BN
-from studies.depth import COLUMNS, Coefficient, Depth, depth
+from studies.depth import COLUMNS, Coefficient, Depth, depth, structure
 from studies.intervals import (
     Difference,
     Taus,
@@ -37,7 +38,10 @@ SIMILAR = 1.5
 """Two subnets are of similar cost if their multiply-accumulates are within this factor."""
 BANDS = (1, 1.2, 1.5, 2)
 """Bounds of the cost ratio (larger over smaller) of a pair, from each to the next."""
+PUBLISHED = "Track 1, published"
+"""What the accuracies are called whose figures are those of REAL_TRACK1."""
 REAL_TRACK1 = Path(__file__).parent / "real_track1" / "figures.json"
+PRIOR_LABELS = {"flops": "log FLOPs", "params": "log parameters", "zen": "Zen-score"}
 READINGS = ("top1", "likelihood", "probability")
 ASSUMED_ERRORS = {
     "as in the wide set, all methods": (0.93, 0.67),
@@ -70,26 +74,27 @@ def _truth_table(results: Results) -> str:
 
 
 def _truths_table(results: Results) -> str:
-    """A column for each truth: how exact it is, and the tau of the controls; the first truth also for the others' candidates."""
-    columns, rows = _truths(results), list[list[str]]()
+    """A column for each truth, and for the published accuracies of Track 1: how exact it is, and the tau of the controls."""
+    columns, rows, real = _truths(results), list[list[str]](), read_json(REAL_TRACK1, "figures")
 
-    def add(label: str, value: Callable[[Results], str]) -> None:
-        rows.append([label, *map(value, columns.values())])
+    def add(label: str, value: Callable[[Results], str], published: str = "") -> None:
+        rows.append([label, *map(value, columns.values()), published])
 
-    add("subnets x seeds", lambda part: _subnets_by_seeds(part.truth))
+    add("subnets x seeds", lambda part: _subnets_by_seeds(part.truth), f"{real['subnets']} x 1")
     add("accuracy, %", lambda part: f"{100 * part.mean_truth.min():.1f} to {100 * part.mean_truth.max():.1f}")
     add("standard deviation of the subnets, points", lambda part: f"{100 * part.mean_truth.std():.2f}")
     add("standard deviation of one subnet's seeds, points", lambda part: f"{100 * seed_deviation(part.truth):.2f}")
     add("noise ceiling: tau of the exact accuracies (simulated)", lambda part: f"{attainable_tau(part.truth):.3f}")
     add("tau with the first truth", lambda part: f"{kendall(replace(part, truth_name='').mean_truth, part.mean_truth):.3f}")
     for name in results.study.controls:
-        add(f"tau of {name} [95 %]", lambda part, name=name: _interval(part.tau(name).estimate()))
-    return markdown(["", *columns], rows)
+        known = real["rankings"].get(prior_label(name))
+        published = _interval(Estimate(*known["kendall"])) if known else ""
+        add(f"tau of {name} [95 %]", lambda part, name=name: _interval(part.tau(name).estimate()), published)
+    return markdown(["", *columns, PUBLISHED], rows)
 
 
 def _depth_table(results: Results) -> str:
-    """Depth's coefficient beside the costs in every truth of the study, in the first one also for the others' candidates, and in
-    the published accuracies of Track 1."""
+    """Depth's coefficient beside the costs in every truth of the study and in the published accuracies of Track 1."""
     rows = [
         _depth_row(label, len(part.archs), depth(part.mean_truth, *map(part.prior, ("blocks", "flops", "params"))))
         for label, part in _truths(results).items()
@@ -97,22 +102,43 @@ def _depth_table(results: Results) -> str:
     real = read_json(REAL_TRACK1, "figures")
     coefficients, *others = real["depth"]
     fitted = {name: Coefficient(*of) for name, of in coefficients.items()}
-    rows.append(_depth_row("Track 1, published", real["subnets"], Depth(fitted, *others)))
+    rows.append(_depth_row(PUBLISHED, real["subnets"], Depth(fitted, *others)))
     head = ["truth", "subnets", *(f"{name} [95 %]" for name in COLUMNS), "deeper wins at equal cost [95 %]", "pairs"]
     return markdown(head, rows)
 
 
 def _depth_row(label: str, subnets: int, found: Depth) -> list[str]:
-    shown = (f"{of.value:+.2f} +- {of.error:.2f} [{of.low:+.2f}, {of.high:+.2f}]" for of in found.coefficients.values())
+    shown = map(_coefficient, found.coefficients.values())
     return [label, str(subnets), *shown, "{:.2f} [{:.2f}, {:.2f}]".format(*found.wins), str(found.pairs)]
 
 
+def _coefficient(of: Coefficient) -> str:
+    return f"{of.value:+.2f} +- {of.error:.2f} [{of.low:+.2f}, {of.high:+.2f}]"
+
+
+def _structure_table(results: Results) -> str:
+    """Coefficients of depth and of each stage's width in every truth of the study and in the published accuracies of Track 1."""
+    real = read_json(REAL_TRACK1, "figures")
+    found = {label: (len(part.archs), structure(part.mean_truth, part.archs)) for label, part in _truths(results).items()}
+    found[PUBLISHED] = real["subnets"], {name: Coefficient(*of) for name, of in real["structure"].items()}
+    columns = dict.fromkeys(name for _, fitted in found.values() for name in fitted)
+    rows = [
+        [label, str(subnets), *(_coefficient(fitted[name]) if name in fitted else "" for name in columns)]
+        for label, (subnets, fitted) in found.items()
+    ]
+    return markdown(["truth", "subnets", *(f"{name} [95 %]" for name in columns)], rows)
+
+
 def _truths(results: Results) -> dict[str, Results]:
-    """Every truth of the study; the first one also for the candidates of each other one."""
-    named = {"first truth": results.part(None, "", "")}
-    for name in results.study.further_truths:
+    """Every truth of the study, without parts of another one; the earlier ones also for the candidates of each."""
+    named, earlier = {"first truth": results.part(None, "", "")}, {"": "first"}
+    for name in results.study.whole_truths:
         part = results.part(None, "", name)
-        named |= {f"{name} truth": part, f"first truth of the {len(part.archs)} of {name}": replace(part, truth_name="")}
+        named[f"{name} truth"] = part
+        for other, label in earlier.items():
+            same = part.part(None, "", other)
+            named[f"{label} truth of {len(same.archs)} of {name}"] = same
+        earlier[name] = name
     return named
 
 
@@ -337,6 +363,11 @@ def _interval(estimate: Estimate | Difference | None, signed: bool = False) -> s
     return f"{estimate.value:{sign}.3f} [{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"
 
 
+def prior_label(name: str) -> str:
+    """What a prior, or a sum of several, is called where costs are logarithms."""
+    return " + ".join(PRIOR_LABELS.get(term, term) for term in terms(name))
+
+
 def markdown(head: list[str], rows: list[list[str]]) -> str:
     """A table."""
     lines = [head, ["---"] * len(head), *rows]
@@ -347,6 +378,7 @@ TABLES = {
     "truth": _truth_table,
     "truths": _truths_table,
     "depth": _depth_table,
+    "structure": _structure_table,
     "methods": _methods_table,
     "rules": _rules_table,
     "differences": _differences_table,

@@ -92,10 +92,14 @@ def features(archs: Sequence[Arch], image_size: int, num_classes: int) -> np.nda
 
 
 def _features(arch: Arch, image_size: int, num_classes: int) -> list[float]:
-    stages = zip(arch.space.widths, arch.conv1, arch.conv2, strict=True)
-    means = [(sum(widths[mid] for mid in mids) / len(mids) + widths[out]) / 2 for widths, mids, out in stages]
     costs = np.log([cost.macs(arch, image_size, num_classes), cost.params(arch, num_classes)])
-    return [*arch.depths, *means, *costs]
+    return [*arch.depths, *stage_widths(arch), *costs]
+
+
+def stage_widths(arch: Arch) -> list[float]:
+    """Mean channels of the convolutions of each stage."""
+    stages = zip(arch.space.widths, arch.conv1, arch.conv2, strict=True)
+    return [(sum(widths[mid] for mid in mids) / len(mids) + widths[out]) / 2 for widths, mids, out in stages]
 
 
 class Smoothing:

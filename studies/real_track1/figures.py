@@ -26,9 +26,9 @@ from paddle_pgonas.priors.cost import setting
 from paddle_pgonas.scores.correlation import correlate
 from paddle_pgonas.scores.files import read_scored, read_scores
 from paddle_pgonas.space.arch import TRACK1, Arch, SearchSpace
-from studies.depth import Coefficient, Depth, depth
+from studies.depth import Depth, depth, structure
 from studies.document import fill
-from studies.tables import markdown
+from studies.tables import markdown, prior_label
 
 HOME = Path(__file__).resolve().parent
 REFERENCE = "flops+params"
@@ -36,7 +36,6 @@ REFERENCE = "flops+params"
 LEAST = 5
 """Subnets that a linear model of three variables needs."""
 RANKINGS = ("flops", "params", "blocks", "zen", REFERENCE, "flops+zen", "params+zen", "flops+params+zen")
-LABELS = {"flops": "log FLOPs", "params": "log parameters", "blocks": "blocks", "zen": "Zen-score"}
 
 
 def rankings(archs: list[Arch], space: SearchSpace, image_size: int, classes: int) -> dict[str, np.ndarray]:
@@ -45,18 +44,13 @@ def rankings(archs: list[Arch], space: SearchSpace, image_size: int, classes: in
     for name in ("flops", "params", "zen"):
         known[name] = np.array(list(map(make_prior(name, space, image_size, classes), archs)), dtype=float)
     found = {name: combined({term: known[term] for term in terms(name)}) for name in RANKINGS}
-    return {label(name): np.log(values) if name in COSTS else values for name, values in found.items()}
-
-
-def label(name: str) -> str:
-    """A ranking's name in tables."""
-    return " + ".join(LABELS[term] for term in terms(name))
+    return {prior_label(name): np.log(values) if name in COSTS else values for name, values in found.items()}
 
 
 def agreement(truth: np.ndarray, ranked: dict[str, np.ndarray]) -> dict[str, Any]:
     """Kendall tau and Pearson of each ranking, and its tau minus the reference's, each ``[value, low, high]``."""
     found = {name: correlate(truth, values) for name, values in ranked.items()}
-    reference = found[label(REFERENCE)]
+    reference = found[prior_label(REFERENCE)]
     return {
         name: {
             "kendall": list(of.estimates()["kendall"]),
@@ -77,19 +71,22 @@ def scores_of(path: str, space: SearchSpace, archs: list[Arch]) -> np.ndarray:
 
 def tables(figures: dict[str, Any]) -> dict[str, str]:
     """The figures as Markdown, by name."""
-    head = ["ranking by", "Kendall tau [95 %]", "Pearson [95 %]", f"tau minus that of {label(REFERENCE)} [95 %]"]
+    head = ["ranking by", "Kendall tau [95 %]", "Pearson [95 %]", f"tau minus that of {prior_label(REFERENCE)} [95 %]"]
     rows = [
         [name, _shown(of["kendall"]), _shown(of["pearson"]), _shown(of["minus the reference"], "+")]
         for name, of in figures["rankings"].items()
     ]
     found = Depth(*figures["depth"])
-    lines = [
-        [f"coefficient of {name}", f"{of.value:+.3f} +- {of.error:.3f} [{of.low:+.3f}, {of.high:+.3f}]"]
-        for name, of in ((name, Coefficient(*of)) for name, of in found.coefficients.items())
-    ]
+    lines = _coefficients(found.coefficients)
     lines.append([f"share of the {found.pairs} pairs of equal cost that the deeper subnet wins", _shown(found.wins)])
-    count = f"{figures['subnets']} subnets"
-    return {"rankings": markdown(head, rows), "depth": markdown([count, "value +- standard error [95 %]"], lines)}
+    head_of_models = [f"{figures['subnets']} subnets", "value +- standard error [95 %]"]
+    models = {"depth": lines, "structure": _coefficients(figures["structure"])}
+    return {"rankings": markdown(head, rows)} | {name: markdown(head_of_models, of) for name, of in models.items()}
+
+
+def _coefficients(found: dict[str, Any]) -> list[list[str]]:
+    shown = "{:+.3f} +- {:.3f} [{:+.3f}, {:+.3f}]"
+    return [[f"coefficient of {name}", shown.format(*of)] for name, of in found.items()]
 
 
 def _shown(estimate: Any, sign: str = "") -> str:
@@ -129,7 +126,7 @@ def main() -> None:
         )
     ranked = rankings(archs, space, image_size, classes)
     ranked |= {Path(path).stem: scores_of(path, space, archs) for path in arguments.scores}
-    macs, params = (np.exp(ranked[LABELS[name]]) for name in COSTS)
+    macs, params = (np.exp(ranked[prior_label(name)]) for name in COSTS)
     figures = {
         "subnets": len(archs),
         "space": space.name,
@@ -137,6 +134,7 @@ def main() -> None:
         "classes": classes,
         "rankings": agreement(truth, ranked),
         "depth": depth(truth, ranked["blocks"], macs, params),
+        "structure": structure(truth, archs),
     }
     if arguments.record:
         record(figures)

@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -23,28 +24,70 @@
 namespace {
 
 constexpr int LANES = 16;
-typedef float Lanes __attribute__((vector_size(4 * LANES)));
-typedef int32_t Mask __attribute__((vector_size(4 * LANES)));
 
 // What the innermost loops accumulate in. A register of AVX-512 holds all lanes; without it one holds half of them, and there are
 // half as many registers, so each half is computed by itself in blocks that fit.
 #ifdef __AVX512F__
 constexpr int HALVES = 1, MOST_OUT = 6, MOST_GRADS = 4, INPUTS = 2;
 #else
-constexpr int HALVES = 2, MOST_OUT = 2, MOST_GRADS = 3, INPUTS = 1;
+constexpr int HALVES = 2, MOST_OUT = 3, MOST_GRADS = 3, INPUTS = 1;
 #endif
-typedef float Half __attribute__((vector_size(4 * LANES / HALVES)));
-typedef Half View __attribute__((may_alias));  // the halves of Lanes in memory: that of Lanes i is at i * HALVES
+constexpr int WIDTH = LANES / HALVES;
+typedef float Half __attribute__((vector_size(4 * WIDTH), may_alias));
+typedef int32_t Mask __attribute__((vector_size(4 * WIDTH)));
+typedef float Lane __attribute__((may_alias));
 
-const View* view(const Lanes* x) { return reinterpret_cast<const View*>(x); }
-View* view(Lanes* x) { return reinterpret_cast<View*>(x); }
+// A struct, because compilers take apart vectors that are longer than a register.
+struct Lanes {
+    Half half[HALVES];
+
+    Lanes() : half{} {}
+    Lanes(float value) {
+        for (Half& one : half) one = Half{} + value;
+    }
+    Lane& operator[](int lane) { return reinterpret_cast<Lane*>(this)[lane]; }
+    Lane operator[](int lane) const { return reinterpret_cast<const Lane*>(this)[lane]; }
+    template <class F>
+    Lanes& each(const Lanes& other, F change) {
+        for (int h = 0; h < HALVES; ++h) half[h] = change(half[h], other.half[h]);
+        return *this;
+    }
+    Lanes& operator+=(const Lanes& other) { return each(other, [](Half a, Half b) { return a + b; }); }
+    Lanes& operator-=(const Lanes& other) { return each(other, [](Half a, Half b) { return a - b; }); }
+    Lanes& operator*=(const Lanes& other) { return each(other, [](Half a, Half b) { return a * b; }); }
+    Lanes& operator/=(const Lanes& other) { return each(other, [](Half a, Half b) { return a / b; }); }
+};
+
+Lanes operator+(Lanes a, const Lanes& b) { return a += b; }
+Lanes operator-(Lanes a, const Lanes& b) { return a -= b; }
+Lanes operator-(const Lanes& a) { return Lanes{} - a; }
+Lanes operator*(Lanes a, const Lanes& b) { return a *= b; }
+Lanes operator/(Lanes a, const Lanes& b) { return a /= b; }
+Lanes larger(Lanes a, const Lanes& b) {
+    return a.each(b, [](Half x, Half y) { return x > y ? x : y; });
+}
+Lanes where_positive(const Lanes& sign, Lanes value) {  // the value, or 0
+    return value.each(sign, [](Half x, Half s) { return s > 0 ? x : Half{}; });
+}
+
+// The halves of Lanes in memory: that of Lanes i is at i * HALVES.
+const Half* view(const Lanes* x) { return x->half; }
+Half* view(Lanes* x) { return x->half; }
 
 // In every lane the sum over the lanes of its copy.
 Lanes over_parts(Lanes x, int parts) {
-    for (int apart = 1; apart < parts; apart *= 2) {
-        Mask other;
-        for (int lane = 0; lane < LANES; ++lane) other[lane] = lane ^ apart;
-        x += __builtin_shuffle(x, other);
+    static const auto partners = [] {
+        std::array<Mask, WIDTH> made;  // by their distance
+        for (int apart = 0; apart < WIDTH; ++apart)
+            for (int lane = 0; lane < WIDTH; ++lane) made[apart][lane] = lane ^ apart;
+        return made;
+    }();
+    for (int apart = 1; apart < std::min(parts, WIDTH); apart *= 2)
+        for (Half& half : x.half) half += __builtin_shuffle(half, partners[apart]);
+    if (parts > WIDTH) {
+        Half total{};
+        for (const Half& half : x.half) total += half;
+        for (Half& half : x.half) half = total;
     }
     return x;
 }
@@ -79,25 +122,37 @@ struct Taps {
 };
 
 struct Weight {  // of a convolution, read either as [tap][in][out] or, for the gradient of its input, as [tap][out][in]
-    const View* data;
+    const Half* data;
     long tap, in, out;
+    const float* shared = nullptr;  // the same numbers, if all lanes of a half have equal ones: they stay in the first cache
 };
 
+// Half h of a weight's numbers is shared by its lanes where a copy has all of them; that of number i is at h * count + i.
+const float* shared_numbers(std::vector<float>& numbers, const Lanes* data, long count, int parts) {
+    if (parts % WIDTH) return nullptr;
+    numbers.resize(HALVES * count);
+    for (int h = 0; h < HALVES; ++h)
+        for (long i = 0; i < count; ++i) numbers[h * count + i] = data[i][h * WIDTH];
+    return numbers.data();
+}
+
 // XB neighbouring pixels times CB output channels, accumulated in registers.
-template <int XB, int CB>
-void tile(const View* in, long step, int channels, View* out, long out_step, const Weight& w, const Taps& taps, bool add, View* sums) {
+template <int XB, int CB, bool SHARED>
+void tile(const Half* in, long step, int channels, Half* out, long out_step, const Weight& w, const Taps& taps, bool add, Half* sums) {
     Half acc[XB][CB];
     for (int i = 0; i < XB; ++i)
         for (int j = 0; j < CB; ++j) acc[i][j] = add ? out[(i * out_step + j) * HALVES] : Half{};
     for (int t = 0; t < taps.count; ++t) {
-        const View* x = in + taps.offset[t] * HALVES;
-        const View* v = w.data + taps.weight[t] * w.tap * HALVES;
-        for (int c = 0; c < channels; ++c, v += w.in * HALVES) {
+        const Half* x = in + taps.offset[t] * HALVES;
+        const Half* v = w.data + taps.weight[t] * w.tap * HALVES;
+        const float* s = SHARED ? w.shared + taps.weight[t] * w.tap : nullptr;
+        for (int c = 0; c < channels; ++c, v += w.in * HALVES, s += SHARED ? w.in : 0) {
             Half weight[CB];
-            for (int j = 0; j < CB; ++j) weight[j] = v[j * w.out * HALVES];
+            for (int j = 0; j < CB; ++j) weight[j] = SHARED ? Half{} + s[j * w.out] : v[j * w.out * HALVES];
 #pragma GCC unroll 4
             for (int i = 0; i < XB; ++i) {
-                const Half value = x[(i * step + c) * HALVES];
+                Half value = x[(i * step + c) * HALVES];
+                asm("" : "+v"(value));  // loaded once, not for each product
 #pragma GCC unroll 6
                 for (int j = 0; j < CB; ++j) acc[i][j] += value * weight[j];
             }
@@ -110,17 +165,17 @@ void tile(const View* in, long step, int channels, View* out, long out_step, con
             for (int i = 0; i < XB; ++i) sums[2 * j * HALVES] += acc[i][j], sums[(2 * j + 1) * HALVES] += acc[i][j] * acc[i][j];
 }
 
-template <int XB>
-void tile_of(int cb, const View* in, long step, int channels, View* out, long out_step, const Weight& w, const Taps& taps, bool add,
-             View* sums) {
+template <int XB, bool SHARED>
+void tile_of(int cb, const Half* in, long step, int channels, Half* out, long out_step, const Weight& w, const Taps& taps, bool add,
+             Half* sums) {
     switch (cb) {
-        case 1: return tile<XB, 1>(in, step, channels, out, out_step, w, taps, add, sums);
-        case 2: return tile<XB, 2>(in, step, channels, out, out_step, w, taps, add, sums);
-        case 3: return tile<XB, 3>(in, step, channels, out, out_step, w, taps, add, sums);
+        case 1: return tile<XB, 1, SHARED>(in, step, channels, out, out_step, w, taps, add, sums);
+        case 2: return tile<XB, 2, SHARED>(in, step, channels, out, out_step, w, taps, add, sums);
+        case 3: return tile<XB, 3, SHARED>(in, step, channels, out, out_step, w, taps, add, sums);
 #ifdef __AVX512F__
-        case 4: return tile<XB, 4>(in, step, channels, out, out_step, w, taps, add, sums);
-        case 5: return tile<XB, 5>(in, step, channels, out, out_step, w, taps, add, sums);
-        case 6: return tile<XB, 6>(in, step, channels, out, out_step, w, taps, add, sums);
+        case 4: return tile<XB, 4, SHARED>(in, step, channels, out, out_step, w, taps, add, sums);
+        case 5: return tile<XB, 5, SHARED>(in, step, channels, out, out_step, w, taps, add, sums);
+        case 6: return tile<XB, 6, SHARED>(in, step, channels, out, out_step, w, taps, add, sums);
 #endif
     }
 }
@@ -132,44 +187,51 @@ struct Grid {
     long in_row, in_step, out_row, out_step;
 };
 
-void convolve(const Lanes* in, int c_in, Lanes* out, int c_out, const Grid& grid, Weight w, const Taps& taps, bool add, Lanes* sums) {
+template <bool SHARED>
+void convolve(const Lanes* in, int c_in, Lanes* out, int c_out, const Grid& grid, const Weight& w, const Taps& taps, bool add,
+              Lanes* sums, long numbers) {
     const int blocks = (c_out + MOST_OUT - 1) / MOST_OUT;
     const int xb = grid.columns % 4 == 0 ? 4 : grid.columns % 2 == 0 ? 2 : 1;
-    const auto run = xb == 4 ? tile_of<4> : xb == 2 ? tile_of<2> : tile_of<1>;
-    for (int half = 0; half < HALVES; ++half)
-        for (int y = 0; y < grid.rows; ++y)
-            for (int block = 0, first = 0; block < blocks; ++block) {
-                const int cb = (c_out - first + blocks - block - 1) / (blocks - block);
-                Weight part = w;
-                part.data += first * w.out * HALVES + half;
-                for (int x = 0; x < grid.columns; x += xb) {
-                    const View* from = view(in + y * grid.in_row + x * grid.in_step) + half;
-                    View* to = view(out + y * grid.out_row + x * grid.out_step + first) + half;
-                    View* sum = sums ? view(sums + 2 * first) + half : nullptr;
-                    run(cb, from, grid.in_step, c_in, to, grid.out_step, part, taps, add, sum);
-                }
-                first += cb;
+    const auto run = xb == 4 ? tile_of<4, SHARED> : xb == 2 ? tile_of<2, SHARED> : tile_of<1, SHARED>;
+    const auto compute = [&](int half, int y, int x, int block) {
+        const int first = block * c_out / blocks, count = (block + 1) * c_out / blocks - first;
+        Weight part = w;
+        part.data += first * w.out * HALVES + half;
+        if (SHARED) part.shared += first * w.out + half * numbers;
+        const Half* from = view(in + y * grid.in_row + x * grid.in_step) + half;
+        Half* to = view(out + y * grid.out_row + x * grid.out_step + first) + half;
+        run(count, from, grid.in_step, c_in, to, grid.out_step, part, taps, add, sums ? view(sums + 2 * first) + half : nullptr);
+    };
+    for (int y = 0; y < grid.rows; ++y)
+        for (int half = 0; half < HALVES; ++half)
+            if (SHARED) {  // the first cache holds all weights, and the pixels of a tile
+                for (int x = 0; x < grid.columns; x += xb)
+                    for (int block = 0; block < blocks; ++block) compute(half, y, x, block);
+            } else {  // or the weights of a block, and the pixels of a row
+                for (int block = 0; block < blocks; ++block)
+                    for (int x = 0; x < grid.columns; x += xb) compute(half, y, x, block);
             }
 }
 
 // Gradient of K neighbouring kernel columns, CI input and CO output channels over some rows of an image.
 template <int K, int CI, int CO>
-void weight_tile(const View* x, long x_row, long x_step, long x_column, const View* g, long g_row, long g_step, int rows, int columns,
-                 View* gw, long tap, long in) {
+void weight_tile(const Half* x, long x_row, long x_step, long x_column, const Half* g, long g_row, long g_step, int rows, int columns,
+                 Half* gw, long tap, long in) {
     Half acc[K][CI][CO];
     for (int k = 0; k < K; ++k)
         for (int i = 0; i < CI; ++i)
             for (int o = 0; o < CO; ++o) acc[k][i][o] = gw[(k * tap + i * in + o) * HALVES];
     for (int row = 0; row < rows; ++row, x += x_row * HALVES, g += g_row * HALVES)
         for (int column = 0; column < columns; ++column) {
-            const View *xs = x + column * x_step * HALVES, *gs = g + column * g_step * HALVES;
+            const Half *xs = x + column * x_step * HALVES, *gs = g + column * g_step * HALVES;
             Half grad[CO];
             for (int o = 0; o < CO; ++o) grad[o] = gs[o * HALVES];
 #pragma GCC unroll 3
             for (int k = 0; k < K; ++k)
 #pragma GCC unroll 2
                 for (int i = 0; i < CI; ++i) {
-                    const Half value = xs[(k * x_column + i) * HALVES];
+                    Half value = xs[(k * x_column + i) * HALVES];
+                    asm("" : "+v"(value));
 #pragma GCC unroll 4
                     for (int o = 0; o < CO; ++o) acc[k][i][o] += value * grad[o];
                 }
@@ -196,6 +258,7 @@ struct Conv {
     long weight = 0, affine = 0, running = 0;  // places in the parameters and the running statistics
     Buffer z;                                  // the convolution's output, before BatchNorm
     std::vector<Lanes> sums, mean, inverse, scale, shift;
+    std::vector<float> shared;
 
     long in_row() const { return long(side_in + 2) * c_in; }
     long in_image() const { return in_row() * (side_in + 2); }
@@ -210,12 +273,13 @@ struct Conv {
         for (int ky = 0; ky < kernel; ++ky)
             for (int kx = 0; kx < kernel; ++kx) taps.add((ky + border()) * in_row() + (kx + border()) * c_in, ky * kernel + kx);
         const Grid grid{side, side, stride * in_row(), long(stride) * c_in, long(side) * c_out, c_out};
-        const Weight w{view(params + weight), long(c_in) * c_out, c_out, 1};
+        const Weight w{view(params + weight), long(c_in) * c_out, c_out, 1, shared_numbers(shared, params + weight, weights(), parts)};
+        const auto run = w.shared ? convolve<true> : convolve<false>;
         std::vector<Lanes> image(2 * c_out);
         sums.assign(2 * c_out, Lanes{});
         for (int n = 0; n < images; ++n) {
             std::fill(image.begin(), image.end(), Lanes{});
-            convolve(x + n * in_image(), c_in, z.data + n * out_image(), c_out, grid, w, taps, false, image.data());
+            run(x + n * in_image(), c_in, z.data + n * out_image(), c_out, grid, w, taps, false, image.data(), weights());
             for (int c = 0; c < 2 * c_out; ++c) sums[c] += image[c];
         }
     }
@@ -231,7 +295,7 @@ struct Conv {
             if (training) {
                 mean[c] = over_parts(sums[2 * c], parts) / count;
                 variance = over_parts(sums[2 * c + 1], parts) / count - mean[c] * mean[c];
-                variance = variance > 0 ? variance : Lanes{};
+                variance = larger(variance, 0);
                 running_mean[c] = running_mean[c] * keep + mean[c] * (1 - keep);
                 running_variance[c] = running_variance[c] * keep + variance * (1 - keep);
             }
@@ -255,7 +319,7 @@ struct Conv {
                     Lanes row_sum{}, row_dot{};
                     for (int x = 0; x < side; ++x) {
                         Lanes value = rows[x * c_out + c];
-                        if (out) rows[x * c_out + c] = value = outs[x * c_out + c] > 0 ? value : Lanes{};
+                        if (out) rows[x * c_out + c] = value = where_positive(outs[x * c_out + c], value);
                         row_sum += value;
                         row_dot += value * (zs[x * c_out + c] - mean[c]);
                     }
@@ -288,7 +352,8 @@ struct Conv {
 
     // Gradient of the input (no border), set or added.
     void backward_input(const Lanes* gz, Lanes* gx, int images, const Lanes* params, bool add) {
-        const Weight w{view(params + weight), long(c_in) * c_out, 1, c_out};
+        const Weight w{view(params + weight), long(c_in) * c_out, 1, c_out, shared_numbers(shared, params + weight, weights(), parts)};
+        const auto run = w.shared ? convolve<true> : convolve<false>;
         const long row = long(side_in) * c_in;
         for (int py = 0; py < stride; ++py)
             for (int px = 0; px < stride; ++px) {  // pixels of one parity see the same kernel positions
@@ -302,8 +367,8 @@ struct Conv {
                 if (taps.count == 0 && add) continue;
                 const Grid grid{side, side, padded_row(), c_out, stride * row, long(stride) * c_in};
                 for (int n = 0; n < images; ++n)
-                    convolve(gz + n * padded_image(), c_out, gx + n * row * side_in + py * row + px * c_in, c_in, grid, w, taps, add,
-                             nullptr);
+                    run(gz + n * padded_image(), c_out, gx + n * row * side_in + py * row + px * c_in, c_in, grid, w, taps, add, nullptr,
+                        weights());
             }
     }
 
@@ -353,8 +418,6 @@ struct Net {
     long fc = 0;
 };
 
-Lanes relu(Lanes x) { return x > 0 ? x : Lanes{}; }
-
 // relu(BatchNorm(z) + what the shortcut brings), into a buffer with border.
 void activate(const Conv& conv, Lanes* out, int images, const Lanes* identity, const Conv* shortcut) {
     const int side = conv.side, channels = conv.c_out;
@@ -368,7 +431,7 @@ void activate(const Conv& conv, Lanes* out, int images, const Lanes* identity, c
                     Lanes value = *z * conv.scale[c] + conv.shift[c];
                     if (identity) value += identity[place + x * channels + c];
                     if (shortcut) value += *other++ * shortcut->scale[c] + shortcut->shift[c];
-                    out[place + x * channels + c] = relu(value);
+                    out[place + x * channels + c] = larger(value, 0);
                 }
         }
 }
@@ -416,7 +479,7 @@ void cross_entropy(Net& net, int images, const int64_t* labels, long lane_step, 
     for (int n = 0; n < images; ++n) {
         Lanes* logits = &net.logits[n * net.classes];
         Lanes highest = logits[0];
-        for (int k = 1; k < net.classes; ++k) highest = logits[k] > highest ? logits[k] : highest;
+        for (int k = 1; k < net.classes; ++k) highest = larger(logits[k], highest);
         Lanes total{};
         for (int k = 0; k < net.classes; ++k) {
             for (int lane = 0; lane < LANES; ++lane) exps[k][lane] = std::exp(logits[k][lane] - highest[lane]);

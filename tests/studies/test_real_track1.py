@@ -77,8 +77,10 @@ def test_the_record_holds_figures_and_no_accuracy(tmp_path: Path, monkeypatch: p
     truth, ranked = np.log([flops(arch) for arch in archs]), figures.rankings(archs, MINI, 32, 10)
     blocks, macs = ranked["blocks"], np.exp(ranked["log FLOPs"])
     found = depth.depth(truth, blocks, macs, np.exp(ranked["log parameters"]))
-    (tmp_path / "README.md").write_text("".join(f"<!-- begin {x} -->\n<!-- end {x} -->\n" for x in ("rankings", "depth")))
-    figures.record({"subnets": 12, "rankings": figures.agreement(truth, ranked), "depth": found}, tmp_path)
+    names = ("rankings", "depth", "structure")
+    (tmp_path / "README.md").write_text("".join(f"<!-- begin {x} -->\n<!-- end {x} -->\n" for x in names))
+    shown = {"subnets": 12, "rankings": figures.agreement(truth, ranked), "depth": found}
+    figures.record(shown | {"structure": depth.structure(truth, archs)}, tmp_path)
     text = (tmp_path / "README.md").read_text()
     assert row(text, "log FLOPs")[1].startswith("1.000 [")
     kept = (tmp_path / "figures.json").read_text()
@@ -113,6 +115,21 @@ def test_the_coefficient_of_depth_is_what_depth_adds_to_the_costs(monkeypatch: p
     assert found.pairs == len(pairs)
     assert found.wins.value == pytest.approx(np.mean([truth[i] > truth[j] for i, j in pairs]))
     assert found.wins.low <= found.wins.value <= found.wins.high
+
+
+def test_the_coefficients_of_structure_are_those_of_blocks_and_of_each_stages_mean_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intervals, "RESAMPLES", 200)
+    archs = subnets(TRACK1, 60)
+    blocks = np.array([float(sum(arch.depths)) for arch in archs])
+    last = [arch.blocks[-arch.depths[3] :] for arch in archs]
+    width = np.array([np.mean([*(b.c_mid for b in of), *(b.c_out for b in of)]) for of in last])
+    truth = 2 * (blocks - blocks.mean()) / blocks.std() - (width - width.mean()) / width.std()
+    found = depth.structure(truth, archs)
+    assert list(found) == ["blocks", *(f"width of stage {stage}" for stage in (1, 2, 3, 4))]
+    for name, weight in zip(found, (2, 0, 0, 0, -1), strict=True):
+        of = found[name]
+        assert of.value * truth.std() == pytest.approx(weight, abs=1e-9) and of.error == pytest.approx(0, abs=1e-9)
+        assert of.low <= of.value + 1e-9 and of.value - 1e-9 <= of.high
 
 
 def test_depth_needs_subnets_of_equal_cost() -> None:
