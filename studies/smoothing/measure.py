@@ -1,13 +1,12 @@
 """Where smoothed scores help (paddle_pgonas/scoring/smoothing.py), and which model smooths best.
 
-Two measurements: on the runs of the other studies, whose candidates have a truth, and on a supernet in Track 1's codes, of which
-`write_submission.py --sample` made the files that are read here. README.md beside this file has the commands.
+Two measurements: on the runs of the other studies, whose candidates have a truth, and on 45,000 candidates of similar cost, which
+were all scored by one supernet, and ranked by a sample of 500. README.md beside this file has the commands.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,9 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from paddle_pgonas.io.files import read_json, write_json, write_text
 from paddle_pgonas.runtime import versions
-from paddle_pgonas.scores.correlation import kendall
-from paddle_pgonas.scores.files import read_candidates
-from paddle_pgonas.scoring.smoothing import FOLDS, Sample, Smoothing, features, gaussian_process
-from paddle_pgonas.space.arch import TRACK1_THIN, Arch
+from paddle_pgonas.scores.correlation import correlate, kendall
+from paddle_pgonas.scores.files import read_scored
+from paddle_pgonas.scoring.smoothing import FOLDS, features, gaussian_process
 from studies.document import fill
 from studies.intervals import Taus, resampled_tau
 from studies.results import read_results
@@ -35,7 +33,6 @@ STUDIES = {"wide": "", "similar_cost": "long", "tiny_imagenet": ""}
 """The studies, and the name of each one's truth."""
 METRICS = ("top1", "probability")
 PENALTIES = np.logspace(-3, 4, 22)
-SIZES = (60, 125, 250, 500)
 DIGITS = 4
 
 
@@ -94,59 +91,35 @@ def of_study(name: str, truth_name: str) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def metric_of(path: Path, metric: str) -> dict[str, float]:
-    """A metric of every scored candidate, by name."""
-    return {name: row[metric] for name, row in read_json(path, "metrics").items()}
+def of_many(folder: Path) -> dict[str, Any]:
+    """What a sample of 500 tells about 45,000 candidates of similar cost, all of which were scored by the same supernet.
 
-
-def of_samples(archs: dict[str, Arch], setting: tuple[int, int], folder: Path) -> dict[str, dict[str, Any]]:
-    """By metric: what a sample of each size tells about 1,000 candidates, of which the last 500 are never in the sample.
-
-    They were scored on some images, and again on as many others, which judge both: ``by_own`` is tau between the two scores.
+    ``all.json`` and ``sample500.json``, with their records, are the two submissions, and the study's candidates are among theirs.
+    ``agreement`` is Kendall tau of the two over the candidates that are not in the sample.
     """
-    names = read_json(folder / "sample1000.record.json", "record")["sample"]["names"]
-    chosen, rest = [archs[name] for name in names], slice(500, None)
-    known, report = features(chosen, *setting), dict[str, dict[str, Any]]()
-    for metric in METRICS:
-        first, whole = (metric_of(folder / f"{file}.metrics.json", metric) for file in ("sample1000", "more_images"))
-        one, other = np.array([(first[name], 2 * whole[name] - first[name]) for name in names]).T
-        rows = {}
-        for size in SIZES:
-            smoothing = Smoothing(chosen, Sample(size), *setting)
-            smoothing.positions = list(range(size))
-            started = time.process_time()
-            smoothed = smoothing.fit(one[:size])
-            seconds = time.process_time() - started
-            rows[str(size)] = {
-                "with_scores": kendall(one[rest], smoothed.values[rest]),
-                "with_other_images": kendall(other[rest], smoothed.values[rest]),
-                "scored_with_other_images": kendall(other[:size], smoothed.values[:size]),
-                "held_out": smoothed.held_out.value,
-                "kernel": smoothed.kernel,
-                "fit_seconds": seconds,
-            }
-        report[metric] = {
-            "by_own": {"not_in_the_sample": kendall(other[rest], one[rest]), "sample": kendall(other[:500], one[:500])},
-            "held_out_500": {
-                name: kendall(one[:500], crossed(model, known[:500], one[:500])) for name, model in models().items()
-            },
-            "deviation": float(one.std()),
-            "mean": float(one.mean()),
-            "samples": rows,
-        }
-    return report
-
-
-def of_supernet(candidates: Path, folder: Path) -> dict[str, Any]:
-    """What the files of the supernet tell, with the work of scoring the sample and all candidates."""
-    record = read_json(folder / "sample500.record.json", "record")
-    setting = (record["config"]["data"]["image_size"], record["config"]["model"]["num_classes"])
-    archs = {entry.name: entry.arch for entry in read_candidates(candidates, TRACK1_THIN)}
-    plans = {name: read_json(folder / f"plan_{name}.json", "plan") for name in ("all", "sample")}
-    work = {name: {key: plan[key] for key in ("candidates", "macs_per_image")} for name, plan in plans.items()}
-    written = {name: record[name] for name in ("images", "seconds", "trained_steps")}
-    held_out = record["sample"]["held_out"] | {"metric": record["acc"]}
-    return {"work": work, "sample500": written | {"held_out": held_out}, **of_samples(archs, setting, folder)}
+    study = read_results(read_study(HOME.parent / "similar_cost" / "study.yaml"))
+    space = study.config.search_space
+    every, sampled = ({e.name: e.acc for e in read_scored(folder / f"{name}.json", space)} for name in ("all", "sample500"))
+    every_record, record = (read_json(folder / f"{name}.record.json", "record") for name in ("all", "sample500"))
+    rest = sorted(every.keys() - record["sample"]["names"])
+    own, predicted = (np.array([scores[name] for name in rest]) for scores in (every, sampled))
+    agreement = correlate(own, predicted)
+    found: dict[str, Any] = {
+        "candidates": len(every),
+        "read_by": record["acc"],
+        "images": record["images"],
+        "seconds": {"all": every_record["seconds"], "sample": record["seconds"]},
+        "held_out": record["sample"]["held_out"],
+        "agreement": agreement.estimates()["kendall"],
+        "truths": {},
+    }
+    for name in study.study.whole_truths:
+        part = study.part(None, "", name)
+        scores = np.array([[of[entry.name] for entry in part.candidates] for of in (every, sampled)])
+        alone, smoothed = (Taus(resampled_tau(one[None], part.mean_truth), (0,)) for one in scores)
+        taus = {"all": alone.value, "sample": smoothed.value, "gain": smoothed.minus(alone)[:3]}
+        found["truths"][name] = {"subnets": len(part.candidates)} | taus
+    return found
 
 
 def tables(results: dict[str, Any]) -> dict[str, str]:
@@ -169,37 +142,37 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
                 cells.append(f"{row['tau'][label]:.3f}: {gain:+.3f} [{low:+.3f}, {high:+.3f}]")
             lines.append(f"| {study}, {metric} | " + " | ".join(cells) + " |")
         made["truths"] = "\n".join(lines)
-    if "supernet" in results:
-        made["supernet"] = supernet_table(results["supernet"])
+    if "many" in results:
+        made["many"] = many_table(results["many"])
     return made
 
 
-def supernet_table(of: dict[str, Any]) -> str:
-    """Agreement of the supernet's predictions by sample and metric, as Markdown."""
+def many_table(of: dict[str, Any]) -> str:
+    """Time and agreement of scoring all and of scoring a sample, as Markdown."""
+    everything, sample = (f"{of['seconds'][name] / 60:.1f}" for name in ("all", "sample"))
+    tau, low, high = of["agreement"]
     lines = [
-        "| sample, read by | held-out | with the scores | with other images | the sample's own, smoothed |",
-        "|---|---|---|---|---|",
+        f"| | all {of['candidates']:,} scored | 500 scored | difference |",
+        "|---|---|---|---|",
+        f"| minutes | {everything} | {sample} | |",
+        f"| tau with the scores of those not in the sample | | {tau:.3f} [{low:.3f}, {high:.3f}] | |",
     ]
-    for metric in METRICS:
-        for size, row in of[metric]["samples"].items():
-            values = (row[key] for key in ("held_out", "with_scores", "with_other_images", "scored_with_other_images"))
-            lines.append(f"| {size}, {metric} | " + " | ".join(f"{value:.3f}" for value in values) + " |")
-        own = of[metric]["by_own"]
-        lines.append(f"| no model, {metric} | | | {own['not_in_the_sample']:.3f} | {own['sample']:.3f} |")
+    for name, row in of["truths"].items():
+        gain = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*row["gain"])
+        lines.append(f"| tau with the {name} truth of {row['subnets']} | {row['all']:.3f} | {row['sample']:.3f} | {gain} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     """Measure, and write results.json and the tables of README.md."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, help="where the files of the supernet lie")
-    parser.add_argument("--candidates", type=Path, help="the challenge's candidate file")
+    parser.add_argument("--many", type=Path, metavar="DIR", help="holds the submissions of 45,000 candidates; measure these only")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
     path = HOME / "results.json"
     results = read_json(path, "results") if path.exists() else {}
-    if arguments.folder:
-        results["supernet"] = of_supernet(arguments.candidates, arguments.folder)
+    if arguments.many:
+        results["many"] = of_many(arguments.many)
     else:
         results["studies"] = {name: of_study(name, truth) for name, truth in STUDIES.items()}
     write_json(path, results | {"versions": versions()})

@@ -626,7 +626,7 @@ void lanes_step(Net* net, int images, const int64_t* labels, const float* rates,
     cross_entropy(*net, images, labels, images, loss, right);
     backward(*net, images);
     Lanes rate;
-    memcpy(&rate, rates, sizeof rate);
+    memcpy(rate.half, rates, sizeof rate.half);
     for (long i = 0; i < net->params.size; ++i) {
         net->momenta.data[i] = net->momenta.data[i] * momentum + net->grads.data[i] + net->params.data[i] * decay;
         net->params.data[i] -= net->momenta.data[i] * rate;
