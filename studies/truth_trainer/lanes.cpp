@@ -270,8 +270,7 @@ struct Conv {
 
     void forward(const Lanes* x, int images, const Lanes* params) {
         Taps taps;
-        for (int ky = 0; ky < kernel; ++ky)
-            for (int kx = 0; kx < kernel; ++kx) taps.add((ky + border()) * in_row() + (kx + border()) * c_in, ky * kernel + kx);
+        for (int ky = 0; ky < kernel; ++ky) taps.add((ky + border()) * in_row() + border() * c_in, ky * kernel);
         const Grid grid{side, side, stride * in_row(), long(stride) * c_in, long(side) * c_out, c_out};
         const Weight w{view(params + weight), long(c_in) * c_out, c_out, 1, shared_numbers(shared, params + weight, weights(), parts)};
         const auto run = w.shared ? convolve<true> : convolve<false>;
@@ -279,7 +278,7 @@ struct Conv {
         sums.assign(2 * c_out, Lanes{});
         for (int n = 0; n < images; ++n) {
             std::fill(image.begin(), image.end(), Lanes{});
-            run(x + n * in_image(), c_in, z.data + n * out_image(), c_out, grid, w, taps, false, image.data(), weights());
+            run(x + n * in_image(), kernel * c_in, z.data + n * out_image(), c_out, grid, w, taps, false, image.data(), weights());
             for (int c = 0; c < 2 * c_out; ++c) sums[c] += image[c];
         }
     }
