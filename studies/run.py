@@ -34,7 +34,7 @@ def main() -> None:
 
     # Absolute, so that a run that is continued from another working folder names the same files.
     runs = (arguments.runs or REPOSITORY / "runs" / study.name).resolve()
-    runner = Runner(study, REPOSITORY, arguments.root, runs)
+    runner = Runner(study, REPOSITORY, arguments.root, runs, arguments.weights)
     first = study.first_seed if arguments.first_seed is None else arguments.first_seed
     seeds = range(first, first + (arguments.seeds or study.seeds))
     for result in runner.run(arguments.only, seeds, arguments.processes):
@@ -54,6 +54,7 @@ def _arguments() -> argparse.Namespace:
     run.add_argument("--seeds", type=int, metavar="N", help="runs per method (default: the study's)")
     run.add_argument("--first-seed", type=int, metavar="S", help="the first of them (default: the study's)")
     run.add_argument("--runs", type=Path, metavar="DIR", help="working files (default: runs/<the study's folder>)")
+    run.add_argument("--weights", action="store_true", help="also train supernets of results whose weights are gone")
     run.add_argument("--processes", type=int, default=2, metavar="N", help="trainings at a time, one core each (default: 2)")
     arguments = parser.parse_args()
     if arguments.command == "run":

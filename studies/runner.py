@@ -65,6 +65,8 @@ class Runner:
     """The images as ``root/train/<class>/*`` and ``root/val/<class>/*``."""
     runs: Path
     """Working files: checkpoints, weights, logs, decoded images."""
+    weights: bool = False
+    """Also train the supernets of existing results whose weights are not among the working files."""
     _locks: defaultdict[str, Lock] = field(default_factory=lambda: defaultdict(Lock))
     """By the name of a result that several jobs may need."""
 
@@ -142,7 +144,10 @@ class Runner:
     def _result(self, variant: Variant, seed: int) -> str:
         """Train one supernet, score the candidates with each choice of statistics, and store the result."""
         result = self.study.results / f"{variant.stem}-seed{seed}.json"
-        if not result.exists():
+        if result.exists():
+            if self.weights and variant.method.trained:
+                self._supernet(variant, seed)
+        else:
             folder, commit = self._folder(variant, seed), self._commit()
             weights = self._supernet(variant, seed)
             options = self._options_of(variant, seed, folder, *self._rate_option(variant))

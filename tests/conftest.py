@@ -25,6 +25,7 @@ from paddle_pgonas.space.arch import Arch, SearchSpace
 if TYPE_CHECKING:
     from paddle_pgonas.data.batches import EpochBatches
 
+pytest.register_assert_rewrite("small_study")  # which registers its fixtures after it was imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for networks of this size; a fork of a process with more threads hangs
 prepare_process()
 

@@ -73,6 +73,14 @@ def test_a_study_runs_to_its_end_goes_on_from_what_is_there_and_fills_its_docume
     differences = page.partition("<!-- begin differences -->")[2].partition("<!-- end")[0].splitlines()[3:]
     assert len(differences) == 5 and "(published)" in differences[-1]
 
+    [lost] = (tmp_path / "runs" / "sandwich-published").glob("**/seed1")
+    known = (study.results / "sandwich-published-seed1.json").read_text()
+    lost.rename(tmp_path / "lost")
+    list(replace(runner_of(study, tmp_path), weights=True).run(["sandwich"], range(2), 1))
+    weights = "supernet.safetensors"
+    assert (lost / weights).read_bytes() == (tmp_path / "lost" / weights).read_bytes() and len(commands) == done + 1
+    assert (study.results / "sandwich-published-seed1.json").read_text() == known
+
 
 def test_a_truth_takes_only_results_of_its_own_recipe(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of an older recipe lie in the same folder; a truth that was made by another one is not added to."""
