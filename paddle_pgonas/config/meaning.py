@@ -17,7 +17,7 @@ from typing import NamedTuple
 from paddle_pgonas import processes
 from paddle_pgonas.config.loading import Config
 from paddle_pgonas.errors import UserError
-from paddle_pgonas.io.records import Record, told
+from paddle_pgonas.io.records import Record, value_at
 from paddle_pgonas.nn.weights import trained_alone
 from paddle_pgonas.schema import shown
 from paddle_pgonas.space.arch import SPACES, Arch, SearchSpace
@@ -39,7 +39,7 @@ class Use(NamedTuple):
 
 def classes_of(record: Record) -> list[str] | None:
     """Names of the classes that the weights were trained on, if the record tells them."""
-    names = told(record, "classes") or told(record, "training_images", "classes")
+    names = value_at(record, "classes") or value_at(record, "training_images", "classes")
     known = isinstance(names, list) and all(isinstance(name, str) for name in names)
     return names if known and names else None
 
@@ -83,7 +83,7 @@ def _space(record: Record, config: Config, classes: Classes) -> str | None:
 
 
 def _space_of(record: Record) -> SearchSpace | None:
-    value = told(record, "space")
+    value = value_at(record, "space")
     if isinstance(value, str):
         return SPACES.get(value)
     try:
@@ -93,7 +93,7 @@ def _space_of(record: Record) -> SearchSpace | None:
 
 
 def _data(key: str, record: Record, config: Config, classes: Classes) -> str | None:
-    then, now = told(record, "config", "data", key), config.data.model_dump(mode="json")[key]
+    then, now = value_at(record, "config", "data", key), config.data.model_dump(mode="json")[key]
     return None if then is None or then == now else f"trained with data.{key}={shown(then)}, now it is {shown(now)}"
 
 
@@ -101,7 +101,7 @@ MIXED = "a supernet trained on batch statistics: its running ones are a mixture 
 
 
 def _mixed(record: Record) -> bool:
-    return told(record, "config", "model", "bn") in ("batch", "sync") and trained_alone(record) is None
+    return value_at(record, "config", "model", "bn") in ("batch", "sync") and trained_alone(record) is None
 
 
 def _statistics(record: Record, config: Config, classes: Classes) -> str | None:
@@ -148,7 +148,7 @@ def warn(text: str) -> None:
 
 def trained_part(record: Record, space: SearchSpace) -> Subspace:
     """The part of the space that a training sampled, by ``train.depth_ranges`` and ``train.narrowest_codes`` of its record."""
-    depths, codes = (told(record, "config", "train", key) for key in ("depth_ranges", "narrowest_codes"))
+    depths, codes = (value_at(record, "config", "train", key) for key in ("depth_ranges", "narrowest_codes"))
     try:
         return Subspace(space, codes and tuple(codes), depths and tuple((low, high) for low, high in depths))
     except (TypeError, ValueError, UserError):  # of another space, or no such lists

@@ -11,7 +11,7 @@ from paddle import inference, nn
 
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import read_json
-from paddle_pgonas.io.records import told
+from paddle_pgonas.io.records import value_at
 from paddle_pgonas.nn.resnet import ResNet
 from paddle_pgonas.runtime import paddle_version
 
@@ -50,7 +50,7 @@ def open_inference_model(folder: str | Path, device: str = "cpu") -> Network:
     A call raises UserError for images of another shape than the export's ``record.json`` says; without it nothing is compared.
     """
     kept = Path(folder) / RECORD
-    shape = told(read_json(kept, "record of an export"), "input", "shape") if kept.exists() else None
+    shape = value_at(read_json(kept, "record of an export"), "input", "shape") if kept.exists() else None
     settings = inference.Config(str(model_file(folder)), str(Path(folder) / f"{PREFIX}.pdiparams"))
     settings.disable_glog_info()
     if device == "cpu":

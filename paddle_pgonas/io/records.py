@@ -32,7 +32,7 @@ class DamagedFile(UserError):
     """A file that is truncated, changed, of another format or missing. The message names it."""
 
 
-def told(record: Record, *keys: str) -> Any:
+def value_at(record: Record, *keys: str) -> Any:
     """A value inside nested dictionaries; None if it is not there."""
     value: Any = record
     for key in keys:

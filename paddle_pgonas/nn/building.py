@@ -79,9 +79,9 @@ def build_untrained(
     """
     if pretrained is None:
         raise UserError("model.pretrained: scoring without training needs weights; pass -o model.pretrained=FILE")
-    arrays, told = read_weights(pretrained)
+    arrays, written = read_weights(pretrained)
     net = Supernet(space, num_classes, activation)
-    theirs = activation_of(arrays, told) or "relu"
+    theirs = activation_of(arrays, written) or "relu"
     if theirs != activation:
         raise UserError(
             f"{pretrained}: a network with {theirs!r}, but model.activation is {activation!r}; "
@@ -107,8 +107,8 @@ def build_subnet(
 
 def build_teacher(space: SearchSpace, num_classes: int, path: str, check: Check = unchecked) -> nn.Layer:
     """The full network of a weight file, fixed, in evaluation mode, with the activation of its record (ReLU without one)."""
-    told = activation_of(*read_weights(path))
-    full = Supernet(space, num_classes, told if told in ACTIVATIONS else "relu")
+    activation = activation_of(*read_weights(path))
+    full = Supernet(space, num_classes, activation if activation in ACTIVATIONS else "relu")
     load_weights(full, path, check=check)
     full.eval()
     teacher = extract(full, space.largest)

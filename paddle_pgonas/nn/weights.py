@@ -175,8 +175,8 @@ def load_alone(net: ResNet, activation: str, path: str | Path, arrays: Arrays, r
 
 def activation_of(arrays: Arrays, record: Record) -> str | None:
     """The activation with which weights were trained, if their record or PReLU's slopes tell it."""
-    told = record.get("activation", "prelu" if any(name.endswith(SLOPE) for name in arrays) else None)
-    return None if told is None else str(told)
+    activation = record.get("activation", "prelu" if any(name.endswith(SLOPE) for name in arrays) else None)
+    return None if activation is None else str(activation)
 
 
 def _check_activation(path: str | Path, ours: str, arrays: Arrays, record: Record) -> None:

@@ -73,13 +73,13 @@ def check_entry(config: Config, weights: str | Path, submission: str | Path, fir
     The activation is PReLU if the weights hold its slopes, else the configured one. Finished chunks are kept in
     ``config.output_dir``. Raises UserError if files or images do not fit, or the entry's accuracies are no fractions.
     """
-    told = activation_of(*read_weights(weights))
-    if told is None and config.model.activation == "prelu":
+    activation = activation_of(*read_weights(weights))
+    if activation is None and config.model.activation == "prelu":
         raise UserError(
             f"{weights}: holds no slopes of PReLU, and nothing in it tells another activation; "
             "give it: -o model.activation=mish (or relu, swish, selu)"
         )
-    config = config.changed(model={"activation": told or config.model.activation}, score={"bn": "running"})
+    config = config.changed(model={"activation": activation or config.model.activation}, score={"bn": "running"})
     candidates, faults = select(submission, read_scored(submission, config.search_space), first, None), Faults()
     check_range({candidate.name: candidate.acc for candidate in candidates}, faults)
     faults.stop(submission)

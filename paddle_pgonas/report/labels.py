@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from paddle_pgonas.errors import UserError, printable
-from paddle_pgonas.io.records import told
+from paddle_pgonas.io.records import value_at
 from paddle_pgonas.scores.files import read_record
 
 TRUTH = "the truth"
@@ -32,7 +32,7 @@ def labels_of(paths: Sequence[str | Path], given: Sequence[str] | None) -> list[
 def maker(record: dict[str, Any]) -> str:
     """What made the scores, as their record tells it: the training's method, no training, a prior; empty if it does not tell."""
     trainings = record.get("training")
-    methods = [told(config, "method", "name") for config in trainings] if isinstance(trainings, list) else []
+    methods = [value_at(config, "method", "name") for config in trainings] if isinstance(trainings, list) else []
     known = ["no training"] if record.get("weights") == [] else sorted({name for name in methods if isinstance(name, str)})
     prior = record.get("prior")
     return " + ".join([*known, *([prior.partition(",")[0]] if isinstance(prior, str) else [])])

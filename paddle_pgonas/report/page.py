@@ -81,8 +81,8 @@ def _best(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]]
         macs = comparison.macs([entry.arch for entry in best.entries])
         rows = []
         for entry, cost, truth in zip(best.entries, macs, best.truths, strict=True):
-            told = ["-" if truth is None else f"{truth:.4g}"] if with_truth else []
-            rows.append([entry.arch.code, " ".join(map(str, entry.arch.depths)), millions(cost), f"{entry.acc:.4g}", *told])
+            accuracy = ["-" if truth is None else f"{truth:.4g}"] if with_truth else []
+            rows.append([entry.arch.code, " ".join(map(str, entry.arch.depths)), millions(cost), f"{entry.acc:.4g}", *accuracy])
         tied = f"; {best.tied:,} more have the last one's score" if best.tied else ""
         tables.append((f"{best.name}: the best {len(rows)}{tied}", columns, rows))
     return tables

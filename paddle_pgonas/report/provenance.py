@@ -18,7 +18,7 @@ import yaml
 from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import is_own_file, read_json_lines, read_text
-from paddle_pgonas.io.records import Record, told
+from paddle_pgonas.io.records import Record, value_at
 from paddle_pgonas.methods import METHODS
 from paddle_pgonas.report.labels import file_names
 from paddle_pgonas.runtime import now, own_version
@@ -94,7 +94,7 @@ def _add_run(found: Provenance, run: Path, config: Any, seen: set[str]) -> Any:
     weights, config_path, log = run / "supernet.safetensors", run / "config.yaml", run / "metrics.jsonl"
     trained = _record_inside(weights) if _usable(weights) else {}
     config = config or trained.get("config")
-    method = told(config, "method", "name")
+    method = value_at(config, "method", "name")
     found.grows = isinstance(method, str) and method in METHODS and METHODS[method].grows
     if trained:
         finished = datetime.fromtimestamp(weights.stat().st_mtime).astimezone().isoformat(" ", "minutes")
@@ -153,14 +153,14 @@ def _add_weights(found: Provenance, path: Any, seen: set[str]) -> None:
 def _add_inputs(found: Provenance, config: Any, seen: set[str], starts: bool = True) -> None:
     """What a configuration reads: images, and weights of other trainings where it ``starts`` from them."""
     for keys in (("model", "pretrained"), ("method", "teacher")) if starts else ():
-        _add_weights(found, told(config, *keys), seen)
-    if isinstance(root := told(config, "data", "root"), str):
+        _add_weights(found, value_at(config, *keys), seen)
+    if isinstance(root := value_at(config, "data", "root"), str):
         found.needs(f"the images in {root}")
 
 
 def _note_sizes(found: Provenance, config: Any) -> None:
     """Take image size and classes of a configuration, unless they are known; records may come from strangers."""
-    sizes = told(config, "data", "image_size"), told(config, "model", "num_classes")
+    sizes = value_at(config, "data", "image_size"), value_at(config, "model", "num_classes")
     image_size, num_classes = (size if isinstance(size, int) and 1 <= size <= 100_000 else None for size in sizes)
     found.image_size, found.num_classes = found.image_size or image_size, found.num_classes or num_classes
 

@@ -36,17 +36,17 @@ def verdict(comparison: Comparison) -> str:
     """Whether the first file ranks better than chance and than each other file; without a truth, which files rank alike."""
     first, *others = comparison.rows
     if not comparison.truth:
-        words = _told(ALIKE, ((row.estimates["kendall"], row.name) for row in comparison.rows))
+        words = _in_words(ALIKE, ((row.estimates["kendall"], row.name) for row in comparison.rows))
         return f"Without a truth nothing tells which file is right. Agreement with {comparison.reference} is {words}."
     text = f"{first.name} {CHANCE[_side(first.estimates['kendall'])]}."
     if others:
         leads = ((None if row.difference is None else row.difference["kendall"], row.name) for row in others)  # of the others
-        text += f" It is {_told(LEADS, leads)}."
+        text += f" It is {_in_words(LEADS, leads)}."
     best = max(comparison.rows, key=lambda row: np.nan_to_num(row.agreement.values["kendall"], nan=-2))
     return text + (f" The highest Kendall tau has {best.name}." if best is not first else "")
 
 
-def _told(words: Words, files: Iterable[tuple[Estimate | None, str]]) -> str:
+def _in_words(words: Words, files: Iterable[tuple[Estimate | None, str]]) -> str:
     """The words of each side, with the files whose estimates lie there."""
     groups: dict[int | None, list[str]] = {side: [] for side in words}
     for estimate, name in files:

@@ -111,19 +111,19 @@ def _record(path: Path) -> dict[str, Any]:
 
 def _kind(record: dict[str, Any], accs: Accs) -> str:
     """What a file holds; values of a record, which may come from a stranger, are shown in short."""
-    told = {key: printable(str(value))[:100] for key, value in record.items()}
+    shown = {key: printable(str(value))[:100] for key, value in record.items()}
     values = {acc for acc in accs.values() if acc is not None}
-    if "predictor" in told:
+    if "predictor" in shown:
         return "predictions by a model of scores"
-    if "front" in told:
-        return f"the front of a search by {told.get('score')}"
-    if "weights" in told:
+    if "front" in shown:
+        return f"the front of a search by {shown.get('score')}"
+    if "weights" in shown:
         weights = ", ".join(map(str, record["weights"])) if isinstance(record["weights"], list) else ""
         return (
-            f"scores ({told.get('acc')}) on {told.get('images')} images by {printable(weights)[:200] or 'an untrained network'}"
+            f"scores ({shown.get('acc')}) on {shown.get('images')} images by {printable(weights)[:200] or 'an untrained network'}"
         )
-    if "prior" in told:
-        return f"values of the prior {told['prior']}, no scores of a supernet"
+    if "prior" in shown:
+        return f"values of the prior {shown['prior']}, no scores of a supernet"
     if not values or values == {0}:
         return "candidates without scores"
     fractions = all(0 <= value <= 1 for value in values)

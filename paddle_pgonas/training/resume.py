@@ -8,7 +8,7 @@ from paddle_pgonas import processes
 from paddle_pgonas.config.loading import free_on_resume
 from paddle_pgonas.config.meaning import classes_of, first_difference
 from paddle_pgonas.errors import UserError, brief
-from paddle_pgonas.io.records import Record, told
+from paddle_pgonas.io.records import Record, value_at
 from paddle_pgonas.schema import flat
 
 PER_PROCESS = {"output_dir", "device", "data.root", "data.train_list", "data.val_list", "data.cache_dir", "data.workers"}
@@ -29,7 +29,7 @@ def check_same_run(now: Record, then: Record, other_data: bool = False) -> None:
     if then["processes"] != now["processes"]:
         raise UserError(f"resume=True: the run was started with {then['processes']} processes, now there are {now['processes']}")
     for key, digest in now["files"].items():
-        if (told(then, "files", key) or digest) != digest:
+        if (value_at(then, "files", key) or digest) != digest:
             raise UserError(f"resume=True: the contents of {key} have changed since the last checkpoint; restore the file")
     if not other_data and (difference := _images_differ(now["training_images"], then.get("training_images"))):
         raise UserError(f"resume=True: {difference}; restore the images, or continue with other_data=True")
