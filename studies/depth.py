@@ -50,10 +50,14 @@ def depth(truth: np.ndarray, blocks: np.ndarray, macs: np.ndarray, params: np.nd
 
 
 def structure(truth: np.ndarray, archs: Sequence[Arch]) -> dict[str, Coefficient]:
-    """Accuracy [subnets] as a linear model of the number of blocks and of each stage's mean width, without the costs."""
+    """Accuracy [subnets] as a linear model of the number of blocks and of each stage's mean width, without the costs.
+
+    What is the same in all subnets has no coefficient.
+    """
     widths = np.array([stage_widths(arch) for arch in archs]).T
-    columns = {f"width of stage {number}": of for number, of in enumerate(widths, start=1)}
-    return coefficients(truth, {"blocks": np.array([sum(arch.depths) for arch in archs]), **columns})
+    columns = {"blocks": np.array([sum(arch.depths) for arch in archs])}
+    columns |= {f"width of stage {number}": of for number, of in enumerate(widths, start=1)}
+    return coefficients(truth, {name: of for name, of in columns.items() if np.ptp(of)})
 
 
 def coefficients(truth: np.ndarray, columns: Mapping[str, np.ndarray]) -> dict[str, Coefficient]:

@@ -144,16 +144,15 @@ class Runner:
     def _result(self, variant: Variant, seed: int) -> str:
         """Train one supernet, score the candidates with each choice of statistics, and store the result."""
         result = self.study.results / f"{variant.stem}-seed{seed}.json"
-        if result.exists():
-            if self.weights and variant.method.trained:
-                self._supernet(variant, seed)
-        else:
+        if not result.exists():
             folder, commit = self._folder(variant, seed), self._commit()
             weights = self._supernet(variant, seed)
             options = self._options_of(variant, seed, folder, *self._rate_option(variant))
             for bn in collecting.BN if self.study.detailed(variant, seed) else [variant.regime.bn]:
                 self._score(variant.name, options, weights, self.study.path(self.study.candidates), folder / f"{bn}.json", bn)
             collecting.collect(folder, variant, seed, self.study, commit)
+        elif self.weights:
+            self._supernet(variant, seed)
         return str(result)
 
     def _supernet(self, variant: Variant, seed: int) -> list[Path]:

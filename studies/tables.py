@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from paddle_pgonas.priors import cost
 from paddle_pgonas.priors.by_name import terms
 from paddle_pgonas.scores.correlation import Estimate, kendall, pearson
 from studies.collecting import BN
-from studies.depth import COLUMNS, Coefficient, Depth, depth, structure
+from studies.depth import COLUMNS, Depth, depth, structure
 from studies.intervals import (
     Difference,
     Taus,
@@ -100,9 +100,7 @@ def _depth_table(results: Results) -> str:
         for label, part in _truths(results).items()
     ]
     real = read_json(REAL_TRACK1, "figures")
-    coefficients, *others = real["depth"]
-    fitted = {name: Coefficient(*of) for name, of in coefficients.items()}
-    rows.append(_depth_row(PUBLISHED, real["subnets"], Depth(fitted, *others)))
+    rows.append(_depth_row(PUBLISHED, real["subnets"], Depth(*real["depth"])))
     head = ["truth", "subnets", *(f"{name} [95 %]" for name in COLUMNS), "deeper wins at equal cost [95 %]", "pairs"]
     return markdown(head, rows)
 
@@ -112,15 +110,15 @@ def _depth_row(label: str, subnets: int, found: Depth) -> list[str]:
     return [label, str(subnets), *shown, "{:.2f} [{:.2f}, {:.2f}]".format(*found.wins), str(found.pairs)]
 
 
-def _coefficient(of: Coefficient) -> str:
-    return f"{of.value:+.2f} +- {of.error:.2f} [{of.low:+.2f}, {of.high:+.2f}]"
+def _coefficient(of: Iterable[float]) -> str:
+    return "{:+.2f} +- {:.2f} [{:+.2f}, {:+.2f}]".format(*of)
 
 
 def _structure_table(results: Results) -> str:
     """Coefficients of depth and of each stage's width in every truth of the study and in the published accuracies of Track 1."""
     real = read_json(REAL_TRACK1, "figures")
     found = {label: (len(part.archs), structure(part.mean_truth, part.archs)) for label, part in _truths(results).items()}
-    found[PUBLISHED] = real["subnets"], {name: Coefficient(*of) for name, of in real["structure"].items()}
+    found[PUBLISHED] = real["subnets"], real["structure"]
     columns = dict.fromkeys(name for _, fitted in found.values() for name in fitted)
     rows = [
         [label, str(subnets), *(_coefficient(fitted[name]) if name in fitted else "" for name in columns)]
@@ -136,8 +134,8 @@ def _truths(results: Results) -> dict[str, Results]:
         part = results.part(None, "", name)
         named[f"{name} truth"] = part
         for other, label in earlier.items():
-            same = part.part(None, "", other)
-            named[f"{label} truth of {len(same.archs)} of {name}"] = same
+            common = part.part(None, "", other)
+            named[f"{label} truth of {len(common.archs)} of {name}"] = common
         earlier[name] = name
     return named
 

@@ -52,6 +52,12 @@ def crossed(model: Any, known: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return cross_val_predict(model, known, scores, cv=KFold(FOLDS, shuffle=True, random_state=0))
 
 
+def gain(one: Taus, other: Taus) -> list[float]:
+    """How far a mean tau lies above another one, with its 95 % interval."""
+    of = one.minus(other)
+    return [round(value, DIGITS) for value in (of.value, of.low, of.high)]
+
+
 def of_study(name: str, truth_name: str) -> dict[str, dict[str, Any]]:
     """By metric, means over the runs that are read with calibrated statistics: agreement of each model with held-out scores, and
     tau with the truth of the scores, of their smoothed values, and of predictions for candidates that were not scored."""
@@ -83,10 +89,7 @@ def of_study(name: str, truth_name: str) -> dict[str, dict[str, Any]]:
             "runs": runs,
             "held_out": {model: round(float(np.mean(values)), DIGITS) for model, values in held_out.items()},
             "tau": {label: round(of.value, DIGITS) for label, of in taus.items()},
-            "gain": {
-                label: [round(value, DIGITS) for value in taus[label].minus(taus["scores"])]
-                for label in ("smoothed", "not scored")
-            },
+            "gain": {label: gain(taus[label], taus["scores"]) for label in ("smoothed", "not scored")},
         }
     return rows
 
@@ -117,7 +120,7 @@ def of_many(folder: Path) -> dict[str, Any]:
         part = study.part(None, "", name)
         scores = np.array([[of[entry.name] for entry in part.candidates] for of in (every, sampled)])
         alone, smoothed = (Taus(resampled_tau(one[None], part.mean_truth), (0,)) for one in scores)
-        taus = {"all": alone.value, "sample": smoothed.value, "gain": smoothed.minus(alone)[:3]}
+        taus = {"all": alone.value, "sample": smoothed.value, "gain": gain(smoothed, alone)}
         found["truths"][name] = {"subnets": len(part.candidates)} | taus
     return found
 
@@ -138,8 +141,8 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
         for study, metric, row in rows:
             cells = [f"{row['tau']['scores']:.3f}"]
             for label in ("smoothed", "not scored"):
-                gain, low, high = row["gain"][label]
-                cells.append(f"{row['tau'][label]:.3f}: {gain:+.3f} [{low:+.3f}, {high:+.3f}]")
+                more, low, high = row["gain"][label]
+                cells.append(f"{row['tau'][label]:.3f}: {more:+.3f} [{low:+.3f}, {high:+.3f}]")
             lines.append(f"| {study}, {metric} | " + " | ".join(cells) + " |")
         made["truths"] = "\n".join(lines)
     if "many" in results:
@@ -158,8 +161,8 @@ def many_table(of: dict[str, Any]) -> str:
         f"| tau with the scores of those not in the sample | | {tau:.3f} [{low:.3f}, {high:.3f}] | |",
     ]
     for name, row in of["truths"].items():
-        gain = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*row["gain"])
-        lines.append(f"| tau with the {name} truth of {row['subnets']} | {row['all']:.3f} | {row['sample']:.3f} | {gain} |")
+        more = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*row["gain"])
+        lines.append(f"| tau with the {name} truth of {row['subnets']} | {row['all']:.3f} | {row['sample']:.3f} | {more} |")
     return "\n".join(lines)
 
 

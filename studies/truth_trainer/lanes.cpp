@@ -124,17 +124,9 @@ struct Taps {
 struct Weight {  // of a convolution, read either as [tap][in][out] or, for the gradient of its input, as [tap][out][in]
     const Half* data;
     long tap, in, out;
-    const float* shared = nullptr;  // the same numbers, if all lanes of a half have equal ones: they stay in the first cache
+    const float* shared;  // the same numbers, if all lanes of a half have equal ones: they stay in the first cache
+    long count;           // of the numbers; the shared ones of half h begin at h * count
 };
-
-// Half h of a weight's numbers is shared by its lanes where a copy has all of them; that of number i is at h * count + i.
-const float* shared_numbers(std::vector<float>& numbers, const Lanes* data, long count, int parts) {
-    if (parts % WIDTH) return nullptr;
-    numbers.resize(HALVES * count);
-    for (int h = 0; h < HALVES; ++h)
-        for (long i = 0; i < count; ++i) numbers[h * count + i] = data[i][h * WIDTH];
-    return numbers.data();
-}
 
 // XB neighbouring pixels times CB output channels, accumulated in registers.
 template <int XB, int CB, bool SHARED>
@@ -189,7 +181,7 @@ struct Grid {
 
 template <bool SHARED>
 void convolve(const Lanes* in, int c_in, Lanes* out, int c_out, const Grid& grid, const Weight& w, const Taps& taps, bool add,
-              Lanes* sums, long numbers) {
+              Lanes* sums) {
     const int blocks = (c_out + MOST_OUT - 1) / MOST_OUT;
     const int xb = grid.columns % 4 == 0 ? 4 : grid.columns % 2 == 0 ? 2 : 1;
     const auto run = xb == 4 ? tile_of<4, SHARED> : xb == 2 ? tile_of<2, SHARED> : tile_of<1, SHARED>;
@@ -197,7 +189,7 @@ void convolve(const Lanes* in, int c_in, Lanes* out, int c_out, const Grid& grid
         const int first = block * c_out / blocks, count = (block + 1) * c_out / blocks - first;
         Weight part = w;
         part.data += first * w.out * HALVES + half;
-        if (SHARED) part.shared += first * w.out + half * numbers;
+        if (SHARED) part.shared += first * w.out + half * w.count;
         const Half* from = view(in + y * grid.in_row + x * grid.in_step) + half;
         Half* to = view(out + y * grid.out_row + x * grid.out_step + first) + half;
         run(count, from, grid.in_step, c_in, to, grid.out_step, part, taps, add, sums ? view(sums + 2 * first) + half : nullptr);
@@ -230,8 +222,7 @@ void weight_tile(const Half* x, long x_row, long x_step, long x_column, const Ha
             for (int k = 0; k < K; ++k)
 #pragma GCC unroll 2
                 for (int i = 0; i < CI; ++i) {
-                    Half value = xs[(k * x_column + i) * HALVES];
-                    asm("" : "+v"(value));
+                    const Half value = xs[(k * x_column + i) * HALVES];
 #pragma GCC unroll 4
                     for (int o = 0; o < CO; ++o) acc[k][i][o] += value * grad[o];
                 }
@@ -268,17 +259,29 @@ struct Conv {
     int border() const { return kernel == 1 ? 1 : 0; }  // a 1x1 kernel reads behind the border
     long weights() const { return long(kernel) * kernel * c_in * c_out; }
 
+    // Input channels are ``in`` numbers apart, output channels ``out``.
+    Weight weight_of(const Lanes* params, long in, long out) {
+        const Lanes* numbers = params + weight;
+        const long count = weights();
+        if (parts % WIDTH == 0) {
+            shared.resize(HALVES * count);
+            for (int h = 0; h < HALVES; ++h)
+                for (long i = 0; i < count; ++i) shared[h * count + i] = numbers[i][h * WIDTH];
+        }
+        return {view(numbers), long(c_in) * c_out, in, out, shared.empty() ? nullptr : shared.data(), count};
+    }
+
     void forward(const Lanes* x, int images, const Lanes* params) {
         Taps taps;
         for (int ky = 0; ky < kernel; ++ky) taps.add((ky + border()) * in_row() + border() * c_in, ky * kernel);
         const Grid grid{side, side, stride * in_row(), long(stride) * c_in, long(side) * c_out, c_out};
-        const Weight w{view(params + weight), long(c_in) * c_out, c_out, 1, shared_numbers(shared, params + weight, weights(), parts)};
+        const Weight w = weight_of(params, c_out, 1);
         const auto run = w.shared ? convolve<true> : convolve<false>;
         std::vector<Lanes> image(2 * c_out);
         sums.assign(2 * c_out, Lanes{});
         for (int n = 0; n < images; ++n) {
             std::fill(image.begin(), image.end(), Lanes{});
-            run(x + n * in_image(), kernel * c_in, z.data + n * out_image(), c_out, grid, w, taps, false, image.data(), weights());
+            run(x + n * in_image(), kernel * c_in, z.data + n * out_image(), c_out, grid, w, taps, false, image.data());
             for (int c = 0; c < 2 * c_out; ++c) sums[c] += image[c];
         }
     }
@@ -306,7 +309,7 @@ struct Conv {
 
     // From the gradient of the ReLU's output (no border), which becomes that of BatchNorm's output, to that of z (with border), and
     // the gradients of weight and bias, a part's own. Without a ReLU, out is null.
-    void backward_norm(Lanes* g, const Lanes* out, Lanes* gz, int images, const Lanes* params, Lanes* grads) {
+    void backward_norm(Lanes* g, const Lanes* out, Lanes* gz, int images, Lanes* grads) {
         const float count = float(images) * parts * side * side;
         std::vector<Lanes> sum(c_out), dot(c_out);
         for (int n = 0; n < images; ++n)
@@ -351,7 +354,7 @@ struct Conv {
 
     // Gradient of the input (no border), set or added.
     void backward_input(const Lanes* gz, Lanes* gx, int images, const Lanes* params, bool add) {
-        const Weight w{view(params + weight), long(c_in) * c_out, 1, c_out, shared_numbers(shared, params + weight, weights(), parts)};
+        const Weight w = weight_of(params, 1, c_out);
         const auto run = w.shared ? convolve<true> : convolve<false>;
         const long row = long(side_in) * c_in;
         for (int py = 0; py < stride; ++py)
@@ -366,8 +369,7 @@ struct Conv {
                 if (taps.count == 0 && add) continue;
                 const Grid grid{side, side, padded_row(), c_out, stride * row, long(stride) * c_in};
                 for (int n = 0; n < images; ++n)
-                    run(gz + n * padded_image(), c_out, gx + n * row * side_in + py * row + px * c_in, c_in, grid, w, taps, add, nullptr,
-                        weights());
+                    run(gz + n * padded_image(), c_out, gx + n * row * side_in + py * row + px * c_in, c_in, grid, w, taps, add, nullptr);
             }
     }
 
@@ -518,7 +520,7 @@ void backward(Net& net, int images) {
     }
     // Sets (or adds to) the gradient gx of the input x from that of the output, which a ReLU may have left (then its values).
     const auto through = [&](Conv& conv, const Lanes* x, Lanes* g_out, const Lanes* out, Lanes* gx, bool add) {
-        conv.backward_norm(g_out, out, net.gz.data, images, params, grads);
+        conv.backward_norm(g_out, out, net.gz.data, images, grads);
         conv.backward_weight(x, net.gz.data, images, grads);
         if (gx) conv.backward_input(net.gz.data, gx, images, params, add);
     };
