@@ -20,10 +20,13 @@ from paddle_pgonas.config.loading import Config, Data, load_config
 from paddle_pgonas.priors import cost
 from paddle_pgonas.priors.zen import zen_score
 from paddle_pgonas.runtime import prepare_process
-from paddle_pgonas.space.arch import Arch, SearchSpace
+from paddle_pgonas.space.arch import MINI, Arch, SearchSpace
 
 if TYPE_CHECKING:
+    import paddle
+
     from paddle_pgonas.data.batches import EpochBatches
+    from paddle_pgonas.nn.supernet import Supernet
 
 pytest.register_assert_rewrite("small_study")  # which registers its fixtures after it was imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for networks of this size; a fork of a process with more threads hangs
@@ -109,6 +112,33 @@ def fill_golden(layer) -> None:
     tensors = layer.weights() if hasattr(layer, "weights") else layer.state_dict()
     for name, tensor in tensors.items():
         tensor.set_value(golden_array(name, list(tensor.shape)))
+
+
+def golden_supernet(space: SearchSpace = MINI) -> Supernet:
+    """A supernet for evaluation with ten classes, filled with golden values."""
+    from paddle_pgonas.nn.supernet import Supernet
+
+    net = Supernet(space, 10, "prelu")
+    fill_golden(net)
+    net.eval()
+    return net
+
+
+def alone(net: Supernet, arch: Arch, bn: str, calibration: paddle.Tensor, x: paddle.Tensor) -> np.ndarray:
+    """The logits of one extracted subnet, by plain Paddle layers."""
+    from paddle import nn
+
+    from paddle_pgonas.nn.supernet import extract
+
+    subnet = extract(net, arch)
+    if bn == "calibrated":
+        for layer in subnet.sublayers():
+            if isinstance(layer, nn.BatchNorm2D):
+                layer._momentum = 0.0
+        subnet.train()
+        subnet(calibration)
+    subnet.train() if bn == "batch" else subnet.eval()
+    return subnet(x).numpy()
 
 
 def some_archs(space: SearchSpace, count: int, seed: int = 0) -> list[Arch]:

@@ -1,9 +1,8 @@
-"""Prefix sharing changes no score, an incomplete chunk is never used, and equal logits count as wrong."""
+"""Scores are those of each subnet alone, an incomplete chunk is never used, and equal logits count as wrong."""
 
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from conftest import REPOSITORY, TINY, fill_golden, flops, some_archs, tiny_config
-from paddle import nn
+from conftest import REPOSITORY, TINY, alone, golden_supernet, some_archs, tiny_config
 
 from paddle_pgonas import progress
 from paddle_pgonas.config.loading import CONFIGS, Config, load_config
@@ -20,10 +18,8 @@ from paddle_pgonas.data.cache import DecodedImages
 from paddle_pgonas.data.images import open_images
 from paddle_pgonas.data.transforms import to_network
 from paddle_pgonas.errors import UserError, brief
-from paddle_pgonas.nn.elastic import calibrate
-from paddle_pgonas.nn.supernet import Supernet, extract
+from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.nn.weights import save_weights
-from paddle_pgonas.priors import cost
 from paddle_pgonas.runtime import select_device
 from paddle_pgonas.scores.correlation import kendall
 from paddle_pgonas.scores.files import read_candidates, read_scores, sample_candidates, write_scores
@@ -33,110 +29,8 @@ from paddle_pgonas.scoring.plan import FEWER_IMAGES, print_sizes
 from paddle_pgonas.scoring.session import Session
 from paddle_pgonas.scoring.session import score as score_with
 from paddle_pgonas.scoring.submission import write_submission
-from paddle_pgonas.scoring.tree import build_tree, scoring_order, walk_cost
 from paddle_pgonas.scoring.walker import Walker
-from paddle_pgonas.space.arch import MINI, TRACK1, Arch, SearchSpace
-
-OFFICIAL = REPOSITORY.parent / "shared" / "data" / "CVPR_2022_NAS_Track1_test.json"
-
-
-def images(count: int, side: int, seed: int = 0) -> paddle.Tensor:
-    return paddle.to_tensor(np.random.RandomState(seed).standard_normal((count, 3, side, side)).astype("float32"))
-
-
-def golden_net(space: SearchSpace = MINI) -> Supernet:
-    net = Supernet(space, 10, "prelu")
-    fill_golden(net)
-    net.eval()
-    return net
-
-
-def alone(net: Supernet, arch: Arch, bn: str, calibration: paddle.Tensor, x: paddle.Tensor) -> np.ndarray:
-    """The logits of one extracted subnet, by plain Paddle layers."""
-    subnet = extract(net, arch)
-    if bn == "calibrated":
-        for layer in subnet.sublayers():
-            if isinstance(layer, nn.BatchNorm2D):
-                layer._momentum = 0.0
-        subnet.train()
-        subnet(calibration)
-    subnet.train() if bn == "batch" else subnet.eval()
-    return subnet(x).numpy()
-
-
-@pytest.mark.parametrize("bn", ["running", "calibrated", "batch"])
-def test_shared_prefixes_give_the_logits_of_extracted_subnets(bn: str) -> None:
-    net, archs = golden_net(), some_archs(MINI, 16)
-    calibration, x = images(16, 16, seed=1), images(8, 16)
-    walker, root = Walker(net, bn), build_tree(archs)
-    if bn == "calibrated":
-        walker.calibrate(root, [[calibration]])
-    before = {name: tensor.numpy().copy() for name, tensor in net.weights().items()}
-    found: dict[int, np.ndarray] = {}
-    walker.walk(root, x, lambda node, logits: found.update({position: logits.numpy() for position in node.candidates}))
-    assert len(found) == len(archs)
-    for position, arch in enumerate(archs):
-        wanted = alone(net, arch, bn, calibration, x)
-        assert np.abs(found[position] - wanted).max() < 1e-5 * np.abs(wanted).max()
-    assert all((before[name] == tensor.numpy()).all() for name, tensor in net.weights().items())
-
-
-@pytest.mark.parametrize("micro_batch", [5, 16])
-def test_calibration_in_batches_is_the_average_of_their_statistics_however_they_are_cut(micro_batch: int) -> None:
-    net, archs = golden_net(), some_archs(MINI, 6)
-    batches, x = [images(16, 16, seed=1), images(16, 16, seed=2), images(9, 16, seed=3)], images(8, 16)
-    walker, root = Walker(net, "calibrated"), build_tree(archs)
-    walker.calibrate(root, ([x[start : start + micro_batch] for start in range(0, len(x), micro_batch)] for x in batches))
-    logits: dict[int, np.ndarray] = {}
-    walker.walk(root, x, lambda node, values: logits.update({position: values.numpy() for position in node.candidates}))
-    for position, arch in enumerate(archs):
-        subnet = extract(net, arch)
-        calibrate(subnet, batches)
-        wanted = subnet(x).numpy()
-        assert np.abs(logits[position] - wanted).max() < 1e-5 * np.abs(wanted).max()
-
-
-def test_track1_prefixes_give_the_logits_of_extracted_subnets() -> None:
-    net = golden_net(TRACK1)
-    base = TRACK1.sample(random.Random(1))
-    # Neighbours that differ in one place each, so that every kind of sharing occurs.
-    archs = [base, TRACK1.build((*base.conv1[:3], (1, 2)), base.conv2), TRACK1.build((*base.conv1[:3], (3, 2)), base.conv2)]
-    archs.append(TRACK1.build((*base.conv1[:3], (1, 2)), (*base.conv2[:3], 7)))
-    root = build_tree(archs)
-    found: dict[int, np.ndarray] = {}
-    walker, x = Walker(net, "running"), images(2, 32)
-    walker.walk(root, x, lambda node, logits: found.update({position: logits.numpy() for position in node.candidates}))
-    for position, arch in enumerate(archs):
-        wanted = alone(net, arch, "running", x, x)
-        assert np.abs(found[position] - wanted).max() < 1e-5 * np.abs(wanted).max()
-
-
-def test_the_planned_cost_is_the_work_done() -> None:
-    archs = some_archs(MINI, 30)
-    walker, root = Walker(golden_net(), "running"), build_tree(archs)
-    walker.walk(root, images(2, 16), None)
-    without_head = walk_cost(root, archs[0], 16, 0).macs
-    assert walker.macs == 2 * without_head
-    walker.macs = 0
-    walker.walk(root, images(2, 16), lambda node, logits: None)
-    assert walker.macs == 2 * walk_cost(root, archs[0], 16, 10).macs
-
-
-def test_an_unshared_walk_costs_what_the_subnets_cost() -> None:
-    archs = some_archs(MINI, 10)
-    shared = sum(walk_cost(build_tree([arch]), arch, 16, 10).macs for arch in archs)
-    assert shared == sum(cost.macs(arch, 16, 10) for arch in archs)
-    assert walk_cost(build_tree(archs), archs[0], 16, 10).macs < shared
-
-
-@pytest.mark.skipif(not OFFICIAL.exists(), reason="the official candidate file is not beside the clone")
-@pytest.mark.parametrize(("first", "saved"), [(3000, 1.5), pytest.param(None, 2.0, marks=pytest.mark.slow)], ids=["some", "all"])
-def test_the_official_file_shares_half_its_work(first: int | None, saved: float) -> None:
-    """Of fewer candidates less is shared."""
-    archs = [candidate.arch for candidate in read_candidates(OFFICIAL, TRACK1)[:first]]
-    archs = [archs[position] for position in scoring_order(archs)]
-    shared = walk_cost(build_tree(archs), archs[0], 224, 1000).macs
-    assert sum(map(flops, archs)) / shared > saved
+from paddle_pgonas.space.arch import MINI, Arch
 
 
 def config(**changes: object) -> Config:
@@ -157,7 +51,7 @@ def scoring_set(count: int = 20) -> DecodedImages:
 
 
 def test_metrics_equal_those_of_subnets_scored_alone() -> None:
-    net, archs, data, settings = golden_net(), some_archs(MINI, 6), scoring_set(), config(bn="running")
+    net, archs, data, settings = golden_supernet(), some_archs(MINI, 6), scoring_set(), config(bn="running")
     measured = score(net, archs, data, settings)
     x = to_network(paddle.to_tensor(data.images), settings.data)
     for arch, row in zip(archs, measured, strict=True):
@@ -172,7 +66,7 @@ def test_metrics_equal_those_of_subnets_scored_alone() -> None:
 
 @pytest.mark.parametrize("bn", ["running", "calibrated"])
 def test_scores_do_not_depend_on_the_batch_size(bn: str) -> None:
-    net, archs, data = golden_net(), some_archs(MINI, 5), scoring_set()
+    net, archs, data = golden_supernet(), some_archs(MINI, 5), scoring_set()
     sizes = [score(net, archs, data, config(bn=bn, batch_size=size)) for size in (3, 20)]
     np.testing.assert_allclose(*sizes, rtol=1e-4)
 
@@ -189,7 +83,7 @@ def test_equal_logits_earn_no_more_than_chance() -> None:
 
 
 def test_logits_that_are_not_numbers_are_an_error() -> None:
-    net = golden_net()
+    net = golden_supernet()
     net.weights()["blocks.13.fc.bias"].set_value(paddle.full([10], float("nan")))
     with pytest.raises(UserError, match="not numbers"):
         score(net, [MINI.smallest], scoring_set(), config(bn="running"))
@@ -197,7 +91,7 @@ def test_logits_that_are_not_numbers_are_an_error() -> None:
 
 def test_a_killed_run_computes_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scorer, "CHUNK", 4)
-    net, archs, data, settings = golden_net(), some_archs(MINI, 18), scoring_set(), config()
+    net, archs, data, settings = golden_supernet(), some_archs(MINI, 18), scoring_set(), config()
     wanted = score(net, archs, data, settings)
     computed: list[int] = []
     original = scorer._Scorer.chunk
@@ -223,7 +117,7 @@ def test_the_time_left_is_right_after_a_tenth(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(scorer, "COUNTED", 4)
     monkeypatch.setattr(progress, "SHORT", 0)
     monkeypatch.setattr(progress, "EVERY", 0)
-    net, archs = golden_net(TINY), [entry.arch for entry in sample_candidates(TINY, 70, 0)]
+    net, archs = golden_supernet(TINY), [entry.arch for entry in sample_candidates(TINY, 70, 0)]
     seconds, told = [0.0], list[tuple[float, str]]()
     compute, data = walker.conv2d, scoring_set(8)
 
@@ -257,7 +151,7 @@ def test_the_time_left_is_right_after_a_tenth(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_damaged_chunk_is_computed_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    net, archs, data, settings = golden_net(), some_archs(MINI, 4), scoring_set(), config()
+    net, archs, data, settings = golden_supernet(), some_archs(MINI, 4), scoring_set(), config()
     wanted = score(net, archs, data, settings, tmp_path)
     [path] = tmp_path.rglob("chunk-*.safetensors")
     for damage in (path.read_bytes()[:50], b"", path.read_bytes()[:-60] + bytes(60)):
@@ -267,7 +161,7 @@ def test_a_damaged_chunk_is_computed_again(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_other_weights_or_options_do_not_mix(tmp_path: Path) -> None:
-    net, archs, data = golden_net(), some_archs(MINI, 4), scoring_set()
+    net, archs, data = golden_supernet(), some_archs(MINI, 4), scoring_set()
     score(net, archs, data, config(), tmp_path)
     score(net, archs, data, config(bn="running"), tmp_path)
     net.weights()["blocks.0.bn.bias"].set_value(paddle.ones([12]))
@@ -287,7 +181,7 @@ def test_two_processes_share_the_chunks_without_gaps(monkeypatch: pytest.MonkeyP
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    net, archs, data = golden_net(), some_archs(MINI, 3), scoring_set()
+    net, archs, data = golden_supernet(), some_archs(MINI, 3), scoring_set()
     wanted = score(net, archs, data, config(bn="running"))
     original = Walker.walk
 
@@ -304,7 +198,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(monkeypatch: pytest.MonkeyPa
 
 
 def test_out_of_memory_while_calibrating_changes_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
-    net, archs, data, settings = golden_net(), some_archs(MINI, 3), scoring_set(), config(bn="calibrated", batch_size=6)
+    net, archs, data, settings = golden_supernet(), some_archs(MINI, 3), scoring_set(), config(bn="calibrated", batch_size=6)
     wanted, walk = score(net, archs, data, settings), Walker._walk
 
     def limited(self: Walker, root: object, images: Sequence[paddle.Tensor], visit: object) -> None:
@@ -396,7 +290,7 @@ def test_more_images_are_added_to_what_was_scored(tmp_path: Path, monkeypatch: p
 
 
 def test_sums_over_other_images_are_not_added_to(tmp_path: Path) -> None:
-    net, archs = golden_net(), some_archs(MINI, 4)
+    net, archs = golden_supernet(), some_archs(MINI, 4)
     few, many = scoring_set(10), scoring_set(20)  # other images each
     settings = config(bn="running")
     score(net, archs, few, settings, tmp_path)
@@ -407,24 +301,7 @@ def test_low_precision_is_refused_without_a_gpu(tmp_path: Path) -> None:
     settings = load_config(CONFIGS / "demo.yaml", [f"output_dir={tmp_path}", "score.amp=bf16", "device=cpu"])
     select_device("cpu")
     with pytest.raises(UserError, match=r"score\.amp: bf16 needs a GPU"):
-        score(golden_net(), [MINI.smallest], scoring_set(), settings)
-
-
-@pytest.mark.parametrize("activation", ["relu", "prelu"])
-def test_a_walk_in_another_precision_gives_nearly_the_same_logits(activation: str) -> None:
-    """In float64, which processors can do; it shows that every map and weight is converted and the logits come back."""
-    paddle.seed(0)
-    net, archs, logits = Supernet(MINI, 10, activation), some_archs(MINI, 4), {}
-    net.eval()
-    x = paddle.to_tensor(scoring_set().images.astype("float32") / 255).transpose([0, 3, 1, 2])
-    for dtype in ("float32", "float64"):
-        walker, out = Walker(net, "running", dtype), {}
-        if dtype == "float64":  # Paddle wants BatchNorm's parameters in the type of the maps here, unlike on a GPU
-            walker.weights.vector = lambda name, width: net.weights()[name].detach()[:width].astype("float64")  # type: ignore[method-assign]
-        walker.walk(build_tree(archs), x, lambda node, values, out=out: out.update({node.candidates[0]: values.numpy()}))
-        logits[dtype] = np.stack([out[index] for index in sorted(out)])
-    assert logits["float64"].dtype == np.float32
-    np.testing.assert_allclose(logits["float32"], logits["float64"], rtol=1e-3, atol=1e-3)
+        score(golden_supernet(), [MINI.smallest], scoring_set(), settings)
 
 
 @pytest.mark.gpu
@@ -437,7 +314,7 @@ def test_low_precision_ranks_as_float32_does(tmp_path: Path, amp: str, bn: str) 
         settings = load_config(CONFIGS / "demo.yaml", overrides)
         select_device("gpu")
         losses.append(
-            score(golden_net(), some_archs(MINI, 40), open_images(settings).for_scoring(settings.score), settings)[:, 3]
+            score(golden_supernet(), some_archs(MINI, 40), open_images(settings).for_scoring(settings.score), settings)[:, 3]
         )
     assert kendall(*losses) > 0.8  # untrained subnets differ little, so their ranks are a hard test
     np.testing.assert_allclose(*losses, rtol=0.1)
