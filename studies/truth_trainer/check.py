@@ -23,6 +23,7 @@ from paddle_pgonas.space.arch import MINI, Arch
 from paddle_pgonas.space.named import find_space
 
 CLASSES, BATCH, SIDE, RATE, MOMENTUM, DECAY = 100, 16, 16, 0.05, 0.9, 5e-4
+SMOOTHING = 0.1
 TOLERANCE = 1e-4
 """Largest deviation relative to a tensor's largest value. Both sides compute in float32."""
 CHECKED = (0, 7, 15)
@@ -85,7 +86,7 @@ def compare(arch: Arch, networks: int) -> dict[str, float]:
     before = {lane: {name: value.copy() for name, value in tensors(lanes, lanes.params, lane).items()} for lane in CHECKED}
     chosen = np.arange(networks * BATCH).reshape(networks, BATCH)
     lanes.put(images, 0, data, chosen)
-    loss, _ = lanes.step(labels, RATE, MOMENTUM, DECAY)
+    loss, _ = lanes.step(labels, RATE, MOMENTUM, DECAY, SMOOTHING)
     gradients = lanes.grads.copy()
     _, evaluated = lanes.evaluate(images, labels.reshape(-1), data)
     worst: dict[str, float] = {}
@@ -97,10 +98,10 @@ def compare(arch: Arch, networks: int) -> dict[str, float]:
         normal = (images.astype(np.float32) / 255 - np.float32(data.mean)) / np.float32(data.std)
         inputs = paddle.to_tensor(normal.transpose(0, 3, 1, 2).astype(np.float32))
         optimizer = paddle.optimizer.Momentum(RATE, MOMENTUM, net.parameters(), weight_decay=DECAY)
-        own = F.cross_entropy(net(inputs[number * BATCH : (number + 1) * BATCH]), paddle.to_tensor(labels[number]))
-        own.backward()
+        logits, own_labels = net(inputs[number * BATCH : (number + 1) * BATCH]), paddle.to_tensor(labels[number])
+        F.cross_entropy(logits, F.label_smooth(F.one_hot(own_labels, CLASSES), epsilon=SMOOTHING), soft_label=True).backward()
         named = {name: one for name, one in net.named_parameters() if not one.stop_gradient}
-        seen = {"loss": abs(float(own) - loss[number])}
+        seen = {"loss": abs(float(F.cross_entropy(logits, own_labels)) - loss[number])}
         seen["gradients"] = deviation(tensors(lanes, gradients, lane), {name: one.grad.numpy() for name, one in named.items()})
         optimizer.step()
         seen["weights"] = deviation(tensors(lanes, lanes.params, lane), {name: one.numpy() for name, one in named.items()})

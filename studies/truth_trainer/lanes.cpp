@@ -474,9 +474,11 @@ void forward(Net& net, int images, bool training, float keep) {
     }
 }
 
-// Turns the logits into the gradient of the batch's mean cross-entropy; adds losses and right answers per lane.
-void cross_entropy(Net& net, int images, const int64_t* labels, long lane_step, double* loss, int64_t* right) {
+// Turns the logits into the gradient of the batch's mean cross-entropy with smoothed labels; adds losses (without smoothing) and right
+// answers per lane.
+void cross_entropy(Net& net, int images, const int64_t* labels, long lane_step, float smoothing, double* loss, int64_t* right) {
     std::vector<Lanes> exps(net.classes);
+    const float other = smoothing / net.classes, own = 1 - smoothing + other;
     for (int n = 0; n < images; ++n) {
         Lanes* logits = &net.logits[n * net.classes];
         Lanes highest = logits[0];
@@ -496,7 +498,7 @@ void cross_entropy(Net& net, int images, const int64_t* labels, long lane_step, 
         }
         for (int k = 0; k < net.classes; ++k)
             for (int lane = 0; lane < LANES; ++lane)
-                logits[k][lane] = (exps[k][lane] / total[lane] - (labels[lane * lane_step + n] == k ? 1 : 0)) / (images * net.parts);
+                logits[k][lane] = (exps[k][lane] / total[lane] - (labels[lane * lane_step + n] == k ? own : other)) / (images * net.parts);
     }
 }
 
@@ -621,10 +623,10 @@ void lanes_images(Net* net, const uint8_t* all, int pad, int lanes, int images, 
 
 // One step of SGD with momentum and weight decay on every parameter, on the images put in before. images: the number in each lane.
 // labels: [16][images]. rates: one per lane. Adds each lane's sum of losses and its number of right answers.
-void lanes_step(Net* net, int images, const int64_t* labels, const float* rates, float momentum, float decay, float keep, double* loss,
-                int64_t* right) {
+void lanes_step(Net* net, int images, const int64_t* labels, const float* rates, float momentum, float decay, float keep, float smoothing,
+                double* loss, int64_t* right) {
     forward(*net, images, true, keep);
-    cross_entropy(*net, images, labels, images, loss, right);
+    cross_entropy(*net, images, labels, images, smoothing, loss, right);
     backward(*net, images);
     Lanes rate;
     memcpy(rate.half, rates, sizeof rate.half);
@@ -637,6 +639,6 @@ void lanes_step(Net* net, int images, const int64_t* labels, const float* rates,
 // Evaluation with running statistics on the images put in before. labels: [images].
 void lanes_evaluate(Net* net, int images, const int64_t* labels, double* loss, int64_t* right) {
     forward(*net, images, false, 0);
-    cross_entropy(*net, images, labels, 0, loss, right);
+    cross_entropy(*net, images, labels, 0, 0, loss, right);
 }
 }

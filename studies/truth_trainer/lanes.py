@@ -109,6 +109,12 @@ class LaneNet:
             names += [f"{name}.conv1|{name}.bn1", f"{name}.conv2|{name}.bn2", *shortcut]
         return [(name, *described) for name, described in zip(names, self.layout.convolutions(), strict=True)]
 
+    def close_branches(self) -> None:
+        """Set the scale of each residual branch's last BatchNorm to 0, so that every block begins as its shortcut."""
+        for name, (_, _, _, c_out), (_, affine, _) in self.convolutions():
+            if name.endswith("bn2"):
+                self.params[affine : affine + c_out] = 0
+
     def draw(self, network: int, rng: np.random.Generator) -> None:
         """Draw a network's first weights."""
         first = network * self.parts
@@ -130,17 +136,22 @@ class LaneNet:
         places = [pointer(part) for part in parts]
         library().lanes_images(self._net, pointer(images), pad, len(chosen), count, *places, pointer(scale), pointer(shift))
 
-    def step(self, labels: np.ndarray, rate: float | np.ndarray, momentum: float, decay: float) -> tuple[np.ndarray, np.ndarray]:
-        """One step of SGD on the batch put in: loss of each network (before the step) and right answers.
+    def step(
+        self, labels: np.ndarray, rate: float | np.ndarray, momentum: float, decay: float, smoothing: float = 0.0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One step of SGD on the batch put in: loss of each network (before the step, without smoothing) and right answers.
 
         Args:
             labels: int64 [networks, images].
             rate: for all lanes, or [16].
+            momentum: of SGD.
+            decay: of all parameters.
+            smoothing: share of a label that all classes have alike.
         """
         loss, right = np.zeros(LANES), np.zeros(LANES, dtype=np.int64)
         count = labels.shape[1]
         rates = np.full(LANES, rate, dtype=np.float32)
-        others = [ctypes.c_float(number) for number in (momentum, decay, BN_MOMENTUM)]
+        others = [ctypes.c_float(number) for number in (momentum, decay, BN_MOMENTUM, smoothing)]
         library().lanes_step(
             self._net, count // self.parts, pointer(labels), pointer(rates), *others, pointer(loss), pointer(right)
         )

@@ -46,9 +46,13 @@ DATA_KEYS = ("source", "image_size", "resize", "augment", "mean", "std", "train_
 
 
 class Trainer:
-    """Trains one subnet after the other, each with all seeds; the images are decoded once, by the project."""
+    """Trains one subnet after the other, each with all seeds; the images are decoded once, by the project.
 
-    def __init__(self, config: Config, seeds: list[int]) -> None:
+    ``smoothing`` and ``closed`` are no part of any truth's recipe: see :meth:`LaneNet.step` and :meth:`LaneNet.close_branches`.
+    """
+
+    def __init__(self, config: Config, seeds: list[int], smoothing: float = 0.0, closed: bool = False) -> None:
+        self.smoothing, self.closed = smoothing, closed
         train, model = config.train, config.model
         plain = train.schedule == "cosine" and train.accumulate == 1 and train.amp == "off" and train.clip_grad_norm is None
         if not plain or model.activation != "relu":
@@ -74,11 +78,13 @@ class Trainer:
         net = LaneNet(arch, data.image_size, self.config.model.num_classes, train.batch_size, len(self.seeds))
         for number, seed in enumerate(self.seeds):
             net.draw(number, np.random.default_rng(seed))
+        if self.closed:
+            net.close_branches()
         for epoch in range(train.epochs):
             for number, (chosen, moves) in enumerate(zip(*self.batches.epoch(epoch), strict=True)):
                 net.put(self.images, self.batches.pad, data, chosen, moves)
                 rate = learning_rate(train, epoch * self.batches.steps + number, self.batches.steps, train.batch_size)
-                loss, _ = net.step(self.labels[chosen], rate, train.momentum, train.weight_decay)
+                loss, _ = net.step(self.labels[chosen], rate, train.momentum, train.weight_decay, self.smoothing)
         if not (np.isfinite(loss).all() and np.isfinite(net.params).all()):  # a ReLU turns NaN into 0
             raise UserError(f"{arch}: training diverged; the last losses are {loss}; lower train.lr_per_256")
         images = np.ascontiguousarray(self.validation.images)
