@@ -19,7 +19,7 @@ import numpy as np
 from gpu import GpuNet, Kept, in_order
 from layout import LANES, Layout
 
-COUNT, CLASSES, BATCH, SIDE, PAD, RATE, MOMENTUM, DECAY = 100, 100, 12, 16, 2, 0.05, 0.9, 5e-4
+COUNT, CLASSES, BATCH, SIDE, PAD, RATE, MOMENTUM, DECAY = 100, 100, 16, 16, 2, 0.05, 0.9, 5e-4
 TOLERANCE, AGREEING = 1e-4, 12
 """So many of the 16 lanes must have no larger deviation, relative to the largest value. In the others a ReLU's input may be so
 close to 0 that rounding decides its gradient. Every lane's loss must have none."""
@@ -48,15 +48,18 @@ def write(path: Path) -> None:
     about: dict[str, Any] = {"normalisation": [values.tolist() for values in normalisation(data)], "subnets": []}
     arrays = {"images": images, "labels": labels, "chosen": chosen, "moves": moves, "held_out": held_out}
     for number, arch in enumerate(subnets()[:2] + subnets()[3:]):  # one of the wide ones is enough of a file
-        net = LaneNet(arch, SIDE, CLASSES, BATCH)
+        lanes = []
         for lane, seed in enumerate(seeds(number)):
-            net.draw(lane, np.random.default_rng(seed))
+            net = LaneNet(arch, SIDE, CLASSES, BATCH)
+            net.draw(np.random.default_rng(seed))
+            net.put(images, PAD, data, chosen[lane], moves[lane])
+            loss, _ = net.step(labels[chosen[lane]], RATE, MOMENTUM, DECAY)
+            found = {"loss": loss, "gradients": net.grads, "weights": net.params, "running statistics": net.statistics}
+            found = {name: np.copy(value) for name, value in found.items()}
+            found["top-1"], found["evaluation"] = map(np.array, net.evaluate(held_out, labels, data))
+            lanes.append(found)
         about["subnets"].append({"stem": net.layout.stem, "blocks": net.layout.blocks, "arch": str(arch)})
-        net.put(images, PAD, data, chosen, moves)
-        loss, _ = net.step(labels[chosen], RATE, MOMENTUM, DECAY)
-        found = {"loss": loss, "gradients": net.grads, "weights": net.params, "running statistics": net.statistics}
-        found["top-1"], found["evaluation"] = net.evaluate(held_out, labels, data)
-        arrays |= {f"{number} {name}": value.copy() for name, value in found.items()}
+        arrays |= {f"{number} {name}": np.stack([found[name] for found in lanes], axis=-1) for name in lanes[0]}
     np.savez_compressed(path, about=np.array(json.dumps(about)), **arrays)
 
 

@@ -1,4 +1,4 @@
-"""Seeds of one architecture trained side by side on a processor (lanes.cpp); the recipe is the project's."""
+"""Trainings on a processor (lanes.cpp); the recipe is the project's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from layout import BN_MOMENTUM, LANES, PROCESSOR, Batches, CompilerError, Layout, build, pointer
+from layout import BN_MOMENTUM, PROCESSOR, Batches, CompilerError, Layout, build, pointer
 
 from paddle_pgonas.config.loading import Config, Data
 from paddle_pgonas.data.batches import AUGMENT, SHUFFLE
@@ -17,8 +17,8 @@ from paddle_pgonas.space.arch import Arch
 SOURCE = Path(__file__).with_name("lanes.cpp")
 COMMAND = ["g++", "-O3", "-march=native", "-mprefer-vector-width=512", "-ffast-math", "-std=c++17", "-shared", "-fPIC"]
 
-COUNTS = (2, 4, 8, LANES)
-"""Numbers of networks that can be trained side by side."""
+PARTS = 16
+"""A batch is a multiple of it, because that is the number of parts that some processors compute side by side; others have 8."""
 
 
 @cache
@@ -72,22 +72,18 @@ def normalisation(data: Data) -> tuple[np.ndarray, np.ndarray]:
 
 
 class LaneNet:
-    """Networks of one architecture, a number of :data:`COUNTS`.
-
-    Each has ``parts`` of the 16 lanes, which share its batches; network n has those from n times ``parts``. ``params``, ``grads``
-    and ``statistics`` are [values, 16] float32 views, with equal values in a network's lanes.
+    """A network in training. ``params``, ``grads`` and ``statistics`` are [values] float32 views.
 
     Raises:
-        UserError: the batches cannot be shared.
+        UserError: batches of this size cannot be divided, or the subnet has parts that the trainer does not know.
     """
 
-    def __init__(self, arch: Arch, image_size: int, num_classes: int, batch_size: int, networks: int = LANES) -> None:
-        assert networks in COUNTS
-        self.networks, self.parts = networks, LANES // networks
-        if batch_size % self.parts:
-            raise UserError(f"train.batch_size {batch_size}: {networks} seeds need a multiple of {self.parts}")
-        self.arch, self.batch_size, self.layout = arch, batch_size // self.parts, layout(arch, image_size, num_classes)
-        self._net = ctypes.c_void_p(library().lanes_create(pointer(self.layout.spec(self.batch_size)), self.parts))
+    def __init__(self, arch: Arch, image_size: int, num_classes: int, batch_size: int) -> None:
+        if batch_size % PARTS:
+            raise UserError(f"train.batch_size {batch_size}: must be a multiple of {PARTS}")
+        self.arch, self.batch_size, self.layout = arch, batch_size, layout(arch, image_size, num_classes)
+        self.lanes = library().lanes_count()
+        self._net = ctypes.c_void_p(library().lanes_create(pointer(self.layout.spec(batch_size // self.lanes))))
         self.params, self.grads, self.statistics = (self._view(which) for which in range(3))
         self.layout.constants(self.params, self.statistics)
 
@@ -98,7 +94,7 @@ class LaneNet:
     def _view(self, which: int) -> np.ndarray:
         count = ctypes.c_int64()
         data = library().lanes_array(self._net, which, ctypes.byref(count))
-        return np.ctypeslib.as_array(data, (count.value, LANES))
+        return np.ctypeslib.as_array(data, (count.value,))
 
     def convolutions(self) -> list[tuple[str, tuple[int, int, int, int], tuple[int, int, int]]]:
         """Each convolution: its name and its BatchNorm's, then shape and places as of :class:`~layout.Layout`."""
@@ -115,54 +111,45 @@ class LaneNet:
             if name.endswith("bn2"):
                 self.params[affine : affine + c_out] = 0
 
-    def draw(self, network: int, rng: np.random.Generator) -> None:
-        """Draw a network's first weights."""
-        first = network * self.parts
-        self.layout.draw(self.params, first, rng)
-        self.params[:, first : first + self.parts] = self.params[:, [first]]
+    def draw(self, rng: np.random.Generator) -> None:
+        """Draw the first weights."""
+        self.layout.draw(self.params, rng)
 
     def put(self, images: np.ndarray, pad: int, data: Data, chosen: np.ndarray, moves: np.ndarray | None = None) -> None:
-        """Put a batch into the input: ``chosen`` [networks, images], ``moves`` (top, left, flip) [networks, images, 3].
+        """Put a batch into the input: ``chosen`` [images], ``moves`` (top, left, flip) [images, 3].
 
-        ``chosen`` [1, images] puts the same images into every lane. ``images`` are uint8 [all, S + 2 pad, S + 2 pad, 3].
+        ``images`` are uint8 [all, S + 2 pad, S + 2 pad, 3].
         """
         moves = np.zeros((*chosen.shape, 3), dtype=np.int64) if moves is None else moves
-        if len(chosen) == self.networks:
-            chosen, moves = chosen.reshape(LANES, -1), moves.reshape(LANES, -1, 3)
         scale, shift = normalisation(data)
-        count = chosen.shape[1]
-        assert count <= self.batch_size
-        parts = [np.ascontiguousarray(part, dtype=np.int64) for part in (chosen, *np.moveaxis(moves, 2, 0))]
+        assert len(chosen) <= self.batch_size and len(chosen) % self.lanes == 0
+        parts = [np.ascontiguousarray(part, dtype=np.int64) for part in (chosen, *moves.T)]
         places = [pointer(part) for part in parts]
-        library().lanes_images(self._net, pointer(images), pad, len(chosen), count, *places, pointer(scale), pointer(shift))
+        library().lanes_images(
+            self._net, pointer(images), pad, len(chosen) // self.lanes, *places, pointer(scale), pointer(shift)
+        )
 
-    def step(
-        self, labels: np.ndarray, rate: float | np.ndarray, momentum: float, decay: float, smoothing: float = 0.0
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """One step of SGD on the batch put in: loss of each network (before the step, without smoothing) and right answers.
+    def step(self, labels: np.ndarray, rate: float, momentum: float, decay: float, smoothing: float = 0.0) -> tuple[float, int]:
+        """One step of SGD on the batch put in: its mean loss (before the step, without smoothing) and right answers.
 
         Args:
-            labels: int64 [networks, images].
-            rate: for all lanes, or [16].
+            labels: int64 [images].
+            rate: of learning.
             momentum: of SGD.
             decay: of all parameters.
             smoothing: share of a label that all classes have alike.
         """
-        loss, right = np.zeros(LANES), np.zeros(LANES, dtype=np.int64)
-        count = labels.shape[1]
-        rates = np.full(LANES, rate, dtype=np.float32)
-        others = [ctypes.c_float(number) for number in (momentum, decay, BN_MOMENTUM, smoothing)]
-        library().lanes_step(
-            self._net, count // self.parts, pointer(labels), pointer(rates), *others, pointer(loss), pointer(right)
-        )
-        return loss.reshape(self.networks, -1).sum(1) / count, right.reshape(self.networks, -1).sum(1)
+        loss, right = ctypes.c_double(), ctypes.c_int64()
+        count, numbers = len(labels), [ctypes.c_float(number) for number in (rate, momentum, decay, BN_MOMENTUM, smoothing)]
+        library().lanes_step(self._net, count // self.lanes, pointer(labels), *numbers, ctypes.byref(loss), ctypes.byref(right))
+        return loss.value / count, right.value
 
-    def evaluate(self, images: np.ndarray, labels: np.ndarray, data: Data) -> tuple[np.ndarray, np.ndarray]:
-        """Top-1 and mean cross-entropy of each network on uint8 [N, S, S, 3]."""
-        loss, right = np.zeros(LANES), np.zeros(LANES, dtype=np.int64)
+    def evaluate(self, images: np.ndarray, labels: np.ndarray, data: Data) -> tuple[float, float]:
+        """Top-1 and mean cross-entropy on uint8 [N, S, S, 3]."""
+        loss, right = ctypes.c_double(), ctypes.c_int64()
         for start in range(0, len(labels), self.batch_size):
-            chosen = np.arange(start, min(start + self.batch_size, len(labels)), dtype=np.int64)
-            self.put(images, 0, data, chosen[None])
-            part = labels[chosen]
-            library().lanes_evaluate(self._net, len(chosen), pointer(part), pointer(loss), pointer(right))
-        return right[:: self.parts] / len(labels), loss[:: self.parts] / len(labels)
+            chosen = np.arange(start, min(start + self.batch_size, len(labels)))
+            part = np.append(labels[chosen], np.full(-len(chosen) % self.lanes, -1))  # -1: no image
+            self.put(images, 0, data, np.append(chosen, np.full(-len(chosen) % self.lanes, start)))
+            library().lanes_evaluate(self._net, len(part) // self.lanes, pointer(part), ctypes.byref(loss), ctypes.byref(right))
+        return right.value / len(labels), loss.value / len(labels)

@@ -57,7 +57,7 @@ def pointer(array: np.ndarray) -> ctypes.c_void_p:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the values of a network lie in its parameters and running statistics, each [values, 16]."""
+    """Where the values of a network lie in its parameters and running statistics."""
 
     side: int
     """Of the images."""
@@ -93,28 +93,28 @@ class Layout:
         return slice(first, middle), slice(middle, middle + self.classes)
 
     def constants(self, params: np.ndarray, statistics: np.ndarray) -> None:
-        """Set what a new network does not draw: BatchNorm's weights and running variances to 1."""
+        """Set what a new network does not draw: BatchNorm's weights and running variances to 1. [values] or [values, 16]."""
         for (_, _, _, c_out), (_, affine, running) in self.convolutions():
             statistics[running + c_out : running + 2 * c_out] = 1
             params[affine : affine + c_out] = 1
 
-    def draw(self, params: np.ndarray, lane: int, rng: np.random.Generator) -> None:
-        """Draw first weights, distributed as Paddle's: normal for convolutions, Xavier's uniform for the linear layer."""
+    def draw(self, params: np.ndarray, rng: np.random.Generator) -> None:
+        """Draw first weights [values] as Paddle's: normal for convolutions, Xavier's uniform for the linear layer."""
         for (rows, columns, c_in, c_out), (place, affine, _) in self.convolutions():
-            params[place:affine, lane] = rng.normal(0, math.sqrt(2 / (rows * columns * c_in)), rows * columns * c_in * c_out)
+            params[place:affine] = rng.normal(0, math.sqrt(2 / (rows * columns * c_in)), rows * columns * c_in * c_out)
         weight, bias = self.fc
         limit = math.sqrt(6 / (self.blocks[-1][2] + self.classes))
-        params[weight, lane] = rng.uniform(-limit, limit, weight.stop - weight.start)
-        params[bias, lane] = 0
+        params[weight] = rng.uniform(-limit, limit, weight.stop - weight.start)
+        params[bias] = 0
 
     def first_values(self, seeds: Sequence[int | tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
-        """Parameters and running statistics of a new network, a seed for each lane."""
+        """Parameters and running statistics, each [values, 16], of new networks, a seed for each."""
         (_, _, _, c_out), (_, _, running) = self.convolutions()[-1]
         params = np.zeros((self.fc[1].stop, LANES), dtype=np.float32)
         statistics = np.zeros((running + 2 * c_out, LANES), dtype=np.float32)
         self.constants(params, statistics)
         for lane, seed in enumerate(seeds):
-            self.draw(params, lane, np.random.default_rng(seed))
+            self.draw(params[:, lane], np.random.default_rng(seed))
         return params, statistics
 
 

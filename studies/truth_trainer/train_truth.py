@@ -1,4 +1,4 @@
-"""Stand-alone accuracies of many subnets with 16 seeds each, or fewer, which a processor trains side by side (lanes.cpp).
+"""Stand-alone accuracies of many subnets with 16 seeds each, or fewer, which lanes.cpp trains on one core.
 
 Takes a configuration of the project and a candidate file. ``accuracies.json`` (every seed) and ``truth.json`` (means with
 standard errors, a truth file for the project's tools) are written anew after every subnet, so a killed run loses the subnet that
@@ -19,6 +19,7 @@ import json
 import random
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 from gpu_job import write_job
-from lanes import COUNTS, LaneNet, batches
+from lanes import LaneNet, batches
 from layout import LANES
 
 from paddle_pgonas.config.loading import Config, load_config
@@ -74,23 +75,28 @@ class Trainer:
 
     def train(self, arch: Arch) -> dict[str, Any]:
         """Train a subnet from random weights: top-1 and loss on the validation images by seed, and the seconds for all."""
-        started, train, data = time.time(), self.config.train, self.config.data
-        net = LaneNet(arch, data.image_size, self.config.model.num_classes, train.batch_size, len(self.seeds))
-        for number, seed in enumerate(self.seeds):
-            net.draw(number, np.random.default_rng(seed))
+        started = time.time()
+        acc, loss = zip(*(self._train(arch, number) for number in range(len(self.seeds))), strict=True)
+        seconds = round(time.time() - started, 1)
+        return {"acc": [round(one, 6) for one in acc], "loss": [round(one, 5) for one in loss], "seconds": seconds}
+
+    def _train(self, arch: Arch, number: int) -> tuple[float, float]:
+        """Top-1 and loss with the seed of this number."""
+        train, data, seed = self.config.train, self.config.data, self.seeds[number]
+        net = LaneNet(arch, data.image_size, self.config.model.num_classes, train.batch_size)
+        net.draw(np.random.default_rng(seed))
         if self.closed:
             net.close_branches()
+        batches = replace(self.batches, seeds=(seed,))
         for epoch in range(train.epochs):
-            for number, (chosen, moves) in enumerate(zip(*self.batches.epoch(epoch), strict=True)):
-                net.put(self.images, self.batches.pad, data, chosen, moves)
-                rate = learning_rate(train, epoch * self.batches.steps + number, self.batches.steps, train.batch_size)
+            for step, ([chosen], [moves]) in enumerate(zip(*batches.epoch(epoch), strict=True)):
+                net.put(self.images, batches.pad, data, chosen, moves)
+                rate = learning_rate(train, epoch * batches.steps + step, batches.steps, train.batch_size)
                 loss, _ = net.step(self.labels[chosen], rate, train.momentum, train.weight_decay, self.smoothing)
-        if not (np.isfinite(loss).all() and np.isfinite(net.params).all()):  # a ReLU turns NaN into 0
-            raise UserError(f"{arch}: training diverged; the last losses are {loss}; lower train.lr_per_256")
+        if not (np.isfinite(loss) and np.isfinite(net.params).all()):  # a ReLU turns NaN into 0
+            raise UserError(f"{arch}: training diverged with seed {seed}; the last loss is {loss}; lower train.lr_per_256")
         images = np.ascontiguousarray(self.validation.images)
-        acc, loss = net.evaluate(images, self.validation.labels.astype(np.int64), data)
-        seconds = round(time.time() - started, 1)
-        return {"acc": acc.round(6).tolist(), "loss": loss.round(5).tolist(), "seconds": seconds}
+        return net.evaluate(images, self.validation.labels.astype(np.int64), data)
 
 
 def recipe(config: Config) -> dict[str, Any]:
@@ -173,6 +179,12 @@ def _part(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text) > 1):
+        raise argparse.ArgumentTypeError(f"must be a number from 2 on, for a standard error, not {text}")
+    return int(text)
+
+
 def main() -> None:
     """Train whatever has no result yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -183,7 +195,7 @@ def main() -> None:
     parser.add_argument(
         "--part", type=_part, default="0/1", metavar="I/N", help="of N processes this is the one of number I (from 0)"
     )
-    parser.add_argument("--seeds", type=int, choices=COUNTS, default=LANES, help="trainings per subnet (default: %(default)s)")
+    parser.add_argument("--seeds", type=_count, default=LANES, metavar="N", help="trainings per subnet (default: %(default)s)")
     parser.add_argument("--without", type=Path, metavar="FILE", help="an accuracies.json whose subnets are left out")
     gpu = parser.add_mutually_exclusive_group()
     gpu.add_argument("--gpu-job", type=Path, metavar="FILE", help="write a job for gpu.py (FILE.npz) instead of training")
