@@ -27,6 +27,13 @@ constexpr int LANES = 8, MOST_OUT = 3, MOST_GRADS = 4, INPUTS = 1;
 typedef float Lanes __attribute__((vector_size(4 * LANES)));
 typedef float Lane __attribute__((may_alias));
 
+// Loads a value once, not for each product that it is part of.
+#ifdef __AVX__
+#define IN_REGISTER(value) asm("" : "+v"(value))
+#else
+#define IN_REGISTER(value)
+#endif
+
 Lanes positive(const Lanes& sign, const Lanes& value) { return sign > 0 ? value : Lanes{}; }  // the value, or 0
 
 float over_lanes(const Lanes& x) {
@@ -84,7 +91,7 @@ void tile(const Lanes* in, long step, int channels, Lanes* out, long out_step, c
 #pragma GCC unroll 4
             for (int i = 0; i < XB; ++i) {
                 Lanes value = x[i * step + c];
-                asm("" : "+v"(value));  // loaded once, not for each product
+                IN_REGISTER(value);
 #pragma GCC unroll 6
                 for (int j = 0; j < CB; ++j) acc[i][j] += value * weight[j];
             }
@@ -152,7 +159,7 @@ void weight_tile(const Lanes* x, long x_row, long x_step, long x_column, const L
 #pragma GCC unroll 4
             for (int o = 0; o < CO; ++o) {
                 Lanes grad = gs[o];
-                asm("" : "+v"(grad));  // loaded once, not for each product
+                IN_REGISTER(grad);
 #pragma GCC unroll 3
                 for (int k = 0; k < K; ++k)
 #pragma GCC unroll 2
