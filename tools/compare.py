@@ -9,6 +9,7 @@ or of the records beside the files. Where nobody tells them, they are the space'
 With --validate one file is checked instead: whether it would be accepted as a submission, with all faults if not (exit status 2).
 """
 
+from argparse import Namespace
 from pathlib import Path
 
 from paddle_pgonas import cli
@@ -18,6 +19,24 @@ from paddle_pgonas.space.arch import SearchSpace
 @cli.command
 def main() -> None:
     cli.outlive_readers()
+    parser = make_parser()
+    arguments = parser.parse_args()
+    if arguments.validate:
+        others = ("files", "labels", "truth", "top", "output", "plots", "run", "config", "override", "image_size", "classes")
+        if any(getattr(arguments, name) for name in others):
+            parser.error("--validate takes --candidates, --space and --json only")
+        return validate(arguments.validate, arguments.candidates, arguments.space, arguments.json)
+    if not arguments.files:
+        parser.error("give score files to compare, or --validate FILE")
+    if arguments.candidates:
+        parser.error("--candidates goes with --validate")
+    if arguments.run and not (arguments.output or arguments.plots):
+        parser.error("--run goes with --output or --plots")
+    cli.check_inputs(arguments)
+    report(arguments, *cli.setting_of(parser, arguments)[:3])
+
+
+def make_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
     parser.add_argument("files", nargs="*", type=cli.InputFile, metavar="SUBMISSION")
     text = "names for the files, in their order (default: the method or prior of the record beside a file, else its name)"
@@ -40,22 +59,11 @@ def main() -> None:
     parser.add_argument(
         "--candidates", type=cli.InputFile, metavar="FILE", help="with --validate: the candidate file that it must fit"
     )
-    arguments = parser.parse_args()
-    if arguments.validate:
-        others = ("files", "labels", "truth", "top", "output", "plots", "run", "config", "override", "image_size", "classes")
-        if any(getattr(arguments, name) for name in others):
-            parser.error("--validate takes --candidates, --space and --json only")
-        return validate(arguments.validate, arguments.candidates, arguments.space, arguments.json)
-    if not arguments.files:
-        parser.error("give score files to compare, or --validate FILE")
-    if arguments.candidates:
-        parser.error("--candidates goes with --validate")
-    if arguments.run and not (arguments.output or arguments.plots):
-        parser.error("--run goes with --output or --plots")
+    return parser
 
-    cli.check_inputs(arguments)
-    space, image_size, classes, _ = cli.setting_of(parser, arguments)
 
+def report(arguments: Namespace, space: SearchSpace | None, image_size: int | None, classes: int | None) -> None:
+    """Print the comparison and write what was asked for."""
     from paddle_pgonas.io.files import write_json
     from paddle_pgonas.report.comparison import compare
     from paddle_pgonas.report.provenance import Provenance, read_provenance, run_config

@@ -9,6 +9,7 @@ all candidates by it, at a fraction of the time. That is a predictor: rule 6 of 
 """
 
 import math
+from argparse import Namespace
 
 from paddle_pgonas import cli
 from paddle_pgonas.errors import UserError
@@ -18,6 +19,35 @@ from paddle_pgonas.scores.files import read_candidates, select
 @cli.command
 def main() -> None:
     cli.outlive_readers()
+    arguments = make_parser().parse_args()
+    if arguments.bn:
+        arguments.override.append(f"score.bn={arguments.bn}")
+    config = cli.config_of(arguments)
+    check_together(arguments)
+    if arguments.prior:
+        config.prior(arguments.prior)  # an unknown import path is reported now
+    splits = config.score.splits if config.data.given or not arguments.dry_run else ()
+    reads = ["model.pretrained"] if arguments.untrained else []
+    cli.check_inputs(arguments, config, splits, reads=reads, writes=not arguments.dry_run)
+    candidates = read_candidates(arguments.candidates, config.search_space)
+    candidates = select(arguments.candidates, candidates, arguments.first, arguments.only)
+
+    from paddle_pgonas.scoring.smoothing import Sample
+
+    sample = None if arguments.sample is None else Sample(arguments.sample, arguments.sample_seed or 0)
+    if arguments.dry_run:
+        from paddle_pgonas.scoring.plan import dry_run
+
+        return dry_run(config, [entry.arch for entry in candidates], arguments.json, sample)
+    from paddle_pgonas.scoring.submission import write_submission
+
+    weight = 1.0 if arguments.prior_weight is None else arguments.prior_weight
+    prior = (arguments.prior, weight) if arguments.prior else None
+    weights = arguments.weights or []
+    write_submission(config, weights, arguments.candidates, arguments.output, arguments.metric, candidates, prior, sample)
+
+
+def make_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
     cli.add_config(parser)
     networks = parser.add_mutually_exclusive_group()
@@ -50,44 +80,23 @@ def main() -> None:
     parser.add_argument("--prior-weight", type=float, metavar="W", help="weight of the prior (default: 1, as much as the metric)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and an estimate of the time; needs no weights")
     parser.add_argument("--json", type=cli.OutputFile, metavar="FILE", help="with --dry-run: the plan for programs")
-    arguments = parser.parse_args()
-    if arguments.bn:
-        arguments.override.append(f"score.bn={arguments.bn}")
-    config = cli.config_of(arguments)
+    return parser
 
+
+def check_together(arguments: Namespace) -> None:
+    """Raise UserError for options that do not go together."""
     if not arguments.dry_run and (arguments.output is None or not (arguments.weights or arguments.untrained)):
         raise UserError("--output and --weights (or --untrained) are needed, or --dry-run")
     if arguments.json and not arguments.dry_run:
         raise UserError("--json needs --dry-run")
-    weight = 1.0 if arguments.prior_weight is None else arguments.prior_weight
-    if not (math.isfinite(weight) and weight > 0):
+    if (weight := arguments.prior_weight) is not None and not (math.isfinite(weight) and weight > 0):
         raise UserError(f"--prior-weight must be a number above 0, not {weight:g}")
-    if arguments.prior_weight is not None and not arguments.prior:
+    if weight is not None and not arguments.prior:
         raise UserError("--prior-weight needs --prior")
     if arguments.sample_seed is not None and arguments.sample is None:
         raise UserError("--sample-seed needs --sample")
     if arguments.sample is not None and arguments.only:
         raise UserError("--only names the candidates to score, --sample draws them: give one of the two")
-    if arguments.prior:
-        config.prior(arguments.prior)  # an unknown import path is reported now
-    splits = config.score.splits if config.data.given or not arguments.dry_run else ()
-    reads = ["model.pretrained"] if arguments.untrained else []
-    cli.check_inputs(arguments, config, splits, reads=reads, writes=not arguments.dry_run)
-    candidates = read_candidates(arguments.candidates, config.search_space)
-    candidates = select(arguments.candidates, candidates, arguments.first, arguments.only)
-
-    from paddle_pgonas.scoring.smoothing import Sample
-
-    sample = None if arguments.sample is None else Sample(arguments.sample, arguments.sample_seed or 0)
-    if arguments.dry_run:
-        from paddle_pgonas.scoring.plan import dry_run
-
-        return dry_run(config, [entry.arch for entry in candidates], arguments.json, sample)
-    from paddle_pgonas.scoring.submission import write_submission
-
-    prior = (arguments.prior, weight) if arguments.prior else None
-    weights = arguments.weights or []
-    write_submission(config, weights, arguments.candidates, arguments.output, arguments.metric, candidates, prior, sample)
 
 
 if __name__ == "__main__":

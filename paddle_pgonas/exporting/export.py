@@ -97,12 +97,7 @@ def export(
     trained = load_weights(net, weights, subnets=True, check=check)
     arch = _chosen(arch, weights, trained, net)
     net.eval()
-    if blind:
-        side = config.data.image_size
-        noise = np.random.default_rng(0).integers(0, 256, (images, side, side, 3), dtype=np.uint8)
-        shown = DecodedImages(noise, np.zeros(0, np.int64), "noise", np.arange(images), images)  # without labels
-    else:
-        shown = opened.for_scoring(config.score)
+    shown = _noise(images, config.data.image_size) if blind else opened.for_scoring(config.score)
     subnet, calibration, pixels = extract(net, arch), list[list[paddle.Tensor]](), shown.calibration
     if pixels is not None:
         calibration += calibration_batches(pixels, config.data, config.score.calibration_batch, len(pixels))
@@ -135,6 +130,12 @@ def export(
         write_json(part / RECORD, record | {"config": config.model_dump(mode="json")})
         _move(part, folder)
     return record
+
+
+def _noise(count: int, side: int) -> DecodedImages:
+    """Images of noise, without labels."""
+    noise = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+    return DecodedImages(noise, np.zeros(0, np.int64), "noise", np.arange(count), count)
 
 
 def _chosen(arch: Arch | None, weights: str | Path, trained: Record, net: Supernet) -> Arch:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import paddle
 
@@ -72,20 +73,27 @@ def dry_run(config: Config, archs: Sequence[Arch], json_path: str | None, sample
         "macs_per_second": rate,
         "seconds": seconds,
     }
-    print(f"candidates       {len(archs):,} in {len(chunks):,} chunks")
-    print(f"blocks computed  {plan['prefixes']:,} instead of {plan['prefixes_alone']:,}")
-    print(f"per image        {shared:.3e} multiply-accumulates instead of {alone:.3e}: {alone / shared:.3f} times less")
-    maps, rest = memory.maps / 2**20, (memory.total - memory.maps) / 2**20
-    print(f"memory           at most {maps:,.0f} MiB of feature maps, {rest:,.0f} MiB of weights, images and workspace")
-    print(f"measured here    {rate:.3e} multiply-accumulates per second, one process")
-    if images and seconds is not None:
-        print(f"images           {images:,}" + (f", after calibrating on {calibrating:,}" if calibrating else ""))
-        print(f"time             about {_duration(seconds)} in one process")
-        print_sizes(images, shared / rate, calibrating)
-    else:
-        print("images           unknown: give data.root for an estimate of the time")
+    _print_plan(plan)
     if json_path:
         write_json(json_path, plan)
+
+
+def _print_plan(plan: Mapping[str, Any]) -> None:
+    macs, alone, images, calibrating = (
+        plan[name] for name in ("macs_per_image", "macs_per_image_alone", "images", "calibration_images")
+    )
+    print(f"candidates       {plan['candidates']:,} in {plan['chunks']:,} chunks")
+    print(f"blocks computed  {plan['prefixes']:,} instead of {plan['prefixes_alone']:,}")
+    print(f"per image        {macs:.3e} multiply-accumulates instead of {alone:.3e}: {plan['macs_ratio']:.3f} times less")
+    maps, rest = plan["map_bytes"] / 2**20, (plan["memory_bytes"] - plan["map_bytes"]) / 2**20
+    print(f"memory           at most {maps:,.0f} MiB of feature maps, {rest:,.0f} MiB of weights, images and workspace")
+    print(f"measured here    {plan['macs_per_second']:.3e} multiply-accumulates per second, one process")
+    if images:
+        print(f"images           {images:,}" + (f", after calibrating on {calibrating:,}" if calibrating else ""))
+        print(f"time             about {_duration(plan['seconds'])} in one process")
+        print_sizes(images, macs / plan["macs_per_second"], calibrating)
+    else:
+        print("images           unknown: give data.root for an estimate of the time")
 
 
 def print_sizes(images: int, seconds_per_image: float, calibrating: int = 0) -> None:

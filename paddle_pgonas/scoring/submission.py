@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,11 +72,9 @@ def write_submission(
         raise UserError(f"{path}: {CHANGED.format('scored')}")
     acc, facts = metric_values(measured, metric), dict[str, object]()
     if smoothing and sample:
-        smoothed = smoothing.fit(acc)
-        acc = smoothed.values
-        print(f"{len(scored)} of {len(archs)} candidates scored; {smoothed}")
+        acc, about = _smoothed(acc, smoothing)
         names = [candidates[position].name for position in scored]
-        facts = {"predictor": PREDICTOR, "sample": {"seed": sample.seed, **smoothed.record(), "names": names}}
+        facts = {"predictor": PREDICTOR, "sample": {"seed": sample.seed, **about, "names": names}}
     if prior:
         acc = _with_prior(acc, archs, config, *prior)
     sessions[0].warn_guessing(float(measured[:, METRICS.index("top1")].max()))
@@ -91,6 +90,13 @@ def write_submission(
     write_json(record_path, _record(config, sessions, time.time() - started) | facts)
     shown = f"{metric} with {prior[0]}" if prior else metric
     print(printable(f"{len(candidates)} candidates, {images} images, {shown} {acc.min():.4f} to {acc.max():.4f}: {output}"))
+
+
+def _smoothed(scores: np.ndarray, smoothing: Smoothing) -> tuple[np.ndarray, dict[str, Any]]:
+    """Predictions of all candidates from the scores of the sample, and what the record says of the fit."""
+    smoothed = smoothing.fit(scores)
+    print(f"{len(scores)} of {len(smoothed.values)} candidates scored; {smoothed}")
+    return smoothed.values, smoothed.record()
 
 
 def _with_prior(acc: np.ndarray, archs: Sequence[Arch], config: Config, name: str, weight: float) -> np.ndarray:

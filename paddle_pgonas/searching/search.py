@@ -120,16 +120,8 @@ def search(
     UserError for neither or both of weights and prior, a limit that not even the smallest subnet keeps, several processes with
     nothing to share, or another search that keeps its measurements in the same folder.
     """
-    if (weights is None) == (prior is None):
-        raise UserError("give either weights (of a supernet) or a prior to score with")
-    if population < 4 or generations < 1:
-        raise UserError("a search needs a population of at least 4 and at least 1 generation")
     limits = dict(limits or {})
-    if unknown := set(limits) - set(COSTS):
-        raise UserError(f"there is no cost {min(unknown)!r}; limits are {', '.join(COSTS)}")
-    if processes.world() > 1 and (weights is None or "latency_ms" in limits):
-        reason = "several processes share the scoring with weights; a prior or a latency needs one process"
-        raise UserError(f"{reason} ({processes.announced()})")
+    _check_arguments(weights, prior, limits, population, generations)
     measures = weights is not None or "latency_ms" in limits  # and stores its measurements
     side, model, folder = config.data.image_size, config.model, Path(config.output_dir) / "search"
     device = select_device(config.device, config.exhaustive_search) if measures else ""
@@ -167,6 +159,21 @@ def search(
         "config": config.model_dump(mode="json"),
     }
     return Result(task, prior or f"{metric}, score.bn {config.score.bn}", scored, settings)
+
+
+def _check_arguments(
+    weights: str | Path | None, prior: str | None, limits: Mapping[str, float], population: int, generations: int
+) -> None:
+    """Raise UserError for arguments of :func:`search` that make none."""
+    if (weights is None) == (prior is None):
+        raise UserError("give either weights (of a supernet) or a prior to score with")
+    if population < 4 or generations < 1:
+        raise UserError("a search needs a population of at least 4 and at least 1 generation")
+    if unknown := set(limits) - set(COSTS):
+        raise UserError(f"there is no cost {min(unknown)!r}; limits are {', '.join(COSTS)}")
+    if processes.world() > 1 and (weights is None or "latency_ms" in limits):
+        reason = "several processes share the scoring with weights; a prior or a latency needs one process"
+        raise UserError(f"{reason} ({processes.announced()})")
 
 
 def make_costs(image_size: int, num_classes: int, latency: Callable[[Arch], float] | None = None) -> Costs:
