@@ -236,18 +236,19 @@ def test_recipes_and_truth_say_what_the_committed_results_say() -> None:
             for line in text.splitlines()
             if len(cells := [cell.strip() for cell in line.split("|")]) == columns + 2 and "---" not in line
         ]
-        for text, columns in ((page, 7), ((REPOSITORY / "README.md").read_text(encoding="utf-8"), 5))
+        for text, columns in ((page, 7), ((REPOSITORY / "README.md").read_text(encoding="utf-8"), 6))
     )
     for recipe, (method, variant) in recipes.items():
         [row] = [row for row in table if row[2].startswith(recipe)]
         assert row[5].startswith(shown(results.tau(method).value)) if method else not row[5]
         assert row[6] == shown(similar.tau(variant, metric="probability").value)
         found += [short[2] for short in readme if short[2].startswith(recipe) and short[5] == row[6]]
-    assert len(found) == len(readme) - 2  # all but the head and the costs
+    assert len(found) == len(readme) - 3  # all but the head and the costs
     real = read_json(REPOSITORY / "studies" / "real_track1" / "figures.json", "figures")
     labels = {"flops": "log FLOPs", "params": "log parameters", "zen": "Zen-score", "flops+params": "log FLOPs + log parameters"}
     for prior, label in labels.items():
         [row] = [row for row in table if f"--prior {prior}`" in row[2]]
         assert row[5] == (shown(results.tau(prior).value) if prior in results.study.controls else "")
         assert row[6:8] == [shown(similar.tau(prior).value), shown(real["rankings"][label]["kendall"][0])]
+        assert [short[5:7] for short in readme if f"--prior {prior}`" in short[2]] in ([], [row[6:8]])
     assert shown(results.tau("sandwich_prelu").value) in page
