@@ -50,12 +50,12 @@ def depth(truth: np.ndarray, blocks: np.ndarray, macs: np.ndarray, params: np.nd
 
 
 def structure(truth: np.ndarray, archs: Sequence[Arch]) -> dict[str, Coefficient]:
-    """Accuracy [subnets] as a linear model of the number of blocks and of each stage's mean width, without the costs.
+    """Accuracy [subnets] as a linear model of each stage's blocks and mean width, without the costs.
 
     What is the same in all subnets has no coefficient.
     """
-    widths = np.array([stage_widths(arch) for arch in archs]).T
-    columns = {"blocks": np.array([sum(arch.depths) for arch in archs])}
+    depths, widths = np.array([arch.depths for arch in archs]).T, np.array([stage_widths(arch) for arch in archs]).T
+    columns = {f"blocks of stage {number}": of for number, of in enumerate(depths, start=1)}
     columns |= {f"width of stage {number}": of for number, of in enumerate(widths, start=1)}
     return coefficients(truth, {name: of for name, of in columns.items() if np.ptp(of)})
 

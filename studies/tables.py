@@ -115,11 +115,11 @@ def _coefficient(of: Iterable[float]) -> str:
 
 
 def _structure_table(results: Results) -> str:
-    """Coefficients of depth and of each stage's width in every truth of the study and in the published accuracies of Track 1."""
+    """Coefficients of each stage's depth and width in every truth of the study and in the published accuracies of Track 1."""
     real = read_json(REAL_TRACK1, "figures")
     found = {label: (len(part.archs), structure(part.mean_truth, part.archs)) for label, part in _truths(results).items()}
     found[PUBLISHED] = real["subnets"], real["structure"]
-    columns = dict.fromkeys(name for _, fitted in found.values() for name in fitted)
+    columns = sorted({name for _, fitted in found.values() for name in fitted})
     rows = [
         [label, str(subnets), *(_coefficient(fitted[name]) if name in fitted else "" for name in columns)]
         for label, (subnets, fitted) in found.items()

@@ -117,16 +117,16 @@ def test_the_coefficient_of_depth_is_what_depth_adds_to_the_costs(monkeypatch: p
     assert found.wins.low <= found.wins.value <= found.wins.high
 
 
-def test_the_coefficients_of_structure_are_those_of_blocks_and_of_each_stages_mean_width(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_coefficients_of_structure_are_those_of_each_stages_depth_and_mean_width(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intervals, "RESAMPLES", 200)
     archs = subnets(TRACK1, 60)
-    blocks = np.array([float(sum(arch.depths)) for arch in archs])
+    blocks = np.array([float(arch.depths[2]) for arch in archs])
     last = [arch.blocks[-arch.depths[3] :] for arch in archs]
     width = np.array([np.mean([*(b.c_mid for b in of), *(b.c_out for b in of)]) for of in last])
     truth = 2 * (blocks - blocks.mean()) / blocks.std() - (width - width.mean()) / width.std()
     found = depth.structure(truth, archs)
-    assert list(found) == ["blocks", *(f"width of stage {stage}" for stage in (1, 2, 3, 4))]
-    for name, weight in zip(found, (2, 0, 0, 0, -1), strict=True):
+    assert list(found) == [f"{what} of stage {stage}" for what in ("blocks", "width") for stage in (1, 2, 3, 4)]
+    for name, weight in zip(found, (0, 0, 2, 0, 0, 0, 0, -1), strict=True):
         of = found[name]
         assert of.value * truth.std() == pytest.approx(weight, abs=1e-9) and of.error == pytest.approx(0, abs=1e-9)
         assert of.low <= of.value + 1e-9 and of.value - 1e-9 <= of.high
