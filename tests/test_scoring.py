@@ -175,9 +175,22 @@ def test_two_processes_share_the_chunks_without_gaps(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "3")
     for rank in range(3):
         monkeypatch.setenv("PADDLE_TRAINER_ID", str(rank))
-        order = scorer._my_order(10)
-        assert sorted(order) == list(range(10))
-        assert order[0] == 10 * rank // 3
+        own, others = scorer._my_order(10)
+        assert own == list(range(10 * rank // 3, 10 * (rank + 1) // 3))
+        assert sorted(own + others) == list(range(10))
+
+
+def test_a_process_forecasts_its_own_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scorer, "CHUNK", 4)
+    net, archs, data = golden_supernet(), some_archs(MINI, 16), scoring_set()
+    totals: list[int] = []
+    monkeypatch.setattr(scorer, "Progress", lambda total, *rest: totals.append(total) or progress.Progress(total, *rest))
+    score(net, archs, data, config(), tmp_path / "one")
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
+    monkeypatch.setenv("PADDLE_TRAINER_ID", "1")
+    score(net, archs, data, config(), tmp_path / "two")
+    (everything, nothing), (own, others) = totals[:2], totals[2:]
+    assert own + others == everything and nothing == 0 and 0.3 < own / everything < 0.7
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

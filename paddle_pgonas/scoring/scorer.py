@@ -63,18 +63,20 @@ def score(
     left = np.full(len(chunks), count) if store is None else count - store.images(len(chunks))
     calibrating = 0 if scorer.calibration is None else len(scorer.calibration)
     work = _macs_of(chunks, left, calibrating, net, images.images.shape[1])
-    done = 0
-    with Progress(sum(work), "scoring", "MACs") as bar:
-        for number in _my_order(len(chunks)):
-            chunk = chunks[number]
-            first, start = (0, np.zeros((len(chunk), len(METRICS)))) if store is None else store.get(number, len(chunk))
-            if first < count:
-                start = start + scorer.chunk(chunk, first, bar, done)
-                if store is not None:
-                    store.put(number, start)
-            sums[positions[number]] = start
-            done += work[number]
-            bar.skip_to(done)  # what another process has stored counts too
+    own, others = _my_order(len(chunks))
+    for job, numbers in (("scoring", own), ("scoring what other processes left", others)):
+        done = 0
+        with Progress(sum(work[number] for number in numbers), job, "MACs") as bar:
+            for number in numbers:
+                chunk = chunks[number]
+                first, start = (0, np.zeros((len(chunk), len(METRICS)))) if store is None else store.get(number, len(chunk))
+                if first < count:
+                    start = start + scorer.chunk(chunk, first, bar, done)
+                    if store is not None:
+                        store.put(number, start)
+                sums[positions[number]] = start
+                done += work[number]
+                bar.skip_to(done)  # what another process has stored counts too
     return sums / count
 
 
@@ -95,12 +97,12 @@ def chunked(order: Sequence[T]) -> list[Sequence[T]]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def _my_order(chunks: int) -> list[int]:
-    """The chunks in this process's order: its own share, then those of the others from their ends, if still missing."""
+def _my_order(chunks: int) -> tuple[list[int], list[int]]:
+    """This process's share of the chunks, then those of the others from their ends, to be scored if still missing."""
     rank, world = processes.rank(), processes.world()
     shares = [range(chunks * r // world, chunks * (r + 1) // world) for r in range(world)]
     others = shares[rank + 1 :] + shares[:rank]
-    return [*shares[rank], *chain.from_iterable(map(reversed, others))]
+    return list(shares[rank]), list(chain.from_iterable(map(reversed, others)))
 
 
 def identity(net: Supernet, images: DecodedImages, data: Data, settings: Score) -> dict[str, object]:

@@ -139,7 +139,7 @@ def test_fewer_seeds_give_the_same_trainings(script: Script, tmp_path: Path) -> 
         assert result["loss"] == everything[name]["loss"][:4]
         assert len(set(result["loss"])) == 4
     for refused, words in (
-        (script("train_truth.py", *options, "--results", tmp_path / "no", "-o", "train.batch_size=4"), "must be a multiple of 16"),
+        (script("train_truth.py", *options, "--results", tmp_path / "no", "-o", "train.batch_size=4"), "a multiple of 16"),
         (script("train_truth.py", *options, "--results", tmp_path / "no", "--seeds", "1"), "a number from 2 on"),
         (script("train_truth.py", *shared, "--seeds", "4", "--gpu-job", tmp_path / "job.npz"), "a GPU trains 16"),
         (script("train_truth.py", *shared, "--without", tmp_path / "candidates.json"), "is no accuracies.json"),
