@@ -15,10 +15,8 @@ import numpy as np
 import paddle
 
 from paddle_pgonas.config.loading import Config, load_config
-from paddle_pgonas.data.images import open_images
 from paddle_pgonas.io import records
 from paddle_pgonas.io.files import read_json, write_json
-from paddle_pgonas.nn.supernet import Supernet
 from paddle_pgonas.progress import progress
 from paddle_pgonas.scores.correlation import kendall
 from paddle_pgonas.scoring.scorer import calibration_batches, to_network
@@ -55,11 +53,11 @@ def supernets(study: Study, runs: Path | None) -> dict[str, tuple[str, Path, boo
     return found
 
 
-def measure_images(config: Config, net: Supernet, archs: list[Arch]) -> np.ndarray:
+def measure_images(config: Config, session: Session, archs: list[Arch]) -> np.ndarray:
     """Hit, probability of the true class and loss of every image: float32 [archs, images, 3], with calibrated statistics."""
-    images, settings = open_images(config).for_scoring(config.score), config.score
-    net.eval()
-    walker, root = Walker(net, "calibrated"), build_tree(archs)
+    images, settings = session.images, config.score
+    session.net.eval()
+    walker, root = Walker(session.net, "calibrated"), build_tree(archs)
     assert images.calibration is not None
     batches = calibration_batches(images.calibration, config.data, settings.calibration_batch, settings.batch_size)
     walker.calibrate(root, batches)
@@ -88,8 +86,7 @@ def measured(study: Study, name: str, root: str, work: Path, archs: list[Arch], 
     config = load_config(
         study.path(study.methods[method].config or ("no_training.yaml" if untrained else f"{method}.yaml")), options
     )
-    net = Session(config, None if untrained else weights, open_images(config).for_scoring(config.score)).net
-    values = measure_images(config, net, archs)
+    values = measure_images(config, Session(config, None if untrained else weights), archs)
     records.write(kept, {"supernet": name}, {"values": values})
     return values
 

@@ -49,7 +49,7 @@ DATA_KEYS = ("source", "image_size", "resize", "augment", "mean", "std", "train_
 class Trainer:
     """Trains one subnet after the other, each with all seeds; the images are decoded once, by the project.
 
-    ``smoothing`` and ``closed`` are no part of any truth's recipe: see :meth:`LaneNet.step` and :meth:`LaneNet.close_branches`.
+    ``smoothing`` of labels and ``closed`` branches: see :meth:`LaneNet.step` and :meth:`LaneNet.close_branches`.
     """
 
     def __init__(self, config: Config, seeds: list[int], smoothing: float = 0.0, closed: bool = False) -> None:
@@ -196,13 +196,14 @@ def main() -> None:
         "--part", type=_part, default="0/1", metavar="I/N", help="of N processes this is the one of number I (from 0)"
     )
     parser.add_argument("--seeds", type=_count, default=LANES, metavar="N", help="trainings per subnet (default: %(default)s)")
+    parser.add_argument("--closed", action="store_true", help="the last BatchNorm scale of each block begins at 0")
     parser.add_argument("--without", type=Path, metavar="FILE", help="an accuracies.json whose subnets are left out")
     gpu = parser.add_mutually_exclusive_group()
     gpu.add_argument("--gpu-job", type=Path, metavar="FILE", help="write a job for gpu.py (FILE.npz) instead of training")
     gpu.add_argument("--gpu-results", type=Path, metavar="FILE", help="add the results of such a job instead of training")
     arguments = parser.parse_args()
-    if arguments.seeds != LANES and (arguments.gpu_job or arguments.gpu_results):
-        parser.error(f"--seeds: a GPU trains {LANES}")
+    if (arguments.seeds != LANES or arguments.closed) and (arguments.gpu_job or arguments.gpu_results):
+        parser.error(f"--seeds, --closed: a GPU trains {LANES} networks that begin open")
     config = load_config(arguments.config, arguments.override)
     candidates = read_candidates(arguments.candidates, find_space(config.space))
     left_out = read_json(arguments.without, "results").get("results") if arguments.without else {}
@@ -212,7 +213,11 @@ def main() -> None:
     random.Random(ORDER_SEED).shuffle(order)  # so that an unfinished truth is a fair sample
     number, count = arguments.part
     by = {"trainer": "truth_trainer", **versions()}
-    about = {"recipe": recipe(config), "versions": by, "seeds": list(range(arguments.seeds))}
+    about = {
+        "recipe": recipe(config) | ({"closed": True} if arguments.closed else {}),
+        "versions": by,
+        "seeds": list(range(arguments.seeds)),
+    }
     arguments.results.mkdir(parents=True, exist_ok=True)
     path = arguments.results / "accuracies.json"
     if arguments.gpu_results:
@@ -222,7 +227,7 @@ def main() -> None:
     missing = [entry for entry in order[number::count] if entry.name not in known]
     if not missing and not arguments.gpu_job:
         return  # no image is read for nothing
-    trainer = Trainer(config, about["seeds"])
+    trainer = Trainer(config, about["seeds"], closed=arguments.closed)
     if arguments.gpu_job:
         trainer.write_job(arguments.gpu_job, missing)
         return

@@ -119,7 +119,7 @@ def test_a_truth_grows_and_other_recipes_are_refused(script: Script, tmp_path: P
 
     again = script("train_truth.py", *shared)
     assert (again.returncode, again.stdout) == (0, "")
-    for changed in (["-o", "train.epochs=2"], ["--seeds", "4"]):
+    for changed in (["-o", "train.epochs=2"], ["--seeds", "4"], ["--closed"]):
         other = script("train_truth.py", *shared, *changed)
         assert other.returncode == 1
         assert other.stderr.startswith("train_truth: ") and "another recipe" in other.stderr
@@ -142,6 +142,10 @@ def test_fewer_seeds_give_the_same_trainings(script: Script, tmp_path: Path) -> 
         (script("train_truth.py", *options, "--results", tmp_path / "no", "-o", "train.batch_size=4"), "a multiple of 16"),
         (script("train_truth.py", *options, "--results", tmp_path / "no", "--seeds", "1"), "a number from 2 on"),
         (script("train_truth.py", *shared, "--seeds", "4", "--gpu-job", tmp_path / "job.npz"), "a GPU trains 16"),
+        (
+            script("train_truth.py", *options, "--results", tmp_path / "no", "--closed", "--gpu-job", tmp_path / "job.npz"),
+            "begin open",
+        ),
         (script("train_truth.py", *shared, "--without", tmp_path / "candidates.json"), "is no accuracies.json"),
     ):
         assert refused.returncode and words in refused.stderr.splitlines()[-1]
