@@ -63,18 +63,22 @@ def score(
     left = np.full(len(chunks), count) if store is None else count - store.images(len(chunks))
     calibrating = 0 if scorer.calibration is None else len(scorer.calibration)
     work = _macs_of(chunks, left, calibrating, net, images.images.shape[1])
+
+    def sums_of(number: int, bar: Progress, done: int) -> np.ndarray:
+        chunk = chunks[number]
+        first, start = (0, np.zeros((len(chunk), len(METRICS)))) if store is None else store.get(number, len(chunk))
+        if first < count:
+            start = start + scorer.chunk(chunk, first, bar, done)
+            if store is not None:
+                store.put(number, start)
+        return start
+
     own, others = _my_order(len(chunks))
     for job, numbers in (("scoring", own), ("scoring what other processes left", others)):
         done = 0
         with Progress(sum(work[number] for number in numbers), job, "MACs") as bar:
             for number in numbers:
-                chunk = chunks[number]
-                first, start = (0, np.zeros((len(chunk), len(METRICS)))) if store is None else store.get(number, len(chunk))
-                if first < count:
-                    start = start + scorer.chunk(chunk, first, bar, done)
-                    if store is not None:
-                        store.put(number, start)
-                sums[positions[number]] = start
+                sums[positions[number]] = sums_of(number, bar, done)
                 done += work[number]
                 bar.skip_to(done)  # what another process has stored counts too
     return sums / count

@@ -26,8 +26,8 @@ CLASSES, IMAGES, BATCH, SIDE, RATE, MOMENTUM, DECAY = 100, 93, 32, 8, 0.05, 0.9,
 SMOOTHING = 0.1
 TOLERANCE = 1e-4
 """Largest deviation relative to a tensor's largest value. Both sides compute in float32."""
-DRAWS, AGREEING = 3, 2
-"""So many draws of weights and images must agree. In the others a ReLU's input may be so close to 0 that rounding decides."""
+DRAWS = 3
+"""Of weights and images. Few and small ones, because rounding decides about a ReLU whose input is close enough to 0."""
 
 
 def subnets() -> list[Arch]:
@@ -111,7 +111,7 @@ def main() -> None:
     """Compare, and stop with an error beyond the tolerance."""
     paddle.set_device("cpu")
     for arch in subnets():
-        found = sorted((compare(arch, seed) for seed in range(DRAWS)), key=lambda one: max(one.values()))[AGREEING - 1]
+        found = max((compare(arch, seed) for seed in range(DRAWS)), key=lambda one: max(one.values()))
         print(arch.space.name, arch, ", ".join(f"{name} {value:.1e}" for name, value in found.items()))
         if max(found.values()) > TOLERANCE:
             raise SystemExit(f"{arch}: a deviation is larger than {TOLERANCE}")

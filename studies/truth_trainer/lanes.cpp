@@ -44,21 +44,18 @@ float over_lanes(const Lanes& x) {
 
 struct Buffer {  // zeroed, aligned for whole-register access
     Lanes* data = nullptr;
-    long size = 0;
     void resize(long count) {
         free(data);
-        size = count;
         const long page = 1 << 21, bytes = (sizeof(Lanes) * count + page - 1) / page * page;
         data = static_cast<Lanes*>(aligned_alloc(page, bytes));
         madvise(data, bytes, MADV_HUGEPAGE);  // fewer misses of the address cache
-        clear();
+        memset(static_cast<void*>(data), 0, sizeof(Lanes) * count);
     }
-    void clear() { memset(static_cast<void*>(data), 0, sizeof(Lanes) * size); }
     ~Buffer() { free(data); }
     Buffer() = default;
     Buffer(Buffer&& other) noexcept { *this = std::move(other); }
     Buffer& operator=(Buffer&& other) noexcept {
-        std::swap(data, other.data), std::swap(size, other.size);
+        std::swap(data, other.data);
         return *this;
     }
 };

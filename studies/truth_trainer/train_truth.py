@@ -76,13 +76,13 @@ class Trainer:
     def train(self, arch: Arch) -> dict[str, Any]:
         """Train a subnet from random weights: top-1 and loss on the validation images by seed, and the seconds for all."""
         started = time.time()
-        acc, loss = zip(*(self._train(arch, number) for number in range(len(self.seeds))), strict=True)
+        acc, loss = zip(*(self._train(arch, seed) for seed in self.seeds), strict=True)
         seconds = round(time.time() - started, 1)
         return {"acc": [round(one, 6) for one in acc], "loss": [round(one, 5) for one in loss], "seconds": seconds}
 
-    def _train(self, arch: Arch, number: int) -> tuple[float, float]:
-        """Top-1 and loss with the seed of this number."""
-        train, data, seed = self.config.train, self.config.data, self.seeds[number]
+    def _train(self, arch: Arch, seed: int) -> tuple[float, float]:
+        """Top-1 and loss with this seed."""
+        train, data = self.config.train, self.config.data
         net = LaneNet(arch, data.image_size, self.config.model.num_classes, train.batch_size)
         net.draw(np.random.default_rng(seed))
         if self.closed:
