@@ -1,4 +1,4 @@
-"""A study's document: its tables and pictures, and the table of the truth, rebuilt from its results."""
+"""A study's documents: their tables and pictures, and the table of the truth, rebuilt from its results."""
 
 from __future__ import annotations
 
@@ -17,21 +17,36 @@ from studies.study import HALVES, Study
 from studies.tables import TABLES
 
 
-def write_report(study: Study) -> Path:
-    """Rebuild the tables in the study's document, its pictures and the truth's table from the result files.
+def write_report(study: Study) -> list[Path]:
+    """Rebuild the tables in the study's documents, its pictures and the truth's table from the result files.
 
-    Returns the document's path.
+    Returns the documents' paths.
+
+    Raises:
+        UserError: a table has no place in the documents, or two.
     """
-    results, document = read_results(study), study.document
+    results = read_results(study)
     if study.truth is not None:
         write_truth(results)
-    text = document.read_text(encoding="utf-8")
+    texts = {path: path.read_text(encoding="utf-8") for path in study.documents}
     for name, table in tables(results).items():
-        text = fill(document, text, name, table)
-    write_text(document, text)
+        path = _place(study, texts, name)
+        texts[path] = fill(path, texts[path], name, table)
+    written = [path for path in study.documents if "<!-- begin " in texts[path]]
+    for path in written:
+        write_text(path, texts[path])
     for picture in study.pictures:
         write_picture(*_shown(results, picture, FIGURES), study.path("pictures") / f"{picture.replace(' ', '-')}.svg")
-    return document
+    return written
+
+
+def _place(study: Study, texts: dict[Path, str], name: str) -> Path:
+    """The one of a study's documents that has a place for this table."""
+    places = [path for path, text in texts.items() if _begin(name) in text]
+    if len(places) != 1:
+        found = f"has {len(places)}, in {', '.join(path.name for path in places)}" if places else "has none"
+        raise UserError(f"{study.path('README.md')}: the table {name} needs one place in this folder's documents, and {found}")
+    return places[0]
 
 
 def write_truth(results: Results) -> None:
@@ -58,14 +73,18 @@ def truth_csv(results: Results) -> str:
 
 def fill(document: Path, text: str, name: str, table: str) -> str:
     """The ``text`` of a document with the table of this name replaced. Raises UserError if it has no place, or two."""
-    begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
+    begin, end = _begin(name), f"<!-- end {name} -->"
     if text.count(begin) != 1 or text.count(end) != 1:
         raise UserError(f"{document}: needs the lines '{begin.strip()}' and '{end}' once each, around the table {name}")
     return text[: text.index(begin) + len(begin)] + table + "\n" + text[text.index(end) :]
 
 
+def _begin(name: str) -> str:
+    return f"<!-- begin {name} -->\n"
+
+
 def tables(results: Results) -> dict[str, str]:
-    """The document's tables as Markdown, by name."""
+    """The documents' tables as Markdown, by name."""
     made = {}
     for listed in results.study.tables:
         part, name = _shown(results, listed, TABLES)

@@ -2,7 +2,7 @@
 
 run     trains the largest network and every method's supernets (and the truth, where the study says how), scores the candidates
         and stores the results in the study's folder. Existing results are kept; an interrupted run continues.
-report  rebuilds the tables and pictures of the study's README.md from the committed results, in seconds.
+report  rebuilds the tables and pictures of the study's documents from the committed results, in seconds.
 """
 
 import argparse
@@ -27,7 +27,8 @@ def main() -> None:
     if arguments.command == "report":
         from studies.document import write_report
 
-        print(f"written: {write_report(study)}")
+        for path in write_report(study):
+            print(f"written: {path}")
         return
 
     from studies.runner import Runner

@@ -169,9 +169,9 @@ class Study(Section):
         return self.path("results")
 
     @property
-    def document(self) -> Path:
-        """The Markdown file with the tables; the pictures are beside it, in the folder ``pictures``."""
-        return self.path("README.md")
+    def documents(self) -> list[Path]:
+        """The Markdown files that share the tables; the pictures are beside them, in the folder ``pictures``."""
+        return sorted(self._folder.glob("*.md"))
 
     def read_candidates(self) -> list[Candidate]:
         """The subnets that are ranked."""

@@ -156,15 +156,26 @@ def test_the_noise_of_a_truth_bounds_the_attainable_tau() -> None:
 
 
 def test_the_report_fills_tables_and_draws_pictures_and_nothing_else_changes(study: Study, home: Path) -> None:
-    (home / "README.md").write_text(DOCUMENT)
+    first, *others = DOCUMENT.split("# ")[1:]
+    (home / "README.md").write_text(f"# {first}")
+    (home / "more.md").write_text("# " + "# ".join(others))
+    (home / "plan.md").write_text("old\n")
+    assert document.write_report(study) == [home / "README.md", home / "more.md"]
+    texts = [path.read_text() for path in (home / "README.md", home / "more.md")]
+    assert not any("old" in text for text in texts) and texts[0].startswith("# truth\n<!-- begin truth -->\n|")
     document.write_report(study)
-    text = (home / "README.md").read_text()
-    assert "old" not in text and text.startswith("# truth\n<!-- begin truth -->\n|")
-    document.write_report(study)
-    assert (home / "README.md").read_text() == text
+    assert [path.read_text() for path in (home / "README.md", home / "more.md", home / "plan.md")] == [*texts, "old\n"]
     assert sorted(path.name for path in (home / "pictures").iterdir()) == ["curves.svg", "ranks.svg", "tau.svg"]
-    (home / "README.md").write_text("no places")
-    with pytest.raises(UserError, match="begin truth"):
+
+
+@pytest.mark.parametrize(("text", "problem"), [("no places", "none"), (f"# truth\n{2 * '<!-- begin truth -->'}\n", "once each")])
+def test_a_table_needs_one_place(study: Study, home: Path, text: str, problem: str) -> None:
+    (home / "README.md").write_text(text)
+    with pytest.raises(UserError, match=f"README.md: .*truth.*{problem}"):
+        document.write_report(study)
+    (home / "README.md").write_text(DOCUMENT)
+    (home / "more.md").write_text(DOCUMENT)
+    with pytest.raises(UserError, match="truth needs one place.*2, in README.md, more.md"):
         document.write_report(study)
 
 
