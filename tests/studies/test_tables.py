@@ -171,11 +171,11 @@ def test_the_report_fills_tables_and_draws_pictures_and_nothing_else_changes(stu
 @pytest.mark.parametrize(("text", "problem"), [("no places", "none"), (f"# truth\n{2 * '<!-- begin truth -->'}\n", "once each")])
 def test_a_table_needs_one_place(study: Study, home: Path, text: str, problem: str) -> None:
     (home / "README.md").write_text(text)
-    with pytest.raises(UserError, match=f"README.md: .*truth.*{problem}"):
+    with pytest.raises(UserError, match=rf"README\.md: .*truth.*{problem}"):
         document.write_report(study)
     (home / "README.md").write_text(DOCUMENT)
     (home / "more.md").write_text(DOCUMENT)
-    with pytest.raises(UserError, match="truth needs one place.*2, in README.md, more.md"):
+    with pytest.raises(UserError, match=r"truth needs one place.*2, in README\.md, more\.md"):
         document.write_report(study)
 
 
