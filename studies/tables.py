@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,23 +74,37 @@ def _truth_table(results: Results) -> str:
 
 
 def _truths_table(results: Results) -> str:
-    """A column for each truth, and for the published accuracies of Track 1: how exact it is, and the tau of the controls."""
-    columns, rows, real = _truths(results), list[list[str]](), read_json(REAL_TRACK1, "figures")
+    """How exact every truth is, and how far it agrees with the first one."""
+    rows = []
+    for label, part in _truths(results).items():
+        mean, first = part.mean_truth, replace(part, truth_name="").mean_truth
+        seeds, ceiling = f"{100 * seed_deviation(part.truth):.2f}", f"{attainable_tau(part.truth):.3f}"
+        reached = f"{100 * mean.min():.1f} to {100 * mean.max():.1f}"
+        agreement = f"{kendall(first, mean):.3f}"
+        rows.append([label, _subnets_by_seeds(part.truth), reached, f"{100 * mean.std():.2f}", seeds, ceiling, agreement])
+    head = [
+        "truth",
+        "subnets x seeds",
+        "accuracy, %",
+        "deviation between subnets, points",
+        "between seeds of one subnet",
+        "noise ceiling: tau of the exact accuracies (simulated)",
+        "tau with the first truth",
+    ]
+    return markdown(head, rows)
 
-    def add(label: str, value: Callable[[Results], str], published: str = "") -> None:
-        rows.append([label, *map(value, columns.values()), published])
 
-    add("subnets x seeds", lambda part: _subnets_by_seeds(part.truth), f"{real['subnets']} x 1")
-    add("accuracy, %", lambda part: f"{100 * part.mean_truth.min():.1f} to {100 * part.mean_truth.max():.1f}")
-    add("standard deviation of the subnets, points", lambda part: f"{100 * part.mean_truth.std():.2f}")
-    add("standard deviation of one subnet's seeds, points", lambda part: f"{100 * seed_deviation(part.truth):.2f}")
-    add("noise ceiling: tau of the exact accuracies (simulated)", lambda part: f"{attainable_tau(part.truth):.3f}")
-    add("tau with the first truth", lambda part: f"{kendall(replace(part, truth_name='').mean_truth, part.mean_truth):.3f}")
-    for name in results.study.controls:
-        known = real["rankings"].get(prior_label(name))
-        published = _interval(Estimate(*known["kendall"])) if known else ""
-        add(f"tau of {name} [95 %]", lambda part, name=name: _interval(part.tau(name).estimate()), published)
-    return markdown(["", *columns, PUBLISHED], rows)
+def _costs_table(results: Results) -> str:
+    """Tau of the controls with every truth, and with the published accuracies of Track 1."""
+    names, real = results.study.controls, read_json(REAL_TRACK1, "figures")
+    rows = [
+        [label, str(len(part.archs)), *(_interval(part.tau(name).estimate()) for name in names)]
+        for label, part in _truths(results).items()
+    ]
+    known = (real["rankings"].get(prior_label(name)) for name in names)
+    published = (_interval(Estimate(*of["kendall"])) if of else "" for of in known)
+    rows.append([PUBLISHED, str(real["subnets"]), *published])
+    return markdown(["truth", "subnets", *(f"{name} [95 %]" for name in names)], rows)
 
 
 def _depth_table(results: Results) -> str:
@@ -375,6 +389,7 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 TABLES = {
     "truth": _truth_table,
     "truths": _truths_table,
+    "costs": _costs_table,
     "depth": _depth_table,
     "structure": _structure_table,
     "methods": _methods_table,

@@ -25,6 +25,11 @@ from studies.study import read_study
 pytest_plugins = ["small_study"]
 
 
+def cells(table: str) -> list[list[str]]:
+    """The rows of a Markdown table below its head."""
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+
+
 def test_tables_of_a_regime_and_a_half_use_its_statistics_and_its_candidates(file: Path, commands: list[list[str]]) -> None:
     study = read_study(file)
     rng = np.random.default_rng(1)
@@ -69,10 +74,13 @@ def test_tables_of_a_further_truth_show_its_candidates(file: Path, commands: lis
     leaning = spearmanr(long.prior("flops"), long.mean_truth).statistic
     assert f"{leaning:+.2f}" in document.tables(results)["leanings long"].splitlines()[2].split(" | ")[3]
     assert document.tables(results)["leanings long"] == tables.TABLES["leanings"](results.part(None, "", "long"))
-    same = tables.TABLES["truths"](results).splitlines()
-    assert same[0] == "|  | first truth | long truth | first truth of 4 of long | Track 1, published |"
-    apart = f"{kendall(1 - long.mean_truth, long.mean_truth):.3f}"
-    assert next(line for line in same if "tau with the first" in line).split(" | ")[1:] == ["1.000", apart, "1.000", " |"]
+    rows = cells(tables.TABLES["truths"](results))
+    assert [row[0] for row in rows] == ["first truth", "long truth", "first truth of 4 of long"]
+    assert [row[-1] for row in rows] == ["1.000", f"{kendall(1 - long.mean_truth, long.mean_truth):.3f}", "1.000"]
+    assert [row[:2] for row in cells(tables.TABLES["costs"](results))][1::2] == [
+        ["long truth", "4"],
+        ["Track 1, published", "30"],
+    ]
     both = [part.tau("sandwich-calibrated").value for part in (results.part("calibrated", ""), long)]
     assert both == [kendall(range(6), results.mean_truth), kendall(range(4), long.mean_truth)]
 
@@ -85,11 +93,12 @@ def test_truths_of_several_lengths_are_compared_on_their_common_subnets(file: Pa
     study = read_study(written(file.parent, STUDY | {"further_truths": further, "pictures": ["lengths"]}))
     results = read_results(study)
     wanted = ["first", "long", "first truth of 4 of long", "whole", "first truth of 4 of whole", "long truth of 3 of whole"]
-    head, subnets = (line.split(" | ") for line in tables.TABLES["truths"](results).splitlines()[0:3:2])
-    assert head[1:-1] == [name if " " in name else f"{name} truth" for name in wanted]
-    assert subnets[1:-1] == ["6 x 2", "4 x 2", "4 x 2", "4 x 2", "4 x 2", "3 x 2"]
-    rows = [line.split(" | ") for line in tables.TABLES["structure"](results).splitlines()[2:]]
-    assert [row[0][2:] for row in rows[:-1]] == head[1:-1] and [row[1] for row in rows] == ["6", "4", "4", "4", "4", "3", "30"]
+    labels, subnets = zip(*(row[:2] for row in cells(tables.TABLES["truths"](results))), strict=True)
+    assert list(labels) == [name if " " in name else f"{name} truth" for name in wanted]
+    assert subnets == ("6 x 2", "4 x 2", "4 x 2", "4 x 2", "4 x 2", "3 x 2")
+    for name in ("costs", "structure"):
+        rows = cells(tables.TABLES[name](results))
+        assert tuple(row[0] for row in rows[:-1]) == labels and [row[1] for row in rows] == ["6", "4", "4", "4", "4", "3", "30"]
     [axes, _] = FIGURES["lengths"](results).axes
     assert [line.get_xdata().tolist() for line in axes.lines] == [[2, 4, 8]] * 3
     assert axes.lines[0].get_ydata().tolist() == [100 * (1 / 8 + (1 + epochs) / 16) / 2 for epochs in (2, 4, 8)]
@@ -111,8 +120,8 @@ def test_a_further_truth_joins_files_with_different_numbers_of_seeds(file: Path)
     assert everything.mean_truth.tolist() == list(exact.values())
     assert [entry.name for entry in unseen.candidates] == list(exact)[3:]
     assert unseen.truth.tolist() == [[4 / 8, 5 / 8], [4 / 8 + 1 / 64, 5 / 8 + 1 / 64]]
-    row = next(line for line in tables.TABLES["truths"](results).splitlines() if "subnets x seeds" in line)
-    assert row == "| subnets x seeds | 6 x 2 | 3 x 4, 2 x 2 | 5 x 2 | 30 x 1 |", "a part of another truth has no column"
+    seeds = [row[1] for row in cells(tables.TABLES["truths"](results))]
+    assert seeds == ["6 x 2", "3 x 4, 2 x 2", "5 x 2"], "a part of another truth has no row"
     deviations = [float(np.std([s / 64 for s in range(seeds)], ddof=1)) for seeds in (4, 2)]
     pooled = ((deviations[0] ** 2 * 9 + deviations[1] ** 2 * 2) / 11) ** 0.5
     assert intervals.seed_deviation(everything.truth) == pytest.approx(pooled)
