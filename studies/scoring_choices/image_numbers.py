@@ -8,8 +8,11 @@ commands. What was measured is kept in the folder of --work; another call adds t
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 import paddle

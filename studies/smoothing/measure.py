@@ -7,9 +7,12 @@ were all scored by one supernet, and ranked by a sample of 500. README.md beside
 from __future__ import annotations
 
 import argparse
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
