@@ -90,10 +90,13 @@ class Taus:
         """The mean over the runs and its interval."""
         return Estimate(*_estimate(self.values.mean(0), [self.values[:, 0]], bound=1)[:3])
 
-    def common(self, other: Taus) -> list[int]:
-        """Seeds of both whose runs are compared with each other; none if they are too few."""
-        seeds = sorted(set(self.seeds) & set(other.seeds))
-        return seeds if len(seeds) >= PAIRS else []
+    def paired(self, other: Taus) -> tuple[Taus, Taus] | None:
+        """Both, of the seeds that they have in common, in the same order; None if these are too few."""
+        seeds = tuple(sorted(set(self.seeds) & set(other.seeds)))
+        if len(seeds) < PAIRS:
+            return None
+        one, two = (Taus(taus.values[[taus.seeds.index(seed) for seed in seeds]], seeds) for taus in (self, other))
+        return one, two
 
     def minus(self, other: Taus) -> Difference:
         """How far the mean lies above another one.
@@ -101,11 +104,10 @@ class Taus:
         Runs of the same seed are compared with each other, and others left out. With fewer than three such pairs, which tell
         little about how much seeds differ, all runs count as independent.
         """
-        common = self.common(other)
-        if not common:
-            return _estimate(self.values.mean(0) - other.values.mean(0), [self.values[:, 0], other.values[:, 0]], bound=2)
-        mine, theirs = (taus.values[[taus.seeds.index(seed) for seed in common]] for taus in (self, other))
-        return _estimate((mine - theirs).mean(0), [(mine - theirs)[:, 0]], bound=2)
+        if pair := self.paired(other):
+            apart = pair[0].values - pair[1].values
+            return _estimate(apart.mean(0), [apart[:, 0]], bound=2)
+        return _estimate(self.values.mean(0) - other.values.mean(0), [self.values[:, 0], other.values[:, 0]], bound=2)
 
 
 def _estimate(resampled: np.ndarray, runs: Sequence[np.ndarray], bound: float) -> Difference:

@@ -89,20 +89,26 @@ def _truths_figure(results: Results) -> Figure:
 
 
 def _lengths_figure(results: Results) -> Figure:
-    """Accuracy against the epochs of the truths, a line for each subnet that has all, coloured by its number of blocks."""
-    study, part = results.study, results
-    files = {"": "accuracies.json", **{name: study.further_truths[name][0] for name in study.whole_truths}}
-    for name in files:
-        part = part.part(None, "", name)
-    epochs = [read_json(study.path(file), "accuracies")["recipe"]["train"]["epochs"] for file in files.values()]
-    accs = 100 * np.array([replace(part, truth_name=name).mean_truth for name in files])
+    """Accuracy against the epochs of the truths, a line for each subnet that has all, coloured by its number of blocks.
+
+    Truths whose branches begin closed are of another kind and left out.
+    """
+    study, part, epochs = results.study, results, dict[str, int]()
+    for name in ("", *study.whole_truths):
+        file = study.path(study.further_truths[name][0] if name else "accuracies.json")
+        recipe = read_json(file, "accuracies")["recipe"]
+        if not recipe.get("closed"):
+            epochs[name], part = recipe["train"]["epochs"], part.part(None, "", name)
+    names = sorted(epochs, key=lambda name: epochs[name])
+    accs = 100 * np.array([replace(part, truth_name=name).mean_truth for name in names])
     blocks = part.prior("blocks")
     figure = Figure(figsize=(6, 4.2), layout="constrained")
     axes, colours = figure.subplots(), ScalarMappable(Normalize(blocks.min(), blocks.max()), "viridis")
+    lengths = [epochs[name] for name in names]
     for line, depth in zip(accs.T, blocks, strict=True):
-        axes.plot(epochs, line, color=colours.to_rgba(depth), linewidth=1, marker="o", markersize=3)
+        axes.plot(lengths, line, color=colours.to_rgba(depth), linewidth=1, marker="o", markersize=3)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(epochs, [str(number) for number in epochs])
+    axes.set_xticks(lengths, [str(number) for number in lengths])
     axes.set(xlabel="epochs of the training", ylabel="stand-alone accuracy, %", title=f"{len(blocks)} subnets")
     figure.colorbar(colours, ax=axes, label="blocks")
     return figure

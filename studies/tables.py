@@ -284,28 +284,31 @@ def _differences_table(results: Results) -> str:
 
 
 def _hypotheses_table(results: Results) -> str:
-    """The tests that were fixed in advance, as far as their runs are there, with p-values corrected by Holm over all of them."""
+    """The tests that were fixed in advance, with p-values corrected by Holm over all of them, also those without runs."""
 
     def taus(ranking: str) -> Taus:
         name, prior = results.study.split(ranking)
         return results.tau(name, metric=results.study.hypotheses_by, prior=prior)
 
     there = {*results.runs, *results.study.controls}
-    pairs = [pair for pair in results.study.hypotheses if all(results.study.split(name)[0] in there for name in pair)]
-    tests = [(one, two, taus(one), taus(two)) for one, two in pairs]
-    found = [mine.minus(other) for _, _, mine, other in tests]
-    missing = [1.0] * (len(results.study.hypotheses) - len(found))
+    tests = {
+        (one, two): (taus(one), taus(two))
+        for one, two in results.study.hypotheses
+        if there.issuperset(results.study.split(name)[0] for name in (one, two))
+    }
+    differences = {pair: mine.minus(other) for pair, (mine, other) in tests.items()}
+    p_values = [differences[pair].p_value if pair in tests else 1.0 for pair in results.study.hypotheses]
     rows = []
-    for (one, two, mine, other), difference, corrected in zip(
-        tests, found, holm([of.p_value for of in found] + missing)[: len(found)], strict=True
-    ):
-        runs = _runs(results, {one: mine, two: other})
-        tau = (f"{of.value:.3f}" for of in (mine, other))
-        verdict = "shown" if corrected < LEVEL else "not shown"
-        names = (_ranking(results, name) for name in (one, two))
-        rows.append(
-            [*names, runs, *tau, _interval(difference, signed=True), f"{difference.p_value:.3f}", f"{corrected:.3f}", verdict]
-        )
+    for pair, corrected in zip(results.study.hypotheses, holm(p_values), strict=True):
+        names = [_ranking(results, name) for name in pair]
+        if pair not in tests:
+            rows.append([*names, "none", "", "", "", "", "", "not tested"])
+            continue
+        compared, difference = tests[pair], differences[pair]
+        tau = (f"{of.value:.3f}" for of in compared[0].paired(compared[1]) or compared)
+        p_value = (f"{of:.3f}" for of in (difference.p_value, corrected))
+        runs = _runs(results, dict(zip(pair, compared, strict=True)))
+        rows.append([*names, runs, *tau, _interval(difference, signed=True), *p_value, _verdict(difference, corrected)])
     head = [
         "test: ranking by",
         "better than",
@@ -320,11 +323,18 @@ def _hypotheses_table(results: Results) -> str:
     return markdown(head, rows)
 
 
+def _verdict(difference: Difference, corrected: float) -> str:
+    """What a test with this corrected p-value shows."""
+    if corrected >= LEVEL:
+        return "not shown"
+    return "shown" if difference.value > 0 else "shown to be worse"
+
+
 def _runs(results: Results, compared: dict[str, Taus]) -> str:
     """From how many runs a difference of two rankings is known: pairs of the same seed, or each one's; a control has none."""
     one, two = compared.values()
-    if common := one.common(two):
-        return f"{len(common)} pairs"
+    if pair := one.paired(two):
+        return f"{len(pair[0].seeds)} pairs"
     return ", ".join(str(len(taus.values)) for name, taus in compared.items() if name not in results.study.controls)
 
 
@@ -345,7 +355,7 @@ def _pairs_table(results: Results) -> str:
     for low, high in zip(BANDS, (*BANDS[1:], math.inf), strict=True):
         inside = (low <= ratios) & (ratios < high) & ~np.eye(len(ratios), dtype=bool)
         shares.append(((low <= drawn_ratios) & (drawn_ratios < high)).mean())
-        seeds = share_ordered_alike(results.truth[0], results.truth[-1], inside)
+        seeds = share_ordered_alike(results.truth[0], results.truth[1], inside)
         right.append([*(share_ordered_alike(values, results.mean_truth, inside) for values in (results.macs, zen)), seeds])
         name = f"{low} to {high} times" if math.isfinite(high) else f"{low} times and more"
         rows.append([name, f"{100 * shares[-1]:.0f} %", str(inside.sum() // 2), *(f"{100 * x:.0f} %" for x in right[-1])])

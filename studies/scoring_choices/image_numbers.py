@@ -194,7 +194,11 @@ def main() -> None:
         write_json(path, report | {"supernets": found})  # after each, as one takes minutes
         print(summary(found))
     if not arguments.root:
-        write_json(path, report | {"supernets": read_json(path, "results")["supernets"] if path.exists() else {}})
+        kept = read_json(path, "results") if path.exists() else report | {"supernets": {}}
+        if any(kept[key] != report[key] for key in ("truth", "subnets")):
+            of = f"{kept['subnets']} subnets of the {kept['truth']} truth, not of {subnets} of {arguments.truth}"
+            parser.error(f"{path} is of {of}; give --root")
+        write_json(path, report | {"supernets": kept["supernets"]})
     print_results(report["results"])
 
 

@@ -38,3 +38,10 @@ def test_a_supernet_is_measured_image_by_image_once(
     monkeypatch.setattr(image_numbers, "measure_images", None)  # what was measured is kept
     image_numbers.main()
     assert "1 supernets" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["image_numbers.py"])
+    image_numbers.main()
+    assert read_json(tmp_path / "images.json", "results")["supernets"]["no_training-seed3"] == row
+    monkeypatch.setattr(sys, "argv", ["image_numbers.py", "--truth", "unseen"])
+    with pytest.raises(SystemExit):
+        image_numbers.main()
+    assert "of the long truth, not of" in capsys.readouterr().err

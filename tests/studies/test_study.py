@@ -86,12 +86,12 @@ def test_tables_of_a_further_truth_show_its_candidates(file: Path, commands: lis
 
 
 def test_truths_of_several_lengths_are_compared_on_their_common_subnets(file: Path, commands: list[list[str]]) -> None:
-    for name, numbers, epochs in (("", range(6), 2), ("long", (0, 1, 2, 3), 4), ("whole", (1, 2, 3, 5), 8)):
+    for name, numbers, epochs in (("", range(6), 2), ("long", (0, 1, 2, 3), 4), ("whole", (1, 2, 3, 5), 8), ("closed", (0,), 4)):
         accs = {CANDIDATES[n].name: {"arch": CANDIDATES[n].arch.code, "acc": [n / 8, (n + epochs) / 16]} for n in numbers}
-        write_json(file.parent / name / "accuracies.json", {"recipe": {"train": {"epochs": epochs}}, "results": accs})
+        recipe = {"train": {"epochs": epochs}} | ({"closed": True} if name == "closed" else {})
+        write_json(file.parent / name / "accuracies.json", {"recipe": recipe, "results": accs})
     further = {name: [f"{name}/accuracies.json"] for name in ("long", "whole")}
-    study = read_study(written(file.parent, STUDY | {"further_truths": further, "pictures": ["lengths"]}))
-    results = read_results(study)
+    results = read_results(read_study(written(file.parent, STUDY | {"further_truths": further})))
     wanted = ["first", "long", "first truth of 4 of long", "whole", "first truth of 4 of whole", "long truth of 3 of whole"]
     labels, subnets = zip(*(row[:2] for row in cells(tables.TABLES["truths"](results))), strict=True)
     assert list(labels) == [name if " " in name else f"{name} truth" for name in wanted]
@@ -99,7 +99,9 @@ def test_truths_of_several_lengths_are_compared_on_their_common_subnets(file: Pa
     for name in ("costs", "structure"):
         rows = cells(tables.TABLES[name](results))
         assert tuple(row[0] for row in rows[:-1]) == labels and [row[1] for row in rows] == ["6", "4", "4", "4", "4", "3", "30"]
-    [axes, _] = FIGURES["lengths"](results).axes
+    names = ("closed", "whole", "long")  # in any order; closed branches are of another kind
+    study = read_study(written(file.parent, STUDY | {"further_truths": {name: [f"{name}/accuracies.json"] for name in names}}))
+    [axes, _] = FIGURES["lengths"](read_results(study)).axes
     assert [line.get_xdata().tolist() for line in axes.lines] == [[2, 4, 8]] * 3
     assert axes.lines[0].get_ydata().tolist() == [100 * (1 / 8 + (1 + epochs) / 16) / 2 for epochs in (2, 4, 8)]
 

@@ -122,9 +122,11 @@ def test_p_values_agree_with_the_intervals_and_are_corrected_by_holm() -> None:
 def test_tests_fixed_in_advance_count_also_where_their_runs_are_missing(study: Study, home: Path) -> None:
     pairs = (("sandwich_relu", "baseline"), ("sandwich_relu+params", "flops"), ("sandwich_mish", "baseline"))
     results = read_results(study.model_copy(update={"hypotheses": pairs}))
-    [shown, _] = TABLES["hypotheses"](results).splitlines()[2:]
-    cells = [cell.strip() for cell in shown.split("|")[1:-1]]
-    assert cells[-1] == "shown" and float(cells[-2]) == pytest.approx(3 * float(cells[-3]), abs=2e-3)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in TABLES["hypotheses"](results).splitlines()[2:]]
+    assert [row[-1] for row in rows] == ["shown", "not shown", "not tested"] and rows[2][2] == "none"
+    assert float(rows[0][-2]) == pytest.approx(3 * float(rows[0][-3]), abs=2e-3)
+    reversed_pair = study.model_copy(update={"hypotheses": (pairs[0][::-1],)})
+    assert TABLES["hypotheses"](read_results(reversed_pair)).endswith("| shown to be worse |")
     unknown = study.model_copy(update={"hypotheses": (("sandwich_relu+blocks", "nothing"),)})
     assert len(list(unknown.unknown_names())) == 2
 
