@@ -19,6 +19,7 @@ import json
 import random
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,12 +74,17 @@ class Trainer:
         sets = (self.plain_images, self.labels), (self.validation.images, self.validation.labels)
         write_job(path, self.config, digest(self.config), entries, self.batches, *sets)
 
-    def train(self, arch: Arch) -> dict[str, Any]:
-        """Train a subnet from random weights: top-1 and loss on the validation images by seed, and the seconds for all."""
-        started = time.time()
-        acc, loss = zip(*(self._train(arch, seed) for seed in self.seeds), strict=True)
-        seconds = round(time.time() - started, 1)
-        return {"acc": [round(one, 6) for one in acc], "loss": [round(one, 5) for one in loss], "seconds": seconds}
+    def train(self, arch: Arch, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Train a subnet from random weights: top-1 and loss on the validation images by seed, and the seconds for all.
+
+        Args:
+            known: the same of its first seeds, which are not trained again.
+        """
+        known, started = known or {"acc": [], "loss": [], "seconds": 0}, time.time()
+        acc, loss = zip(*(self._train(arch, seed) for seed in self.seeds[len(known["acc"]) :]), strict=True)
+        rounded = {"acc": [round(one, 6) for one in acc], "loss": [round(one, 5) for one in loss]}
+        seconds = round(known["seconds"] + time.time() - started, 1)
+        return {**known, **{name: known[name] + more for name, more in rounded.items()}, "seconds": seconds}
 
     def _train(self, arch: Arch, seed: int) -> tuple[float, float]:
         """Top-1 and loss with this seed."""
@@ -121,15 +127,15 @@ def digest(config: Config) -> str:
 
 
 def results_so_far(path: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """The file of every seed's accuracies.
+    """The file of every seed's accuracies; a subnet may have fewer seeds than others.
 
     Raises:
-        UserError: another recipe made it, or other seeds.
+        UserError: another recipe made it, or with more seeds.
     """
     record: dict[str, Any] = read_json(path, "results") if path.exists() else about | {"results": {}}
-    if comparable(record["recipe"]) != comparable(about["recipe"]) or record["seeds"] != about["seeds"]:
-        raise UserError(f"{path}: made with another recipe or other seeds; choose another folder or remove it")
-    return record
+    if comparable(record["recipe"]) != comparable(about["recipe"]) or len(record["seeds"]) > len(about["seeds"]):
+        raise UserError(f"{path}: made with another recipe or more seeds; choose another folder or remove it")
+    return record | {"seeds": about["seeds"]}
 
 
 def add(folder: Path, candidates: list[Candidate], entry: Candidate, result: dict[str, Any], about: dict[str, Any]) -> None:
@@ -195,7 +201,13 @@ def main() -> None:
     parser.add_argument(
         "--part", type=_part, default="0/1", metavar="I/N", help="of N processes this is the one of number I (from 0)"
     )
-    parser.add_argument("--seeds", type=_count, default=LANES, metavar="N", help="trainings per subnet (default: %(default)s)")
+    parser.add_argument(
+        "--seeds",
+        type=_count,
+        default=LANES,
+        metavar="N",
+        help="trainings per subnet, also of those with fewer (default: %(default)s)",
+    )
     parser.add_argument("--closed", action="store_true", help="the last BatchNorm scale of each block begins at 0")
     parser.add_argument("--without", type=Path, metavar="FILE", help="an accuracies.json whose subnets are left out")
     gpu = parser.add_mutually_exclusive_group()
@@ -224,7 +236,9 @@ def main() -> None:
         add_from_gpu(arguments.results, candidates, arguments.gpu_results, config, about)
         return
     known = results_so_far(path, about)["results"]
-    missing = [entry for entry in order[number::count] if entry.name not in known]
+    fewest = 1 if arguments.gpu_job else arguments.seeds  # a GPU trains all seeds at once, so it adds none to a subnet
+    complete = {name for name, result in known.items() if len(result["acc"]) >= fewest}
+    missing = [entry for entry in order[number::count] if entry.name not in complete]
     if not missing and not arguments.gpu_job:
         return  # no image is read for nothing
     trainer = Trainer(config, about["seeds"], closed=arguments.closed)
@@ -232,9 +246,10 @@ def main() -> None:
         trainer.write_job(arguments.gpu_job, missing)
         return
     for entry in missing:
-        if entry.name in results_so_far(path, about)["results"]:  # another process was faster
+        so_far = results_so_far(path, about)["results"].get(entry.name)
+        if so_far and len(so_far["acc"]) == arguments.seeds:  # another process was faster
             continue
-        result = trainer.train(entry.arch)
+        result = trainer.train(entry.arch, so_far)
         add(arguments.results, candidates, entry, result, about)
         line = f"{entry.name} {entry.arch}: {100 * np.mean(result['acc']):.2f} +- {100 * np.std(result['acc'], ddof=1):.2f} %"
         print(time.strftime("%H:%M:%S", time.gmtime()), line, f"{result['seconds']} s", flush=True)

@@ -138,9 +138,15 @@ def test_fewer_seeds_give_the_same_trainings(script: Script, tmp_path: Path) -> 
     for name, result in few["results"].items():
         assert result["loss"] == everything[name]["loss"][:4]
         assert len(set(result["loss"])) == 4
+    assert script("train_truth.py", *shared, "--seeds", "5").returncode == 0
+    more = read_json(tmp_path / "few" / "accuracies.json", "results")
+    assert more["seeds"] == [0, 1, 2, 3, 4]
+    for name, result in more["results"].items():
+        assert result["loss"] == everything[name]["loss"][:5] and result["seconds"] >= few["results"][name]["seconds"]
     for refused, words in (
         (script("train_truth.py", *options, "--results", tmp_path / "no", "-o", "train.batch_size=4"), "a multiple of 16"),
         (script("train_truth.py", *options, "--results", tmp_path / "no", "--seeds", "1"), "a number from 2 on"),
+        (script("train_truth.py", *shared, "--seeds", "4"), "more seeds"),
         (script("train_truth.py", *shared, "--seeds", "4", "--gpu-job", tmp_path / "job.npz"), "a GPU trains 16"),
         (
             script("train_truth.py", *options, "--results", tmp_path / "no", "--closed", "--gpu-job", tmp_path / "job.npz"),
