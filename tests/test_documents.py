@@ -37,9 +37,9 @@ TOOLS["run"] = REPOSITORY / "studies" / "run.py"
 PLACEHOLDER = re.compile(r"\b(?-i:[A-Z][A-Z_]{2,})\b|resnet48\.pdparams|CVPR_2022_NAS_Track1_test\.json")
 SHORTER = {
     "train_supernet": ["-o", "train.max_steps=2", "train.watch_images=20", "train.watch_subnets=0"],
-    "write_submission": ["-o", "data.val_limit=50"],
+    "write_submission": ["-o", "data.val_limit=50", "score.calibration_images=32"],
     "train_standalone": ["-o", "train.epochs=1", "train.max_steps=1", "data.val_limit=50"],
-    "search": ["--population", "4", "--generations", "2", "-o", "data.val_limit=20"],
+    "search": ["--population", "4", "--generations", "2", "-o", "data.val_limit=20", "score.calibration_images=32"],
 }
 NOT_RUN = {
     "verify_published": "20 s, and tests of its own",

@@ -146,7 +146,13 @@ RESULTS = ("supernet.safetensors", "submission.json", "report.html", "front.svg"
 def test_the_example_runs_with_two_steps_and_few_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = {"train.max_steps": 2, "train.watch_images": 0, "train.watch_subnets": 0, "data.val_limit": 20}
+    few = {
+        "train.max_steps": 2,
+        "train.watch_images": 0,
+        "train.watch_subnets": 0,
+        "data.val_limit": 20,
+        "score.calibration_images": 32,
+    }
     whole = pg.load_config
     monkeypatch.setattr(pg, "load_config", lambda path, changes: whole(path, changes | few))
     monkeypatch.setattr(sys, "argv", ["example.py", str(tmp_path / "run")])
