@@ -25,7 +25,7 @@ from paddle_pgonas.scores.correlation import kendall
 from paddle_pgonas.scores.files import read_candidates, read_scores, sample_candidates, write_scores
 from paddle_pgonas.scoring import scorer, walker
 from paddle_pgonas.scoring.chunks import METRICS
-from paddle_pgonas.scoring.plan import FEWER_IMAGES, print_sizes
+from paddle_pgonas.scoring.plan import print_sizes
 from paddle_pgonas.scoring.session import Session
 from paddle_pgonas.scoring.session import score as score_with
 from paddle_pgonas.scoring.submission import write_submission
@@ -333,22 +333,12 @@ def test_low_precision_ranks_as_float32_does(tmp_path: Path, amp: str, bn: str) 
     np.testing.assert_allclose(*losses, rtol=0.1)
 
 
-def test_agreement_of_fewer_images_is_what_was_measured() -> None:
-    measured = json.loads((REPOSITORY / "studies" / "scoring_choices" / "results.json").read_text())["images"]
-    for count, agreement in FEWER_IMAGES["kendall"].items():
-        assert agreement == {metric: round(measured[metric][count], 3) for metric in ("top1", "likelihood")}
-
-
 def test_the_page_on_scoring_choices_holds_what_was_measured() -> None:
     home = REPOSITORY / "studies" / "scoring_choices"
-    measured, page = json.loads((home / "results.json").read_text()), (home / "README.md").read_text()
-    images, low = measured["images"], measured["bfloat16"]["tau"]
-    rows = [f"| {int(count):,} | {images['top1'][count]:.3f} | {images['likelihood'][count]:.3f} |" for count in images["top1"]]
-    rows.append(f"| Kendall tau between bfloat16 and float32 | {low['top1']:.3f} | {low['likelihood']:.3f} |")
-    assert all(row in page for row in rows)
-    shown = "".join((REPOSITORY / "docs" / name).read_text() for name in ("score.md", "several_gpus.md"))
-    figures = low["likelihood"], low["top1"], images["likelihood"]["2500"], images["top1"]["2500"]
-    assert all(f"{figure:.3f}".lstrip("0") in shown for figure in figures)
+    tau, page = json.loads((home / "precision.json").read_text())["tau"], (home / "README.md").read_text()
+    assert f"| Kendall tau between bfloat16 and float32 | {tau['top1']:.3f} | {tau['likelihood']:.3f} |" in page
+    shown = (REPOSITORY / "docs" / "several_gpus.md").read_text()
+    assert all(f"{figure:.3f}".lstrip("0") in shown for figure in (tau["likelihood"], tau["top1"]))
 
 
 def test_a_dry_run_tells_the_time_of_fewer_images(capsys: pytest.CaptureFixture[str]) -> None:

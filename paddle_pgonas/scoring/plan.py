@@ -101,11 +101,11 @@ def print_sizes(images: int, seconds_per_image: float, calibrating: int = 0) -> 
     fewer = {int(count): tau for count, tau in FEWER_IMAGES["kendall"].items() if int(count) < images}
     if fewer:
         whole = f"the ranking of {FEWER_IMAGES['images']:,} images"
-        print(f"fewer images     data.val_limit, time, Kendall tau by top-1 and by likelihood with {whole}")
+        print(f"fewer images     data.val_limit, time, Kendall tau with {whole} by {', '.join(next(iter(fewer.values())))}")
         print(f"                 (measured on {FEWER_IMAGES['source']}); raise data.val_limit later to add images")
     for count, tau in fewer.items():
         duration = _duration((count + calibrating) * seconds_per_image)
-        print(f"{count:>16,} {duration:>14} {tau['top1']:10.3f} {tau['likelihood']:8.3f}")
+        print(f"{count:>16,} {duration:>14}   " + " ".join(f"{value:8.3f}" for value in tau.values()))
 
 
 def _measured_rate(net: Supernet, archs: Sequence[Arch], side: int, settings: Score) -> float:

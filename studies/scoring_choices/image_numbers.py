@@ -1,15 +1,15 @@
 """How Kendall tau with the truth depends on the number of validation images, for every metric and the supernets of a study.
 
-The study's results tell it for 2,000 and 10,000 images. With --root this measures every image of every candidate of the supernets
-whose weights are there, so that each number of images can be looked at in many random draws. README.md beside this file has the
-commands. What was measured is kept in the folder of --work; another call adds the supernets that are new.
+Measures every image of every candidate of the supernets whose weights are there, so that each number of images can be looked at
+in many random draws, and rebuilds the table of README.md beside this file. What was measured is kept in the folder of --work;
+another call adds the supernets that are new.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -19,7 +19,7 @@ import paddle
 
 from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.io import records
-from paddle_pgonas.io.files import read_json, write_json
+from paddle_pgonas.io.files import write_json, write_text
 from paddle_pgonas.progress import progress
 from paddle_pgonas.scores.correlation import kendall
 from paddle_pgonas.scoring.scorer import calibration_batches, to_network
@@ -27,11 +27,14 @@ from paddle_pgonas.scoring.session import Session
 from paddle_pgonas.scoring.tree import Node, build_tree
 from paddle_pgonas.scoring.walker import Walker
 from paddle_pgonas.space.arch import Arch
-from studies.results import Results, read_results
+from studies.document import fill
+from studies.results import read_results
 from studies.study import Study, read_study
+from studies.tables import markdown
 
 HOME = Path(__file__).resolve().parent
 STUDY = HOME.parent / "similar_cost" / "study.yaml"
+QUOTED = HOME.parents[1] / "paddle_pgonas" / "scoring" / "fewer_images.json"
 NUMBERS = (500, 1000, 2500, 5000, 10_000)
 DRAWS = 50
 METRICS = ("top1", "probability", "likelihood")
@@ -132,74 +135,54 @@ def table(values: np.ndarray, truth: np.ndarray, known: np.ndarray) -> dict[str,
     return rows
 
 
-def of_results(results: Results, truth: np.ndarray) -> dict[str, dict[str, dict[str, float]]]:
-    """By run and metric: tau with the truth by the images on which the study measures during the training, and by all 10,000.
-
-    The last of these measurements is of the final weights.
-    """
-    few, known, rows = str(results.study.watch_images), np.isfinite(truth), dict[str, dict[str, dict[str, float]]]()
-    for variant, runs in results.runs.items():
-        watched = [run for run in runs if run["watched"]]
-        if results.bn(variant) != "calibrated" or not watched:
-            continue
-        part = replace(results, runs={variant: watched})
-        for metric in ("top1", "likelihood"):
-            pairs = zip(part.scores(variant, None, metric, watched=-1), part.scores(variant, None, metric), strict=True)
-            for run, (one, whole) in zip(watched, pairs, strict=True):
-                rows.setdefault(f"{variant}-seed{run['seed']}", {})[metric] = {
-                    few: round(kendall(truth[known], one[known]), 4),
-                    str(NUMBERS[-1]): round(kendall(truth[known], whole[known]), 4),
-                    "with_all": round(kendall(whole, one), 4),
-                }
-    return rows
-
-
-def summary(found: dict[str, dict[str, dict[str, dict[str, float]]]]) -> str:
-    """The means over the supernets as a Markdown table."""
-    lines = ["| images | " + " | ".join(f"{metric}" for metric in METRICS) + " |", "|---|" + "---|" * len(METRICS)]
+def images_table(found: dict[str, dict[str, dict[str, dict[str, float]]]]) -> str:
+    """Tau by number of images and metric as Markdown: mean over the supernets, and mean deviation of the draws."""
+    untrained = {name: row for name, row in found.items() if name.rpartition("-")[0] in UNTRAINED}
+    groups = {
+        f"{len(found) - len(untrained)} trained": [row for name, row in found.items() if name not in untrained],
+        f"{len(untrained)} not trained": list(untrained.values()),
+    }
+    groups = {label: group for label, group in groups.items() if group}
+    rows = []
     for number in map(str, NUMBERS):
         cells = []
-        for metric in METRICS:
-            rows = [row[metric][number] for row in found.values()]
-            mean = {key: np.mean([row[key] for row in rows]) for key in ("tau", "deviation", "with_all")}
-            cells.append(f"{mean['tau']:.3f} ± {mean['deviation']:.3f} ({mean['with_all']:.3f})")
-        lines.append(f"| {int(number):,} | " + " | ".join(cells) + " |")
-    return "\n".join([f"{len(found)} supernets", *lines])
+        for group, metric in itertools.product(groups.values(), METRICS):
+            tau, deviation = (np.mean([row[metric][number][key] for row in group]) for key in ("tau", "deviation"))
+            cells.append(f"{tau:.3f}" + (f" +- {deviation:.3f}" if deviation else ""))
+        rows.append([f"{int(number):,}", *cells])
+    return markdown(["images", *(f"{group}: {metric}" for group, metric in itertools.product(groups, METRICS))], rows)
 
 
-def print_results(rows: dict[str, dict[str, dict[str, float]]]) -> None:
-    """The means over the study's runs."""
-    for metric in ("top1", "likelihood"):
-        each = [row[metric] for row in rows.values()]
-        print(f"{len(each)} runs, {metric}:", {key: round(float(np.mean([row[key] for row in each])), 3) for key in each[0]})
+def agreement(found: dict[str, dict[str, dict[str, dict[str, float]]]]) -> dict[str, dict[str, float]]:
+    """By number of images and metric: tau with the ranking by all, mean over the trained supernets; for the tools."""
+    trained = [row for name, row in found.items() if name.rpartition("-")[0] not in UNTRAINED]
+
+    def mean(metric: str, number: str) -> float:
+        return round(float(np.mean([row[metric][number]["with_all"] for row in trained])), 3)
+
+    return {number: {metric: mean(metric, number) for metric in METRICS} for number in map(str, NUMBERS[:-1]) if trained}
 
 
 def main() -> None:
-    """Measure, and write images.json."""
+    """Measure, and write images.json, the table of README.md, and what the tools quote."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", help="CIFAR-10 as DIR/train/<class>/* and DIR/val/<class>/*")
+    parser.add_argument("--root", required=True, help="CIFAR-10 as DIR/train/<class>/* and DIR/val/<class>/*")
     parser.add_argument("--runs", type=Path, help="the working files of studies/run.py, where trained supernets lie")
-    parser.add_argument("--work", type=Path, default=Path("runs/images"), help="working files")
-    parser.add_argument("--truth", default="long", help="the truth of the study that counts (default: long)")
+    parser.add_argument("--work", type=Path, default=Path("runs/images"), help="working files (default: %(default)s)")
+    parser.add_argument("--truth", default="long", help="the truth of the study that counts (default: %(default)s)")
     arguments = parser.parse_args()
     results = read_results(read_study(STUDY))
     truth = np.nanmean(results.truths[arguments.truth], 0)
-    path, subnets = HOME / "images.json", int(np.isfinite(truth).sum())
-    report = {"truth": arguments.truth, "subnets": subnets, "draws": DRAWS, "results": of_results(results, truth)}
+    report = {"truth": arguments.truth, "subnets": int(np.isfinite(truth).sum()), "draws": DRAWS}
     found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
-    for name in supernets(results.study, arguments.runs) if arguments.root else ():
+    for name in supernets(results.study, arguments.runs):
         values = measured(results.study, name, arguments.root, arguments.work, results.archs, arguments.runs)
         found[name] = table(values, truth, np.isfinite(truth))
         print(name, found[name]["probability"], flush=True)
-        write_json(path, report | {"supernets": found})  # after each, as one takes minutes
-        print(summary(found))
-    if not arguments.root:
-        kept = read_json(path, "results") if path.exists() else report | {"supernets": {}}
-        if any(kept[key] != report[key] for key in ("truth", "subnets")):
-            of = f"{kept['subnets']} subnets of the {kept['truth']} truth, not of {subnets} of {arguments.truth}"
-            parser.error(f"{path} is of {of}; give --root")
-        write_json(path, report | {"supernets": kept["supernets"]})
-    print_results(report["results"])
+    write_json(HOME / "images.json", report | {"supernets": found})
+    write_json(QUOTED, {"source": "CIFAR-10, studies/scoring_choices", "images": NUMBERS[-1], "kendall": agreement(found)})
+    document = HOME / "README.md"
+    write_text(document, fill(document, document.read_text(encoding="utf-8"), "images", images_table(found)))
 
 
 if __name__ == "__main__":

@@ -11,15 +11,15 @@ from conftest import REPOSITORY
 from PIL import Image
 
 from paddle_pgonas.io.files import read_json
+from paddle_pgonas.scoring.plan import FEWER_IMAGES
 from studies.scoring_choices import image_numbers
 
+HOME = REPOSITORY / "studies" / "scoring_choices"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 @pytest.mark.slow
-def test_a_supernet_is_measured_image_by_image_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_supernet_is_measured_image_by_image_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     for part, count in (("train", 2), ("val", 3)):
         for name in CLASSES:
@@ -31,17 +31,25 @@ def test_a_supernet_is_measured_image_by_image_once(
     monkeypatch.setattr(image_numbers, "supernets", lambda *_: {"no_training-seed3": ("no_training", largest, True)})
     monkeypatch.setattr(image_numbers, "NUMBERS", (10, 30))
     monkeypatch.setattr(image_numbers, "HOME", tmp_path)
+    monkeypatch.setattr(image_numbers, "QUOTED", tmp_path / "quoted.json")
     monkeypatch.setattr(sys, "argv", ["image_numbers.py", "--root", str(tmp_path / "images"), "--work", str(tmp_path / "work")])
+    (tmp_path / "README.md").write_text("<!-- begin images -->\nold\n<!-- end images -->\n")
     image_numbers.main()
     row = read_json(tmp_path / "images.json", "results")["supernets"]["no_training-seed3"]
     assert row["top1"]["30"]["with_all"] == 1 > row["top1"]["10"]["with_all"] > 0
     monkeypatch.setattr(image_numbers, "measure_images", None)  # what was measured is kept
     image_numbers.main()
-    assert "1 supernets" in capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", ["image_numbers.py"])
-    image_numbers.main()
-    assert read_json(tmp_path / "images.json", "results")["supernets"]["no_training-seed3"] == row
-    monkeypatch.setattr(sys, "argv", ["image_numbers.py", "--truth", "unseen"])
-    with pytest.raises(SystemExit):
-        image_numbers.main()
-    assert "of the long truth, not of" in capsys.readouterr().err
+    text = (tmp_path / "README.md").read_text()
+    assert (
+        f"| 30 | {row['top1']['30']['tau']:.3f} |" in text and text.count("trained: ") == 3 and "| 1 not trained: top1 |" in text
+    )
+
+
+def test_the_documents_and_the_tools_show_what_was_measured() -> None:
+    measured = read_json(HOME / "images.json", "images")["supernets"]
+    text = (HOME / "README.md").read_text(encoding="utf-8")
+    assert f"<!-- begin images -->\n{image_numbers.images_table(measured)}\n<!-- end images -->" in text
+    assert image_numbers.agreement(measured) == FEWER_IMAGES["kendall"]
+    shown = [line.split() for line in text.splitlines() if line.startswith(("| 1,000 |", "| 10,000 |"))]
+    guide = (REPOSITORY / "docs" / "score.md").read_text(encoding="utf-8")
+    assert all(f" {row[at]}" in guide for row, places in zip(shown, ((3, 7), (3, 5)), strict=True) for at in places)

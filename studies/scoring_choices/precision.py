@@ -1,7 +1,7 @@
-"""What fewer images and low precision do to a ranking, measured on one supernet.
+"""What low precision does to a ranking, measured on one supernet.
 
-Scores 500 random subnets of space mini_thin (bounds on widths as in the challenge) on growing numbers of validation images, and
-once with inputs, weights and outputs of every convolution rounded to bfloat16. README.md beside this file has the commands.
+Scores 500 random subnets of space mini_thin (bounds on widths as in the challenge) as usual, and with inputs, weights and outputs
+of every convolution rounded to bfloat16. README.md beside this file has the commands.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ HOME = Path(__file__).resolve().parent
 SPACE_FILE = HOME / "space.yaml"
 SPACE = find_space(str(SPACE_FILE))
 SUBNETS, CODES = 500, (3, 5, 7)
-COUNTS = (100, 250, 500, 1000, 2500, 5000)
-LOW_PRECISION_IMAGES = 1000
+IMAGES = 1000
 METRICS = ("top1", "likelihood")
 
 
@@ -75,47 +74,37 @@ def subnets() -> list[Arch]:
     return list(archs)
 
 
-def measure(net: Supernet, archs: list[Arch], config: Config, images: int, folder: Path) -> np.ndarray:
-    """The metrics on so many images; those that were scored before are not scored again."""
-    limited = config.changed(data={"val_limit": images})
-    return scorer.score(net, archs, open_images(limited).for_scoring(limited.score), limited.data, limited.score, folder)
+def measure(net: Supernet, archs: list[Arch], config: Config, folder: Path) -> np.ndarray:
+    """The metrics; chunks that were scored before are not scored again."""
+    return scorer.score(net, archs, open_images(config).for_scoring(config.score), config.data, config.score, folder)
 
 
 def main() -> None:
-    """Measure and write results.json."""
+    """Measure and write precision.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", required=True, help="CIFAR-10 as DIR/train/<class>/* and DIR/val/<class>/*")
     parser.add_argument("--weights", required=True, help="the supernet")
     parser.add_argument("--work", type=Path, required=True, help="working files")
     arguments = parser.parse_args()
-    options = [f"space={SPACE_FILE}", f"data.root={arguments.root}", f"output_dir={arguments.work}"]
+    options = [f"space={SPACE_FILE}", f"data.root={arguments.root}", f"output_dir={arguments.work}", f"data.val_limit={IMAGES}"]
     config = load_config(HOME.parent / "wide" / "random_sandwich.yaml", options)
     net, archs = Supernet(SPACE, config.model.num_classes, config.model.activation), subnets()
     record = load_weights(net, arguments.weights)
     started = time.process_time()
     scorer.Walker = RoundingWalker  # type: ignore[misc]
-    low = measure(net, archs, config, LOW_PRECISION_IMAGES, arguments.work / "bfloat16")
+    low = measure(net, archs, config, arguments.work / "bfloat16")
     scorer.Walker = Walker  # type: ignore[misc]
-    scores = {count: measure(net, archs, config, count, arguments.work / "float32") for count in COUNTS}
-    full, same = scores[COUNTS[-1]], scores[LOW_PRECISION_IMAGES]
-    top1 = 100 * full[:, 0]
+    same = measure(net, archs, config, arguments.work / "float32")
     results = {
         "subnets": len(archs),
-        "top1": {"lowest": top1.min(), "mean": top1.mean(), "highest": top1.max(), "deviation": top1.std(ddof=1)},
-        "images": {
-            metric: {count: kendall(metric_values(scores[count], metric), metric_values(full, metric)) for count in COUNTS[:-1]}
-            for metric in METRICS
-        },
-        "bfloat16": {
-            "images": LOW_PRECISION_IMAGES,
-            "tau": {metric: kendall(metric_values(low, metric), metric_values(same, metric)) for metric in METRICS},
-            "top1_change": {"mean": 100 * (low - same)[:, 0].mean(), "largest": 100 * np.abs(low - same)[:, 0].max()},
-        },
+        "images": IMAGES,
+        "tau": {metric: kendall(metric_values(low, metric), metric_values(same, metric)) for metric in METRICS},
+        "top1_change": {"mean": 100 * (low - same)[:, 0].mean(), "largest": 100 * np.abs(low - same)[:, 0].max()},
         "trained_steps": record.get("step"),
         "processor_seconds": round(time.process_time() - started),
         "versions": versions(),
     }
-    write_json(HOME / "results.json", results)
+    write_json(HOME / "precision.json", results)
     print(results)
 
 
