@@ -74,24 +74,30 @@ def _truth_table(results: Results) -> str:
 
 
 def _truths_table(results: Results) -> str:
-    """How exact every truth is, and how far it agrees with the first one."""
-    rows = []
-    for label, part in _truths(results).items():
-        mean, first = part.mean_truth, replace(part, truth_name="").mean_truth
-        seeds, ceiling = f"{100 * seed_deviation(part.truth):.2f}", f"{attainable_tau(part.truth):.3f}"
-        reached = f"{100 * mean.min():.1f} to {100 * mean.max():.1f}"
-        agreement = f"{kendall(first, mean):.3f}"
-        rows.append([label, _subnets_by_seeds(part.truth), reached, f"{100 * mean.std():.2f}", seeds, ceiling, agreement])
-    head = [
-        "truth",
-        "subnets x seeds",
-        "accuracy, %",
-        "deviation between subnets, points",
-        "between seeds of one subnet",
-        "noise ceiling: tau of the exact accuracies (simulated)",
-        "tau with the first truth",
-    ]
-    return markdown(head, rows)
+    """How exact every truth is, and tau with each other one over their common candidates, with their number if it is less."""
+    named, rows = {"": "first", **{name: name for name in results.study.whole_truths}}, []
+    for name, label in named.items():
+        part = results.part(None, "", name)
+        mean = 100 * part.mean_truth
+        exact = f"{100 * seed_deviation(part.truth):.2f}", f"{attainable_tau(part.truth):.3f}"
+        row = [
+            f"{label} truth",
+            _subnets_by_seeds(part.truth),
+            f"{mean.min():.1f} to {mean.max():.1f}",
+            f"{mean.std():.2f}",
+            *exact,
+        ]
+        for other in named:
+            common = part.part(None, "", other)
+            tau = kendall(common.mean_truth, replace(common, truth_name=name).mean_truth)
+            fewer = f" ({len(common.archs)})" if len(common.archs) < len(part.archs) else ""
+            row.append("" if other == name else f"{tau:.3f}{fewer}")
+        rows.append(row)
+    deviations = ["deviation between subnets, points", "between seeds of one subnet"]
+    exact_head = [*deviations, "noise ceiling: tau of the exact accuracies (simulated)"]
+    return markdown(
+        ["truth", "subnets x seeds", "accuracy, %", *exact_head, *(f"tau with {label}" for label in named.values())], rows
+    )
 
 
 def _costs_table(results: Results) -> str:
@@ -142,14 +148,15 @@ def _structure_table(results: Results) -> str:
 
 
 def _truths(results: Results) -> dict[str, Results]:
-    """Every truth of the study, without parts of another one; the earlier ones also for the candidates of each."""
+    """Every truth of the study, without parts of another one; for the candidates of each also earlier ones that have them all."""
     named, earlier = {"first truth": results.part(None, "", "")}, {"": "first"}
     for name in results.study.whole_truths:
         part = results.part(None, "", name)
         named[f"{name} truth"] = part
         for other, label in earlier.items():
             common = part.part(None, "", other)
-            named[f"{label} truth of {len(common.archs)} of {name}"] = common
+            if len(common.archs) == len(part.archs):
+                named[f"{label} truth of {len(common.archs)} of {name}"] = common
         earlier[name] = name
     return named
 
