@@ -1,6 +1,6 @@
 """Where smoothed scores help (paddle_pgonas/scoring/smoothing.py), and which model smooths best.
 
-Two measurements: on the runs of the other studies, whose candidates have a truth, and on 45,000 candidates of similar cost, which
+Two measurements: on the runs of the other studies, whose candidates have a truth, and on many candidates of similar cost, which
 were all scored by one supernet, and ranked by a sample of 500. README.md beside this file has the commands.
 """
 
@@ -98,7 +98,7 @@ def of_study(name: str, truth_name: str) -> dict[str, dict[str, Any]]:
 
 
 def of_many(folder: Path) -> dict[str, Any]:
-    """What a sample of 500 tells about 45,000 candidates of similar cost, all of which were scored by the same supernet.
+    """What a sample of 500 tells about many candidates of similar cost, all of which were scored by the same supernet.
 
     ``all.json`` and ``sample500.json``, with their records, are the two submissions, and the study's candidates are among theirs.
     ``agreement`` is Kendall tau of the two over the candidates that are not in the sample.
@@ -172,7 +172,7 @@ def many_table(of: dict[str, Any]) -> str:
 def main() -> None:
     """Measure, and write results.json and the tables of README.md."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--many", type=Path, metavar="DIR", help="holds the submissions of 45,000 candidates; measure these only")
+    parser.add_argument("--many", type=Path, metavar="DIR", help="holds the submissions of the candidates; measure these only")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
     path = HOME / "results.json"

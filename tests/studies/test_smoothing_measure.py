@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import REPOSITORY
 
-from paddle_pgonas.io.files import write_json
+from paddle_pgonas.io.files import read_json, write_json
 from paddle_pgonas.scores.correlation import kendall
 from paddle_pgonas.scores.files import write_scores
 from studies import intervals
@@ -52,3 +53,14 @@ def test_a_difference_fits_into_its_cell() -> None:
     row["gain"] = dict.fromkeys(("smoothed", "not scored"), measure.gain(one, other))
     made = measure.tables({"studies": {"wide": {"top1": row}}})["truths"]
     assert "| 0.250 | 0.500: +0.250 [+0.250, +0.250] |" in made
+
+
+def test_the_document_shows_what_was_measured() -> None:
+    home = REPOSITORY / "studies" / "smoothing"
+    results, text = read_json(home / "results.json", "results"), (home / "README.md").read_text(encoding="utf-8")
+    for name, table in measure.tables(results).items():
+        assert f"<!-- begin {name} -->\n{table}\n<!-- end {name} -->" in text
+    assert "{value:.3f} [{low:.3f}, {high:.3f}]".format(**results["many"]["held_out"]) in text
+    prose = re.sub(r"<!-- begin.*?<!-- end [^>]*>", "", text, flags=re.S)
+    in_tables = "".join(re.findall(r"<!-- begin.*?<!-- end", text, re.S)) + str(results["many"]["held_out"])
+    assert all(figure in in_tables for figure in re.findall(r"[+-]\d\.\d{3}", prose))
