@@ -15,6 +15,8 @@ from studies.intervals import cost_ratios, draws
 
 EQUAL = 1.15
 """Two subnets cost the same if their multiply-accumulates are within this factor."""
+TINY = 1e-6
+"""A standardised variable with a smaller deviation in a resample is the same for all of its subnets, but for rounding."""
 COLUMNS = ("blocks", "log FLOPs", "log parameters")
 
 
@@ -64,9 +66,7 @@ def coefficients(truth: np.ndarray, columns: Mapping[str, np.ndarray]) -> dict[s
     """Coefficients by column of a linear model of the truth; all values are [subnets]."""
     inputs = np.stack(list(columns.values()), 1).astype(float)
     values, errors = _fit(truth, inputs)
-    rows = (np.repeat(np.arange(len(truth)), times) for times in draws(len(truth))[1:])
-    drawn = [_fit(truth[row], inputs[row])[0] for row in rows if np.ptp(inputs[row], 0).all()]
-    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    low, high = np.percentile(_resampled(truth, inputs), [2.5, 97.5], axis=0)
     numbers = (map(float, of) for of in zip(values, errors, low, high, strict=True))
     return {name: Coefficient(*of) for name, of in zip(columns, numbers, strict=True)}
 
@@ -78,6 +78,19 @@ def _fit(truth: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray
     found = inverse @ inputs.T @ target
     noise = ((target - inputs @ found) ** 2).sum() / max(len(target) - inputs.shape[1] - 1, 1)
     return found, np.sqrt(noise * np.diag(inverse))
+
+
+def _resampled(truth: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+    """Coefficients of :func:`_fit` for every resample of the subnets in which all variables differ, [resamples, variables]."""
+    together = np.column_stack([inputs, truth])
+    together = (together - together.mean(0)) / together.std(0)
+    shares = draws(len(truth))[1:] / len(truth)
+    means = shares @ together
+    covariance = np.einsum("rn,ni,nj->rij", shares, together, together, optimize=True) - means[:, :, None] * means[:, None, :]
+    deviations = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2).clip(0))
+    differ = (deviations > TINY).all(1)
+    correlations = covariance[differ] / (deviations[differ, :, None] * deviations[differ, None, :])
+    return (np.linalg.pinv(correlations[:, :-1, :-1]) @ correlations[:, :-1, -1:])[..., 0]
 
 
 def _wins(truth: np.ndarray, blocks: np.ndarray, macs: np.ndarray) -> tuple[Estimate, int]:
