@@ -135,14 +135,16 @@ def table(values: np.ndarray, truth: np.ndarray, known: np.ndarray) -> dict[str,
     return rows
 
 
+def _trained(name: str) -> bool:
+    """Whether this supernet, as :func:`supernets` calls it, has been trained as one."""
+    return name.rpartition("-")[0] not in UNTRAINED
+
+
 def images_table(found: dict[str, dict[str, dict[str, dict[str, float]]]]) -> str:
     """Tau by number of images and metric as Markdown: mean over the supernets, and mean deviation of the draws."""
-    untrained = {name: row for name, row in found.items() if name.rpartition("-")[0] in UNTRAINED}
-    groups = {
-        f"{len(found) - len(untrained)} trained": [row for name, row in found.items() if name not in untrained],
-        f"{len(untrained)} not trained": list(untrained.values()),
-    }
-    groups = {label: group for label, group in groups.items() if group}
+    kinds = {"trained": True, "not trained": False}
+    parted = {what: [row for name, row in found.items() if _trained(name) == kind] for what, kind in kinds.items()}
+    groups = {f"{len(group)} {what}": group for what, group in parted.items() if group}
     rows = []
     for number in map(str, NUMBERS):
         cells = []
@@ -155,7 +157,7 @@ def images_table(found: dict[str, dict[str, dict[str, dict[str, float]]]]) -> st
 
 def agreement(found: dict[str, dict[str, dict[str, dict[str, float]]]]) -> dict[str, dict[str, float]]:
     """By number of images and metric: tau with the ranking by all, mean over the trained supernets; for the tools."""
-    trained = [row for name, row in found.items() if name.rpartition("-")[0] not in UNTRAINED]
+    trained = [row for name, row in found.items() if _trained(name)]
 
     def mean(metric: str, number: str) -> float:
         return round(float(np.mean([row[metric][number]["with_all"] for row in trained])), 3)
