@@ -21,7 +21,7 @@ root_doc = "README"
 
 nb_execution_mode = "off"  # notebooks are shown as they were run
 myst_heading_anchors = 4  # as GitHub names them
-nitpick_ignore_regex = [("myst", "long|unseen|results")]  # links to folders, which only GitHub can show
+nitpick_ignore_regex = [("myst", folder.name) for folder in HERE.parent.glob("studies/*/*/")]  # which only GitHub can show
 autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 140  # with the modules of types, which are not shown
 
