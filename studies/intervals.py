@@ -20,6 +20,8 @@ SIMULATIONS = 200
 PAIRS = 3
 """So many runs of the same seeds are compared with each other."""
 CEILING_SIMULATIONS = 500
+SIMILAR = 1.5
+"""Two subnets are of similar cost if their multiply-accumulates are within this factor."""
 
 
 def draws(count: int) -> np.ndarray:

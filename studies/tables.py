@@ -1,47 +1,34 @@
-"""The tables of a study's document as Markdown."""
+"""The tables of a study's document by name; those about its rankings are made here."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from scipy.stats import spearmanr
 
 from paddle_pgonas.io.files import read_json
 from paddle_pgonas.priors import cost
-from paddle_pgonas.priors.by_name import terms
-from paddle_pgonas.scores.correlation import Estimate, kendall, pearson
+from paddle_pgonas.scores.correlation import kendall, pearson
+from studies import truth_tables
+from studies.cells import interval, markdown
 from studies.collecting import BN
-from studies.depth import COLUMNS, Depth, depth, structure
 from studies.intervals import (
+    SIMILAR,
     Difference,
     Taus,
-    attainable_tau,
     cost_ratios,
     difference_deviation,
     error_correlations,
     holm,
-    resampled_tau,
-    seed_deviation,
-    seeds_per_subnet,
     share_ordered_alike,
     similar,
 )
 from studies.results import Results
 
-SIMILAR = 1.5
-"""Two subnets are of similar cost if their multiply-accumulates are within this factor."""
 BANDS = (1, 1.2, 1.5, 2)
 """Bounds of the cost ratio (larger over smaller) of a pair, from each to the next."""
-PUBLISHED = "Track 1, published"
-"""What the accuracies are called whose figures are those of REAL_TRACK1."""
-REAL_TRACK1 = Path(__file__).parent / "real_track1" / "figures.json"
-PRIOR_LABELS = {"flops": "log FLOPs", "params": "log parameters", "zen": "Zen-score"}
 READINGS = ("top1", "likelihood", "probability")
 ASSUMED_ERRORS = {
     "as in the wide set, all methods": (0.93, 0.67),
@@ -55,118 +42,6 @@ TYPICAL_TAU = 0.7
 """Kendall tau of the simulated methods in the table of detectable differences."""
 
 
-def _truth_table(results: Results) -> str:
-    mean = results.mean_truth
-    rows = [["stand-alone accuracy, mean over seeds", f"{100 * mean.min():.1f} % to {100 * mean.max():.1f} %"]]
-    rows.append(["spread between subnets (standard deviation)", f"{100 * mean.std():.2f} points"])
-    if len(results.truth) > 1:
-        noise = seed_deviation(results.truth)
-        seeds, close = (
-            Taus(resampled_tau(results.truth[:1], results.truth[1], pairs)) for pairs in (None, similar(results.macs, SIMILAR))
-        )
-        rows += [
-            ["spread between seeds of one subnet (standard deviation)", f"{100 * noise:.2f} points"],
-            ["noise: Kendall tau between two seeds", _interval(seeds.estimate())],
-            [f"the same, pairs within {SIMILAR} times each other's cost", _interval(close.estimate())],
-            ["noise ceiling: tau of the exact accuracies with this truth (simulated)", f"{attainable_tau(results.truth):.3f}"],
-        ]
-    return markdown(["truth", f"{len(results.archs)} subnets, {len(results.truth)} seeds"], rows)
-
-
-def _truths_table(results: Results) -> str:
-    """How exact every truth is, and tau with each other one over their common candidates, with their number if it is less."""
-    named, rows = {"": "first", **{name: name for name in results.study.whole_truths}}, []
-    for name, label in named.items():
-        part = results.part(None, "", name)
-        mean = 100 * part.mean_truth
-        exact = f"{100 * seed_deviation(part.truth):.2f}", f"{attainable_tau(part.truth):.3f}"
-        row = [
-            f"{label} truth",
-            _subnets_by_seeds(part.truth),
-            f"{mean.min():.1f} to {mean.max():.1f}",
-            f"{mean.std():.2f}",
-            *exact,
-        ]
-        for other in named:
-            common = part.part(None, "", other)
-            tau = kendall(common.mean_truth, replace(common, truth_name=name).mean_truth)
-            fewer = f" ({len(common.archs)})" if len(common.archs) < len(part.archs) else ""
-            row.append("" if other == name else f"{tau:.3f}{fewer}")
-        rows.append(row)
-    deviations = ["deviation between subnets, points", "between seeds of one subnet"]
-    exact_head = [*deviations, "noise ceiling: tau of the exact accuracies (simulated)"]
-    return markdown(
-        ["truth", "subnets x seeds", "accuracy, %", *exact_head, *(f"tau with {label}" for label in named.values())], rows
-    )
-
-
-def _costs_table(results: Results) -> str:
-    """Tau of the controls with every truth, and with the published accuracies of Track 1."""
-    names, real = results.study.controls, read_json(REAL_TRACK1, "figures")
-    rows = [
-        [label, str(len(part.archs)), *(_interval(part.tau(name).estimate()) for name in names)]
-        for label, part in _truths(results).items()
-    ]
-    known = (real["rankings"].get(prior_label(name)) for name in names)
-    published = (_interval(Estimate(*of["kendall"])) if of else "" for of in known)
-    rows.append([PUBLISHED, str(real["subnets"]), *published])
-    return markdown(["truth", "subnets", *(f"{name} [95 %]" for name in names)], rows)
-
-
-def _depth_table(results: Results) -> str:
-    """Depth's coefficient beside the costs in every truth of the study and in the published accuracies of Track 1."""
-    rows = [
-        _depth_row(label, len(part.archs), depth(part.mean_truth, *map(part.prior, ("blocks", "flops", "params"))))
-        for label, part in _truths(results).items()
-    ]
-    real = read_json(REAL_TRACK1, "figures")
-    rows.append(_depth_row(PUBLISHED, real["subnets"], Depth(*real["depth"])))
-    head = ["truth", "subnets", *(f"{name} [95 %]" for name in COLUMNS), "deeper wins at equal cost [95 %]", "pairs"]
-    return markdown(head, rows)
-
-
-def _depth_row(label: str, subnets: int, found: Depth) -> list[str]:
-    shown = map(_coefficient, found.coefficients.values())
-    return [label, str(subnets), *shown, "{:.2f} [{:.2f}, {:.2f}]".format(*found.wins), str(found.pairs)]
-
-
-def _coefficient(of: Iterable[float]) -> str:
-    return "{:+.2f} +- {:.2f} [{:+.2f}, {:+.2f}]".format(*of)
-
-
-def _structure_table(results: Results) -> str:
-    """Coefficients of each stage's depth and width in every truth of the study and in the published accuracies of Track 1."""
-    real = read_json(REAL_TRACK1, "figures")
-    found = {label: (len(part.archs), structure(part.mean_truth, part.archs)) for label, part in _truths(results).items()}
-    found[PUBLISHED] = real["subnets"], real["structure"]
-    columns = sorted({name for _, fitted in found.values() for name in fitted})
-    rows = [
-        [label, str(subnets), *(_coefficient(fitted[name]) if name in fitted else "" for name in columns)]
-        for label, (subnets, fitted) in found.items()
-    ]
-    return markdown(["truth", "subnets", *(f"{name} [95 %]" for name in columns)], rows)
-
-
-def _truths(results: Results) -> dict[str, Results]:
-    """Every truth of the study, without parts of another one; for the candidates of each also earlier ones that have them all."""
-    named, earlier = {"first truth": results.part(None, "", "")}, {"": "first"}
-    for name in results.study.whole_truths:
-        part = results.part(None, "", name)
-        named[f"{name} truth"] = part
-        for other, label in earlier.items():
-            common = part.part(None, "", other)
-            if len(common.archs) == len(part.archs):
-                named[f"{label} truth of {len(common.archs)} of {name}"] = common
-        earlier[name] = name
-    return named
-
-
-def _subnets_by_seeds(truth: np.ndarray) -> str:
-    """How many subnets have how many seeds, most seeds first."""
-    numbers = Counter(seeds_per_subnet(truth).tolist())
-    return ", ".join(f"{numbers[seeds]} x {seeds}" for seeds in sorted(numbers, reverse=True))
-
-
 def _methods_table(results: Results) -> str:
     truth = results.mean_truth
     rows = []
@@ -178,7 +53,7 @@ def _methods_table(results: Results) -> str:
         rows.append([
             results.label(method),
             " ".join(f"{kendall(row, truth):.2f}" for row in scores),
-            _interval(results.tau(method).estimate()),
+            interval(results.tau(method).estimate()),
             f"{results.tau(method, other).value:.3f}" if results.scored(method, other) else "",
             f"{100 * np.mean([pearson(row, truth) for row in scores]):.1f}",
             f"{100 * reached[results.macs.argmin()]:.1f} / {100 * reached[results.macs.argmax()]:.1f}",
@@ -186,7 +61,7 @@ def _methods_table(results: Results) -> str:
         ])  # fmt: skip
     for name in results.study.controls:
         pearson_alone = f"{100 * pearson(results.prior(name), truth):.1f}"
-        rows.append([results.label(name), "", _interval(results.tau(name).estimate()), "", pearson_alone, "", ""])
+        rows.append([results.label(name), "", interval(results.tau(name).estimate()), "", pearson_alone, "", ""])
     bn, other = _statistics_shown(results)
     tau, with_other = f"tau, {bn} [95 %]", f"tau, {other} (measured seeds)"
     head = ["scores from", "tau per seed", tau, with_other, "Pearson x 100", "smallest / largest, %", "minutes"]
@@ -244,7 +119,7 @@ def _recipes_table(results: Results) -> str:
     for label, tau, scores in rankings:
         lead = first.minus(tau) if first is not None and tau is not first else None
         correlation = 100 * np.mean([pearson(row, results.mean_truth) for row in scores])
-        rows.append([label, _interval(tau.estimate()), f"{correlation:.1f}", _interval(lead, signed=True)])
+        rows.append([label, interval(tau.estimate()), f"{correlation:.1f}", interval(lead, signed=True)])
     return markdown(["ranking by", "tau [95 %]", "Pearson x 100", "the first minus this one, tau [95 %]"], rows)
 
 
@@ -283,8 +158,8 @@ def _differences_table(results: Results) -> str:
     rows = []
     for method, other in (pair for comparison in results.study.comparisons for pair in results.resolved(comparison)):
         pairs = [(results.tau(method, metric=metric), results.tau(other, metric=metric)) for metric in READINGS]
-        runs = _runs(results, dict(zip((method, other), pairs[0], strict=True)))
-        intervals = (_interval(one.minus(two), signed=True) for one, two in pairs)
+        runs = _runs(results, (method, other), pairs[0])
+        intervals = (interval(one.minus(two), signed=True) for one, two in pairs)
         rows.append([results.label(method), results.label(other), runs, *intervals])
     metrics = ("top-1", "likelihood", "probability")
     return markdown(["method", "against", "runs", *(f"difference in tau, by {metric} [95 %]" for metric in metrics)], rows)
@@ -314,8 +189,8 @@ def _hypotheses_table(results: Results) -> str:
         compared, difference = tests[pair], differences[pair]
         tau = (f"{of.value:.3f}" for of in compared[0].paired(compared[1]) or compared)
         p_value = (f"{of:.3f}" for of in (difference.p_value, corrected))
-        runs = _runs(results, dict(zip(pair, compared, strict=True)))
-        rows.append([*names, runs, *tau, _interval(difference, signed=True), *p_value, _verdict(difference, corrected)])
+        runs = _runs(results, pair, compared)
+        rows.append([*names, runs, *tau, interval(difference, signed=True), *p_value, _verdict(difference, corrected)])
     head = [
         "test: ranking by",
         "better than",
@@ -337,12 +212,12 @@ def _verdict(difference: Difference, corrected: float) -> str:
     return "shown" if difference.value > 0 else "shown to be worse"
 
 
-def _runs(results: Results, compared: dict[str, Taus]) -> str:
+def _runs(results: Results, names: tuple[str, str], taus: tuple[Taus, Taus]) -> str:
     """From how many runs a difference of two rankings is known: pairs of the same seed, or each one's; a control has none."""
-    one, two = compared.values()
+    one, two = taus
     if pair := one.paired(two):
         return f"{len(pair[0].seeds)} pairs"
-    return ", ".join(str(len(taus.values)) for name, taus in compared.items() if name not in results.study.controls)
+    return ", ".join(str(len(of.values)) for name, of in zip(names, taus, strict=True) if name not in results.study.controls)
 
 
 def _ranking(results: Results, name: str) -> str:
@@ -385,30 +260,12 @@ def _leanings_table(results: Results) -> str:
     return markdown(head, rows)
 
 
-def _interval(estimate: Estimate | Difference | None, signed: bool = False) -> str:
-    if estimate is None:
-        return ""
-    sign = "+" if signed else ""
-    return f"{estimate.value:{sign}.3f} [{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"
-
-
-def prior_label(name: str) -> str:
-    """What a prior, or a sum of several, is called where costs are logarithms."""
-    return " + ".join(PRIOR_LABELS.get(term, term) for term in terms(name))
-
-
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    """A table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 TABLES = {
-    "truth": _truth_table,
-    "truths": _truths_table,
-    "costs": _costs_table,
-    "depth": _depth_table,
-    "structure": _structure_table,
+    "truth": truth_tables.truth_table,
+    "truths": truth_tables.truths_table,
+    "costs": truth_tables.costs_table,
+    "depth": truth_tables.depth_table,
+    "structure": truth_tables.structure_table,
     "methods": _methods_table,
     "rules": _rules_table,
     "differences": _differences_table,

@@ -30,9 +30,9 @@ from paddle_pgonas.priors.cost import macs, params
 from paddle_pgonas.runtime import versions
 from paddle_pgonas.space.arch import Arch
 from paddle_pgonas.space.named import find_space
+from studies.cells import markdown
 from studies.document import fill
 from studies.similar_cost.make_candidates import draw
-from studies.tables import markdown
 
 HOME = Path(__file__).resolve().parent
 SIMILAR_COST = HOME.parent / "similar_cost"

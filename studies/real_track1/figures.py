@@ -26,9 +26,9 @@ from paddle_pgonas.priors.cost import setting
 from paddle_pgonas.scores.correlation import correlate
 from paddle_pgonas.scores.files import read_scored, read_scores
 from paddle_pgonas.space.arch import TRACK1, Arch, SearchSpace
+from studies.cells import markdown, prior_label
 from studies.depth import Depth, depth, structure
 from studies.document import fill
-from studies.tables import markdown, prior_label
 
 HOME = Path(__file__).resolve().parent
 REFERENCE = "flops+params"

@@ -27,10 +27,10 @@ from paddle_pgonas.scoring.session import Session
 from paddle_pgonas.scoring.tree import Node, build_tree
 from paddle_pgonas.scoring.walker import Walker
 from paddle_pgonas.space.arch import Arch
+from studies.cells import markdown
 from studies.document import fill
 from studies.results import read_results
 from studies.study import Study, read_study
-from studies.tables import markdown
 
 HOME = Path(__file__).resolve().parent
 STUDY = HOME.parent / "similar_cost" / "study.yaml"
