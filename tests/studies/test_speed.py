@@ -51,6 +51,7 @@ def test_score_benchmark_compares_equal_logits() -> None:
 def test_prior_benchmark_reports_every_prior_and_the_agreement() -> None:
     figures = priors.measure(subnets=3)
     assert set(figures["microseconds"]) == {"flops", "params", "zen", "zen_mc"}
+    assert set(figures["seconds_at_initialisation"]) == {"near", "snip", "grad_norm", "naswot"}
     assert figures["spearman_zen"] == pytest.approx(1)
 
 
