@@ -115,14 +115,14 @@ def structure_table(results: Results) -> str:
 
 
 def _truths(results: Results) -> dict[str, Results]:
-    """Every truth of the study, without parts of another one; for the candidates of each also earlier ones that have them all."""
+    """Every truth of the study, but parts of another one; for the candidates of each also larger earlier ones with them all."""
     named, earlier = {"first truth": results.part(None, "", "")}, {"": "first"}
     for name in results.study.whole_truths:
         part = results.part(None, "", name)
         named[f"{name} truth"] = part
         for other, label in earlier.items():
             common = part.part(None, "", other)
-            if len(common.archs) == len(part.archs):
+            if len(part.archs) == len(common.archs) < len(named[f"{label} truth"].archs):
                 named[f"{label} truth of {len(common.archs)} of {name}"] = common
         earlier[name] = name
     return named
