@@ -230,6 +230,7 @@ def convolution_workspace() -> int:
     return int(paddle.get_flags("FLAGS_conv_workspace_size_limit")["FLAGS_conv_workspace_size_limit"]) * 2**20
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions for a run's record."""
     installed = {"python": platform.python_version(), "paddle": paddle_version(), "machine": platform.machine()}

@@ -46,15 +46,20 @@ def resampled_tau(scores: np.ndarray, truth: np.ndarray, pairs: np.ndarray | Non
     Returns:
         [runs, 1 + RESAMPLES]; NaN if a resample has no pairs.
     """
-    times = draws(len(truth))
-    truth_signs = _signs(truth) if pairs is None else _signs(truth) * pairs
+    count = len(truth)
+    exact = np.float32 if count**2 <= 2**24 else np.float64  # holds every sum of signs, which are whole numbers
+    times = draws(count).astype(exact)
+
+    def signs_of(values: np.ndarray) -> np.ndarray:
+        return (_signs(values) if pairs is None else _signs(values) * pairs).astype(exact)
 
     def weigh(signs: np.ndarray) -> np.ndarray:
-        return ((times @ signs) * times).sum(1)
+        return ((times @ signs) * times).sum(1, dtype=np.float64)
 
+    truth_signs = signs_of(truth)
     taus, untied = [], weigh(truth_signs**2)
     for run in scores:
-        run_signs = _signs(run) if pairs is None else _signs(run) * pairs
+        run_signs = signs_of(run)
         with np.errstate(invalid="ignore"):
             taus.append(weigh(run_signs * truth_signs) / np.sqrt(weigh(run_signs**2) * untied))
     return np.array(taus)

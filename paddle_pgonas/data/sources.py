@@ -9,6 +9,7 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -253,6 +254,15 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+@cache
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [1797, 8, 8] and labels int64 [1797], read once: both sources of a job take them."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return np.round(digits.images * (255 / 16)).astype(np.uint8), digits.target.astype(np.int64)
+
+
 class Digits(ImageSource):
     """scikit-learn's 1,797 handwritten digits of 8x8 pixels: 1,297 for training, 500 for scoring."""
 
@@ -260,13 +270,10 @@ class Digits(ImageSource):
     where = "scikit-learn's digits"
 
     def __init__(self, split: Split) -> None:
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        order = np.random.default_rng(0).permutation(len(digits.target))  # the file is ordered by writer
+        images, labels = _digits()
+        order = np.random.default_rng(0).permutation(len(labels))  # the file is ordered by writer
         chosen = order[: self.VAL] if split == "val" else order[self.VAL :]
-        self.items = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)
-        self.labels = digits.target[chosen].astype(np.int64)
+        self.items, self.labels = images[chosen], labels[chosen]
         self.classes = [str(digit) for digit in range(10)]
 
     def read(self, index: int) -> Image.Image:
