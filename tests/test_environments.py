@@ -100,7 +100,7 @@ def test_thousands_of_logged_values_are_summarised() -> None:
     assert len(figure.legends[0].texts) == 2
 
 
-@pytest.mark.parametrize("end", ["", ">&- 2>&-"], ids=["open", "closed streams"])
+@pytest.mark.parametrize("end", [pytest.param("", marks=pytest.mark.slow), ">&- 2>&-"], ids=["open", "closed streams"])
 def test_a_notebooks_environment_and_a_broken_matplotlibrc_are_no_concern(tmp_path: Path, end: str) -> None:
     (tmp_path / "matplotlibrc").write_bytes(b"text.usetex: True\nfont.size: \xff\nnonsense\n")
     files = f"{scores(tmp_path / 'a.json')} {scores(tmp_path / 'b.json', 1)}"
