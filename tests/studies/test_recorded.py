@@ -123,7 +123,7 @@ def test_ratios_of_steps_and_scoring() -> None:
     scoring = [f"{score['speedup']:.2f}", f"{score['speedup_over_extracted']:.1f}"]
     priors = [f"{prior['speedup_zen']:,.0f}", *(f"{prior['microseconds'][name]:.0f}" for name in ("zen", "flops", "params"))]
     assert_shown("studies/speed/README.md", [*steps, *scoring, *priors])
-    seconds = [f"{of:.1f} s" for of in prior["seconds_at_initialisation"].values()]
+    seconds = [f"{of:.1f}" for of in prior["seconds_at_initialisation"].values()]
     assert_shown("docs/method.md", [f"{prior['spearman_zen']:.4f}", *seconds])
     assert_shown("README.md", [scoring[0], steps[0], steps[2]])
 
