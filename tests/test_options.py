@@ -248,10 +248,14 @@ def test_a_run_leaves_the_same_twice(method: str | None, outcome: Any) -> None:
     assert outcome(method, {}) == outcome(method, {"seed": 0})
 
 
-USED = [(option, user) for option in TRAINING for user in (("uniform",) if option.users == tuple(METHODS) else option.users)]
+USED = [
+    pytest.param(option, user, marks=[pytest.mark.slow] if number else [], id=f"{named(option)}-{user}")
+    for option in TRAINING
+    for number, user in enumerate(("uniform",) if option.users == tuple(METHODS) else option.users)
+]
 
 
-@pytest.mark.parametrize(("option", "method"), USED, ids=lambda value: named(value) if isinstance(value, Option) else value)
+@pytest.mark.parametrize(("option", "method"), USED)
 def test_an_option_that_is_accepted_changes_something(option: Option, method: str, outcome: Any) -> None:
     assert outcome(method, option.needs) != outcome(method, {**option.needs, option.name: option.value})
 

@@ -49,14 +49,15 @@ def test_it_comes_back_and_equal_contents_are_equal_bytes(whole: bytes, tmp_path
 
 
 @pytest.mark.parametrize("checked", [True, False])
-def test_no_single_flipped_bit_changes_a_value(whole: bytes, tmp_path: Path, checked: bool) -> None:
-    path, seen = tmp_path / "file", 0
-    for bit in range(8 * len(whole)):
+@pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.slow)])
+def test_no_single_flipped_bit_changes_a_value(whole: bytes, tmp_path: Path, checked: bool, every: int) -> None:
+    path, seen, bits = tmp_path / "file", 0, range(0, 8 * len(whole), every)  # of each byte another one
+    for bit in bits:
         damaged = bytearray(whole)
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
         seen += not comes_back(path, checked)
-    assert seen >= 8 * len(whole) - 1  # \u00e9 and \u00E9 are one letter
+    assert seen >= len(bits) - 1  # \u00e9 and \u00E9 are one letter
 
 
 @pytest.mark.parametrize("length", [0, 7, 8, 50, -1])
