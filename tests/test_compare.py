@@ -264,10 +264,10 @@ def test_files_are_named_by_what_made_them(tmp_path: Path) -> None:
     training = [{"method": {"name": "sandwich"}}]
     record(files[0], weights=["w"], training=training)
     record(files[1], weights=["w"], training=training)
-    record(files[2], weights=["w"], training=[{"method": {"name": "pgonas"}}], prior="flops, weight 100")
+    record(files[2], weights=["w"], training=[{"method": {"name": "pgonas"}}], prior="flops, weight 100", predictor="a model")
     record(files[3], prior="zen")
     record(files[4], weights=[], training=[None])
-    labels = ["sandwich (a.json)", "sandwich (b.json)", "pgonas + flops", "zen", "no training", "f.json"]
+    labels = ["sandwich (a.json)", "sandwich (b.json)", "pgonas + flops (smoothed)", "zen", "no training", "f.json"]
     assert labels_of(files, None) == labels
     record(files[3], prior="zen", file="the digest of another content")
     assert labels_of(files, None)[3] == "d.json"

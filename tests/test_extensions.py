@@ -221,6 +221,7 @@ def test_a_method_from_an_import_path_trains_with_its_own_options(tool: Tool, fo
         ("own_code:not_callable", "not_callable is a int, not something to call"),
         ("breaks:prior", "importing breaks fails: No module named 'module_that_nobody_has'"),
         ("own_code:no_number", "gives None for"),
+        ("os:getcwd", "it must take (arch, image_size, num_classes)"),
         ("own_code:", "--prior"),
         ("flops:", "--prior"),
     ],

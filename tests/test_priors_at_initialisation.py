@@ -172,7 +172,8 @@ def test_the_tool_writes_a_file_that_is_a_legal_submission_if_it_is_scaled(tool:
     unscaled = [entry["acc"] for entry in json.loads(output.read_text()).values()]
     status, out, _ = tool("score_prior", *options, *draws, "--prior", "near+params", "--scale")
     scaled = [entry["acc"] for entry in json.loads(output.read_text()).values()]
-    assert status == 0 and "scaled: 0 is " in out and tool(*validate)[0] == 0
+    assert status == 0 and "scaled: 0 is " in out and "1 of 1 chunks" in out and tool(*validate)[0] == 0
+    assert {"seeds": 2, "images": 12}.items() <= json.loads((tmp_path / "p.record.json").read_text()).items()
     assert (min(scaled), max(scaled)) == (0, 1) and np.corrcoef(scaled, unscaled)[0, 1] == pytest.approx(1)
     assert np.argsort(scaled).tolist() == np.argsort(unscaled).tolist()
 

@@ -349,6 +349,11 @@ SCORED = {"arch10": 0.1, "arch2": 0.2, "é": 0.3}
         (SCORED, {"prior": "zen", "file": "another's"}, "scores or a truth"),
         (SCORED, {"score": "top1", "front": {}}, "the front of a search by top1"),
         (SCORED, {"weights": ["w"], "acc": "top5", "images": 9, "prior": None}, "scores (top5) on 9 images by w"),
+        (
+            SCORED,
+            {"weights": ["w"], "acc": "top1", "images": 9, "prior": "zen, weight 1"},
+            "by w with the prior zen, weight 1 added",
+        ),
         (SCORED, {"weights": [], "acc": "top1", "images": 9}, "by an untrained network"),
         (SCORED, {"weights": {"a": 1}, "acc": [1], "images": "\x1b\n"}, "by an untrained network"),  # a stranger's
         ({"arch10": 0.1, "arch2": 0.2}, None, "scores or a truth, of the first 2 of the 3 candidates"),

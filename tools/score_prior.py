@@ -39,8 +39,10 @@ def main() -> None:
     arguments = parser.parse_args()
     untrained = [term for term in terms(arguments.prior) if term in AT_INITIALISATION]
     for option, value in (("--seeds", arguments.seeds), ("--images", arguments.images)):
-        if value is not None and (value < 1 or not untrained):
-            parser.error(f"{option} must be at least 1, and goes with {', '.join(AT_INITIALISATION)}")
+        if value is not None and not untrained:
+            parser.error(f"{option} goes with --prior {', '.join(AT_INITIALISATION)}")
+        if value is not None and value < 1:
+            parser.error(f"{option} must be at least 1, not {value}")
     if untrained and not arguments.config:
         parser.error(f"--prior {untrained[0]} needs images: give -c CONFIG with data.root or another data.source")
     if untrained and (arguments.image_size or arguments.classes):
@@ -53,7 +55,7 @@ def main() -> None:
     image_size, classes, assumed = setting(space, image_size, classes)
     if assumed:
         cli.say(f"assumed: {assumed}; -c CONFIG, or --image-size and --classes, tell others")
-    candidates = read_candidates(arguments.candidates, space)
+    candidates, seeds, images = read_candidates(arguments.candidates, space), arguments.seeds or SEEDS, arguments.images or IMAGES
     archs = [entry.arch for entry in candidates]
 
     def measured(term: str) -> np.ndarray:
@@ -61,7 +63,7 @@ def main() -> None:
             return prior_values(term, archs, lambda name: make_prior(name, space, image_size, classes))
         from paddle_pgonas.scoring.untrained import untrained_values
 
-        of_seeds = untrained_values(config, term, archs, arguments.seeds or SEEDS, arguments.images or IMAGES)
+        of_seeds = untrained_values(config, term, archs, seeds, images)
         print(noise(term, of_seeds))
         return of_seeds.mean(1)
 
@@ -74,6 +76,8 @@ def main() -> None:
         print(f"scaled: 0 is {low:.10g}, 1 is {high:.10g}")
     write_scores(arguments.output, candidates, values.tolist())
     record = {"prior": arguments.prior, "image_size": image_size, "classes": classes, "candidate_file": arguments.candidates}
+    if untrained and config is not None:
+        record |= {"seeds": seeds, "images": images, "data": config.data.model_dump(mode="json"), "seed": config.seed}
     made = {"date": now(), "command": command_line(), "versions": own_version(), "file": content_digest(arguments.output)}
     write_json(record_path, record | made)
     of = f"space {space.name}, {image_size} pixels, {classes} classes"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import math
 import random
 from collections.abc import Callable, Container, Sequence
@@ -83,6 +85,11 @@ TrainingPrior = Annotated[Text, AfterValidator(partial(check_name, known=TRAININ
 
 def _imported(path: str) -> Formula:
     function = import_callable(path, "prior")
+    with contextlib.suppress(ValueError):  # of a function in C that does not tell what it takes
+        try:
+            inspect.signature(function).bind(None, 0, 0)
+        except TypeError as error:
+            raise UserError(f"prior {path}: {error}; it must take (arch, image_size, num_classes)") from None
 
     def formula(arch: Arch, image_size: int, num_classes: int) -> float:
         value = function(arch, image_size, num_classes)

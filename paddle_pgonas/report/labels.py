@@ -30,12 +30,13 @@ def labels_of(paths: Sequence[str | Path], given: Sequence[str] | None) -> list[
 
 
 def maker(record: dict[str, Any]) -> str:
-    """What made the scores, as their record tells it: the training's method, no training, a prior; empty if it does not tell."""
+    """What made the scores, as their record tells it: the training's method, no training, a prior, smoothed; else empty."""
     trainings = record.get("training")
     methods = [value_at(config, "method", "name") for config in trainings] if isinstance(trainings, list) else []
     known = ["no training"] if record.get("weights") == [] else sorted({name for name in methods if isinstance(name, str)})
     prior = record.get("prior")
-    return " + ".join([*known, *([prior.partition(",")[0]] if isinstance(prior, str) else [])])
+    made = " + ".join([*known, *([prior.partition(",")[0]] if isinstance(prior, str) else [])])
+    return f"{made} (smoothed)" if made and "predictor" in record else made
 
 
 def file_names(paths: Sequence[str | Path]) -> list[str]:

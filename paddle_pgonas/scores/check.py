@@ -81,6 +81,8 @@ def validate_submission(path: str | Path, candidates_path: str | Path | None = N
     record = _record(Path(path))
     if "predictor" in record and "file" in record:
         faults.add("predictor", "the file", PREDICTOR)
+    if record.get("prior") is not None:
+        notes.append("a prior is in the scores: no legal entry, these must come from a supernet's weights")
     if len(accs) > 1 and len(set(accs.values())) == 1 and (acc := next(iter(accs.values()))) is not None:
         # such a file gives no ranking, and the leaderboards' correlations are not defined
         why = "as in a candidate file that was not scored" if acc == 0 else "so they give no ranking"
@@ -119,9 +121,9 @@ def _kind(record: dict[str, Any], accs: Accs) -> str:
         return f"the front of a search by {shown.get('score')}"
     if "weights" in shown:
         weights = ", ".join(map(str, record["weights"])) if isinstance(record["weights"], list) else ""
-        return (
-            f"scores ({shown.get('acc')}) on {shown.get('images')} images by {printable(weights)[:200] or 'an untrained network'}"
-        )
+        prior = f" with the prior {shown['prior']} added" if shown.get("prior", "None") != "None" else ""
+        by = printable(weights)[:200] or "an untrained network"
+        return f"scores ({shown.get('acc')}) on {shown.get('images')} images by {by}{prior}"
     if "prior" in shown:
         return f"values of the prior {shown['prior']}, no scores of a supernet"
     if not values or values == {0}:

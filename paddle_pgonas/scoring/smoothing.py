@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from paddle_pgonas.config.meaning import warn
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.priors import cost
 from paddle_pgonas.progress import progress
@@ -40,12 +41,7 @@ class Sample(NamedTuple):
     seed: int = 0
 
     def positions(self, total: int) -> list[int]:
-        """The candidates to score: the first ``size`` of a random order of ``total``, so a smaller sample begins a larger one.
-
-        Raises UserError for fewer than one, or more than there are.
-        """
-        if not 1 <= self.size <= total:
-            raise UserError(f"--sample must be 1 to the number of candidates, {total}, not {self.size}")
+        """The candidates to score: the first ``size`` of a random order of ``total``, so a smaller sample begins a larger one."""
         return random.Random(f"sample {self.seed}").sample(range(total), total)[: self.size]
 
 
@@ -110,15 +106,13 @@ class Smoothing:
 
     def __init__(self, archs: Sequence[Arch], sample: Sample, image_size: int, num_classes: int) -> None:
         self.sample, self.names = sample, feature_names(archs[0].space)
+        least, most = PER_FEATURE * len(self.names), min(MOST, len(archs))
+        if most < least:
+            raise UserError(f"--sample needs at least {least} candidates for {len(self.names)} features, not {most}; score all")
+        if not least <= sample.size <= most:
+            raise UserError(f"--sample must be {least} to {most:,} here, not {sample.size:,}; leave it out to score all")
         self.positions = sample.positions(len(archs))
         """Of the candidates to score."""
-        least = PER_FEATURE * len(self.names)
-        if sample.size < least:
-            raise UserError(f"--sample {sample.size} is too small to fit {len(self.names)} features; give at least {least}")
-        if sample.size > MOST:
-            raise UserError(
-                f"--sample {sample.size} is too large for the model; give at most {MOST}, or leave it out to score all"
-            )
         self.features = features(archs, image_size, num_classes)
         if not np.ptp(self.features[self.positions], axis=0).any():
             raise UserError("--sample: its candidates do not differ in depths, mean widths and costs; score all without it")
@@ -139,6 +133,8 @@ class Smoothing:
             warnings.simplefilter("ignore", ConvergenceWarning)
             kernel = gaussian_process().fit(given[:TUNED_ON], scores[:TUNED_ON])[-1].kernel_
         held_out = cross_val_predict(gaussian_process(kernel), given, scores, cv=folds)
+        if (scores - held_out).std() >= scores.std():
+            warn("--sample: the model predicts held-out scores no better than their mean; score more candidates or images")
         model, starts = gaussian_process(kernel).fit(given, scores), range(0, len(self.features), AT_A_TIME)
         predicted = np.concatenate([model.predict(self.features[start : start + AT_A_TIME]) for start in starts])
         return Smoothed(

@@ -47,6 +47,10 @@ def untrained_values(config: Config, name: str, archs: Sequence[Arch], seeds: in
     )
     batches = _batches(config, seeds, images)
     store = Store(folder, _identity(config, name, archs, batches))
+    if kept := len(store.names()):
+        say_once(
+            f"{kept} of {-(-len(archs) // CHUNK)} chunks of these subnets, images and weights are already there", error=False
+        )
     values = np.empty((len(archs), seeds))
     with Progress(len(archs), name, "subnets") as bar:
         for start in range(0, len(archs), CHUNK):

@@ -21,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "truth_trainer"))
 
 import numpy as np
 from scipy import stats
-from train_truth import Trainer, recipe
+from train_truth import Trainer, comparable, recipe
 
+from paddle_pgonas import cli
 from paddle_pgonas.config.loading import load_config
 from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import read_json, write_json, write_text
@@ -87,9 +88,10 @@ def run(root: Path, only: list[str]) -> None:
         config = load_config(SIMILAR_COST / "truth.yaml", [f"data.root={root}", "output_dir=runs/depth_pilot", *change.options])
         about = {"recipe": recipe(config) | {"smoothing": change.smoothing, "closed": change.closed}, "seeds": list(SEEDS)}
         record: dict[str, Any] = read_json(path, "results") if path.exists() else about | {"versions": versions(), "pairs": []}
-        if record["recipe"] != about["recipe"]:
+        if comparable(record["recipe"]) != comparable(about["recipe"]):
             raise UserError(f"{path}: made with another recipe; remove it")
         if len(record["pairs"]) == len(chosen):
+            print(f"{name}: all {PAIRS} pairs are in {path}")
             continue
         trainer, space = Trainer(config, list(SEEDS), change.smoothing, change.closed), find_space(config.space)
         for pair in chosen[len(record["pairs"]) :]:
@@ -148,7 +150,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"depth_pilot: {error}")
+    cli.run(main)

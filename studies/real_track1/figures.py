@@ -11,6 +11,7 @@ tables from them.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import read_json, write_json, write_text
 from paddle_pgonas.priors.by_name import COSTS, combined, make_prior, terms
 from paddle_pgonas.priors.cost import setting
+from paddle_pgonas.report.labels import file_names
 from paddle_pgonas.scores.correlation import correlate
 from paddle_pgonas.scores.files import read_scored, read_scores
 from paddle_pgonas.space.arch import TRACK1, Arch, SearchSpace
@@ -33,8 +35,8 @@ from studies.document import fill
 HOME = Path(__file__).resolve().parent
 REFERENCE = "flops+params"
 """The ranking that the others are compared with."""
-LEAST = 5
-"""Subnets that a linear model of three variables needs."""
+PER_COEFFICIENT = 2
+"""Subnets for each coefficient of the model of stages, at least, as its errors come from what is left."""
 RANKINGS = ("flops", "params", "blocks", "zen", REFERENCE, "flops+zen", "params+zen", "flops+params+zen")
 
 
@@ -62,11 +64,20 @@ def agreement(truth: np.ndarray, ranked: dict[str, np.ndarray]) -> dict[str, Any
 
 
 def scores_of(path: str, space: SearchSpace, archs: list[Arch]) -> np.ndarray:
-    """A file's scores of these architectures. Raises UserError if it lacks one."""
+    """A file's scores of these architectures. Raises UserError if it lacks one, or if all are equal."""
     known = read_scores(path, space)
     if lacking := [arch for arch in archs if arch.code not in known]:
         raise UserError(f"{path}: lacks {len(lacking)} of the truth's {len(archs)} subnets, first {lacking[0]}; score them too")
-    return np.array([known[arch.code] for arch in archs])
+    scores = np.array([known[arch.code] for arch in archs])
+    if np.ptp(scores) == 0:
+        raise UserError(f"{path}: every score is {scores[0]:g}, which is no ranking; is it a candidate file?")
+    return scores
+
+
+def labelled(paths: list[str], taken: Iterable[str]) -> dict[str, str]:
+    """The files by label: the name without its ending, or as much of the path as tells it from others and from ``taken``."""
+    short = [name.removesuffix(".json") for name in file_names(paths)]
+    return {path if name in taken else name: path for name, path in zip(short, paths, strict=True)}
 
 
 def tables(figures: dict[str, Any]) -> dict[str, str]:
@@ -120,12 +131,13 @@ def main() -> None:
     image_size, classes, _ = setting(space, image_size, classes)
     candidates = read_scored(arguments.truth, space)
     archs, truth = [entry.arch for entry in candidates], np.array([entry.acc for entry in candidates])
-    if len(archs) < LEAST or np.ptp(truth) == 0:
+    least = PER_COEFFICIENT * 2 * len(space.bases)
+    if len(archs) < least or np.ptp(truth) == 0:
         raise UserError(
-            f"{arguments.truth}: must hold at least {LEAST} subnets with different accuracies; is it a candidate file?"
+            f"{arguments.truth}: must hold at least {least} subnets with different accuracies; is it a candidate file?"
         )
     ranked = rankings(archs, space, image_size, classes)
-    ranked |= {Path(path).stem: scores_of(path, space, archs) for path in arguments.scores}
+    ranked |= {name: scores_of(path, space, archs) for name, path in labelled(arguments.scores, ranked).items()}
     macs, params = (np.exp(ranked[prior_label(name)]) for name in COSTS)
     figures = {
         "subnets": len(archs),

@@ -17,9 +17,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 import paddle
 
+from paddle_pgonas import cli
 from paddle_pgonas.config.loading import Config, load_config
+from paddle_pgonas.errors import UserError
 from paddle_pgonas.io import records
-from paddle_pgonas.io.files import write_json, write_text
+from paddle_pgonas.io.files import read_json, write_json, write_text
 from paddle_pgonas.progress import progress
 from paddle_pgonas.scores.correlation import kendall
 from paddle_pgonas.scoring.scorer import calibration_batches, to_network
@@ -92,7 +94,10 @@ def measured(study: Study, name: str, root: str, work: Path, archs: list[Arch], 
     config = load_config(
         study.path(study.methods[method].config or ("no_training.yaml" if untrained else f"{method}.yaml")), options
     )
-    values = measure_images(config, Session(config, None if untrained else weights), archs)
+    session = Session(config, None if untrained else weights)
+    if (images := len(session.images.labels)) < NUMBERS[-1]:
+        raise UserError(f"{root}: has {images:,} validation images, fewer than the {NUMBERS[-1]:,} of this measurement")
+    values = measure_images(config, session, archs)
     records.write(kept, {"supernet": name}, {"values": values})
     return values
 
@@ -174,18 +179,23 @@ def main() -> None:
     parser.add_argument("--truth", default="long", help="the truth of the study that counts (default: %(default)s)")
     arguments = parser.parse_args()
     results = read_results(read_study(STUDY))
+    if arguments.truth not in results.truths:
+        raise UserError(f"--truth must be one of {', '.join(filter(None, results.truths))}, not {arguments.truth}")
     truth = np.nanmean(results.truths[arguments.truth], 0)
+    there, kept = supernets(results.study, arguments.runs), HOME / "images.json"
+    if kept.exists() and (lost := read_json(kept, "images")["supernets"].keys() - there):
+        raise UserError(f"{kept}: has {len(lost)} supernets that are not below --runs {arguments.runs}, first {min(lost)}")
     report = {"truth": arguments.truth, "subnets": int(np.isfinite(truth).sum()), "draws": DRAWS}
     found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
-    for name in supernets(results.study, arguments.runs):
+    for name in there:
         values = measured(results.study, name, arguments.root, arguments.work, results.archs, arguments.runs)
         found[name] = table(values, truth, np.isfinite(truth))
         print(name, found[name]["probability"], flush=True)
-    write_json(HOME / "images.json", report | {"supernets": found})
+    write_json(kept, report | {"supernets": found})
     write_json(QUOTED, {"source": "CIFAR-10, studies/scoring_choices", "images": NUMBERS[-1], "kendall": agreement(found)})
     document = HOME / "README.md"
     write_text(document, fill(document, document.read_text(encoding="utf-8"), "images", images_table(found)))
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -21,6 +21,7 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
+from paddle_pgonas import cli
 from paddle_pgonas.io.files import read_json, write_json, write_text
 from paddle_pgonas.runtime import versions
 from paddle_pgonas.scores.correlation import correlate, kendall
@@ -190,4 +191,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

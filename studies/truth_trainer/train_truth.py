@@ -31,6 +31,7 @@ from gpu_job import write_job
 from lanes import LaneNet, batches
 from layout import LANES
 
+from paddle_pgonas import cli
 from paddle_pgonas.config.loading import Config, load_config
 from paddle_pgonas.data.cache import decoded
 from paddle_pgonas.data.images import open_images
@@ -256,7 +257,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"train_truth: {error}")
+    cli.run(main)

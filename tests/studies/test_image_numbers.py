@@ -10,6 +10,7 @@ import pytest
 from conftest import REPOSITORY
 from PIL import Image
 
+from paddle_pgonas.errors import UserError
 from paddle_pgonas.io.files import read_json
 from paddle_pgonas.scoring.plan import FEWER_IMAGES
 from studies.scoring_choices import image_numbers
@@ -39,6 +40,13 @@ def test_a_supernet_is_measured_image_by_image_once(tmp_path: Path, monkeypatch:
     assert row["top1"]["30"]["with_all"] == 1 > row["top1"]["10"]["with_all"] > 0
     monkeypatch.setattr(image_numbers, "measure_images", None)  # what was measured is kept
     image_numbers.main()
+    monkeypatch.setattr(image_numbers, "supernets", lambda *_: {"another": ("no_training", largest, True)})
+    with pytest.raises(UserError, match=r"has 1 supernets that are not below .* no_training-seed3"):
+        image_numbers.main()
+    (tmp_path / "images.json").unlink()
+    monkeypatch.setattr(image_numbers, "NUMBERS", (10, 31))
+    with pytest.raises(UserError, match="has 30 validation images, fewer than the 31"):
+        image_numbers.main()
     text = (tmp_path / "README.md").read_text()
     assert (
         f"| 30 | {row['top1']['30']['tau']:.3f} |" in text and text.count("trained: ") == 3 and "| 1 not trained: top1 |" in text

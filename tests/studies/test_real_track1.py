@@ -67,7 +67,20 @@ def test_a_truth_and_a_submission_are_compared_with_costs_and_sums(
     status, _, err = run(monkeypatch, capsys, "--truth", paths[0], lacking)
     assert_one_line(status, err, "few.json: lacks 5 of the truth's 25 subnets")
     unscored = written(tmp_path / "unscored.json", archs, np.zeros(25))
-    assert_one_line(*run(monkeypatch, capsys, "--truth", unscored)[::2], "unscored.json: must hold at least 5")
+    assert_one_line(*run(monkeypatch, capsys, "--truth", unscored)[::2], "unscored.json: must hold at least 16")
+    assert_one_line(*run(monkeypatch, capsys, "--truth", paths[0], unscored)[::2], "unscored.json: every score is 0")
+    few = written(tmp_path / "n15.json", archs[:15], truth[:15])
+    assert_one_line(*run(monkeypatch, capsys, "--truth", few)[::2], "n15.json: must hold at least 16")
+
+
+def test_files_of_one_name_and_of_a_built_in_ranking_have_rows_of_their_own(tmp_path: Path) -> None:
+    paths = [str(tmp_path / name) for name in ("a/s.json", "b/s.json", "blocks.json", "mine.json")]
+    assert figures.labelled(paths, {"blocks"}) == {
+        paths[0].removesuffix(".json"): paths[0],
+        paths[1].removesuffix(".json"): paths[1],
+        paths[2]: paths[2],
+        "mine": paths[3],
+    }
 
 
 def test_the_record_holds_figures_and_no_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
