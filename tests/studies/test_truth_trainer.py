@@ -121,8 +121,8 @@ def test_a_truth_grows_and_other_recipes_are_refused(script: Script, tmp_path: P
     assert (again.returncode, again.stdout) == (0, "")
     for changed in (["-o", "train.epochs=2"], ["--seeds", "4"], ["--closed"]):
         other = script("train_truth.py", *shared, *changed)
-        assert other.returncode == 1
-        assert other.stderr.startswith("train_truth: ") and "another recipe" in other.stderr
+        assert other.returncode == 2
+        assert other.stderr.startswith("train_truth.py: error: ") and "another recipe" in other.stderr
 
 
 @pytest.mark.slow
@@ -192,8 +192,8 @@ def test_a_job_for_the_gpu_gives_the_same_trainings(script: Script, tmp_path: Pa
             "another configuration",
         ),
     ):
-        assert refused.returncode == 1
-        assert refused.stderr.splitlines()[-1].startswith("train_truth: ") and words in refused.stderr
+        assert refused.returncode == 2
+        assert refused.stderr.splitlines()[-1].startswith("train_truth.py: error: ") and words in refused.stderr
     other = script("train_truth.py", *options, "--results", tmp_path / "no", "--gpu-job", job, "-o", "train.epochs=2")
     assert other.returncode == 0
     assert "results of another job" in script("gpu.py", job, "--results", found, "--emulate").stderr
