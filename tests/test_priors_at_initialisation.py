@@ -145,7 +145,7 @@ def test_values_depend_on_the_seed_alone_and_an_interrupted_call_continues(
     config = DIGITS.changed(output_dir=str(tmp_path))
     archs, computed = [TINY.smallest, TINY.middle, TINY.largest], list[str]()
     whole = untrained_values(config.changed(output_dir=str(tmp_path / "other")), name, archs, 2, 16)
-    value = untrained._value
+    value = untrained.value_of
 
     def killed(config: object, name: str, arch: object, *rest: object) -> float:
         computed.append(str(arch))
@@ -153,7 +153,7 @@ def test_values_depend_on_the_seed_alone_and_an_interrupted_call_continues(
             raise KeyboardInterrupt
         return value(config, name, arch, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(untrained, "_value", killed)
+    monkeypatch.setattr(untrained, "value_of", killed)
     with pytest.raises(KeyboardInterrupt):
         untrained_values(config, name, archs, 2, 16)
     assert np.array_equal(untrained_values(config, name, archs, 2, 16), whole)

@@ -55,7 +55,8 @@ def main() -> None:
     image_size, classes, assumed = setting(space, image_size, classes)
     if assumed:
         cli.say(f"assumed: {assumed}; -c CONFIG, or --image-size and --classes, tell others")
-    candidates, seeds, images = read_candidates(arguments.candidates, space), arguments.seeds or SEEDS, arguments.images or IMAGES
+    candidates = read_candidates(arguments.candidates, space)
+    seeds, images = arguments.seeds or SEEDS, arguments.images or IMAGES
     archs = [entry.arch for entry in candidates]
 
     def measured(term: str) -> np.ndarray:

@@ -121,7 +121,7 @@ def _kind(record: dict[str, Any], accs: Accs) -> str:
         return f"the front of a search by {shown.get('score')}"
     if "weights" in shown:
         weights = ", ".join(map(str, record["weights"])) if isinstance(record["weights"], list) else ""
-        prior = f" with the prior {shown['prior']} added" if shown.get("prior", "None") != "None" else ""
+        prior = f" with the prior {shown['prior']} added" if record.get("prior") is not None else ""
         by = printable(weights)[:200] or "an untrained network"
         return f"scores ({shown.get('acc')}) on {shown.get('images')} images by {by}{prior}"
     if "prior" in shown:

@@ -133,7 +133,8 @@ class Smoothing:
             warnings.simplefilter("ignore", ConvergenceWarning)
             kernel = gaussian_process().fit(given[:TUNED_ON], scores[:TUNED_ON])[-1].kernel_
         held_out = cross_val_predict(gaussian_process(kernel), given, scores, cv=folds)
-        if (scores - held_out).std() >= scores.std():
+        deviation, error = float(scores.std()), float((scores - held_out).std())
+        if error >= deviation:
             warn("--sample: the model predicts held-out scores no better than their mean; score more candidates or images")
         model, starts = gaussian_process(kernel).fit(given, scores), range(0, len(self.features), AT_A_TIME)
         predicted = np.concatenate([model.predict(self.features[start : start + AT_A_TIME]) for start in starts])
@@ -142,8 +143,8 @@ class Smoothing:
             self.names,
             str(kernel),
             correlate(scores, held_out).estimates()["kendall"],
-            float(scores.std()),
-            float((scores - held_out).std()),
+            deviation,
+            error,
             float(scores[:TUNED_ON].std() * np.sqrt(kernel.k2.noise_level)),
         )
 

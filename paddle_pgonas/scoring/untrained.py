@@ -58,7 +58,7 @@ def untrained_values(config: Config, name: str, archs: Sequence[Arch], seeds: in
             entry = store.get(f"from-{start:05d}")
             if entry is None:
                 for row, arch in enumerate(archs[chunk], start):
-                    values[row] = [_value(config, name, arch, config.seed + seed, *of) for seed, of in enumerate(batches)]
+                    values[row] = [value_of(config, name, arch, config.seed + seed, *of) for seed, of in enumerate(batches)]
                     bar.update()
                 store.put(f"from-{start:05d}", {}, {"values": values[chunk]})
             else:
@@ -95,7 +95,8 @@ def _identity(
     }
 
 
-def _value(config: Config, name: str, arch: Arch, seed: int, images: np.ndarray, labels: np.ndarray) -> float:
+def value_of(config: Config, name: str, arch: Arch, seed: int, images: np.ndarray, labels: np.ndarray) -> float:
+    """A prior of one architecture with the weights of a seed: images uint8 [N, S, S, 3], labels int64 [N]."""
     net = build_subnet(arch, config.model.num_classes, config.model.activation, seed)
     x, y = to_network(images, config.data), paddle.to_tensor(labels)
     value = AT_INITIALISATION[name](first_pass(net, x, y, name in GRADIENTS, seed))

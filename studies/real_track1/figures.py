@@ -11,7 +11,7 @@ tables from them.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ from paddle_pgonas.io.files import read_json, write_json, write_text
 from paddle_pgonas.priors.by_name import COSTS, combined, make_prior, terms
 from paddle_pgonas.priors.cost import setting
 from paddle_pgonas.report.labels import file_names
-from paddle_pgonas.scores.correlation import correlate
+from paddle_pgonas.scores.correlation import Estimate, correlate
 from paddle_pgonas.scores.files import read_scored, read_scores
 from paddle_pgonas.space.arch import TRACK1, Arch, SearchSpace
-from studies.cells import markdown, prior_label
+from studies.cells import interval, markdown, prior_label
 from studies.depth import Depth, depth, structure
 from studies.document import fill
 
@@ -84,7 +84,7 @@ def tables(figures: dict[str, Any]) -> dict[str, str]:
     """The figures as Markdown, by name."""
     head = ["ranking by", "Kendall tau [95 %]", "Pearson [95 %]", f"tau minus that of {prior_label(REFERENCE)} [95 %]"]
     rows = [
-        [name, _shown(of["kendall"]), _shown(of["pearson"]), _shown(of["minus the reference"], "+")]
+        [name, _shown(of["kendall"]), _shown(of["pearson"]), _shown(of["minus the reference"], signed=True)]
         for name, of in figures["rankings"].items()
     ]
     found = Depth(*figures["depth"])
@@ -100,11 +100,8 @@ def _coefficients(found: dict[str, Any]) -> list[list[str]]:
     return [[f"coefficient of {name}", shown.format(*of)] for name, of in found.items()]
 
 
-def _shown(estimate: Any, sign: str = "") -> str:
-    if estimate is None:
-        return ""
-    value, low, high = estimate
-    return f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+def _shown(estimate: Sequence[float] | None, signed: bool = False) -> str:
+    return interval(None if estimate is None else Estimate(*estimate), signed)
 
 
 def record(figures: dict[str, Any], home: Path = HOME) -> None:

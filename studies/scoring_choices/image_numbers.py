@@ -44,9 +44,13 @@ UNTRAINED = ("no_training", "no_training_long")
 """Variants without weights of their own: they are the committed largest networks."""
 
 
-def supernets(study: Study, runs: Path | None) -> dict[str, tuple[str, Path, bool]]:
-    """By name: the method, the weights, and whether these are a largest network's. Trained ones lie in the folder ``runs``."""
-    found: dict[str, tuple[str, Path, bool]] = {}
+Weights = tuple[str, Path, bool]
+"""The method, the weights, and whether these are a largest network's."""
+
+
+def supernets(study: Study, runs: Path | None) -> dict[str, Weights]:
+    """All supernets by name. Trained ones lie in the folder ``runs``."""
+    found: dict[str, Weights] = {}
     for method in UNTRAINED:
         recipe = study.methods[method].largest
         stem = "largest" if recipe is None else f"largest-{Path(recipe).stem}-"
@@ -83,12 +87,12 @@ def measure_images(config: Config, session: Session, archs: list[Arch]) -> np.nd
     return values
 
 
-def measured(study: Study, name: str, root: str, work: Path, archs: list[Arch], runs: Path | None) -> np.ndarray:
+def measured(study: Study, name: str, of: Weights, root: str, work: Path, archs: list[Arch]) -> np.ndarray:
     """The values of a supernet, from the folder of ``work`` if it has them."""
     kept = work / f"{name}.safetensors"
     if kept.exists():
         return records.read(kept)[0]["values"]
-    method, weights, untrained = supernets(study, runs)[name]
+    method, weights, untrained = of
     start = [f"model.pretrained={weights}"] if untrained else []
     options = [f"data.root={root}", f"output_dir={work}", *start, *study.options]
     config = load_config(
@@ -187,8 +191,8 @@ def main() -> None:
         raise UserError(f"{kept}: has {len(lost)} supernets that are not below --runs {arguments.runs}, first {min(lost)}")
     report = {"truth": arguments.truth, "subnets": int(np.isfinite(truth).sum()), "draws": DRAWS}
     found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
-    for name in there:
-        values = measured(results.study, name, arguments.root, arguments.work, results.archs, arguments.runs)
+    for name, of in there.items():
+        values = measured(results.study, name, of, arguments.root, arguments.work, results.archs)
         found[name] = table(values, truth, np.isfinite(truth))
         print(name, found[name]["probability"], flush=True)
     write_json(kept, report | {"supernets": found})

@@ -24,9 +24,10 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from paddle_pgonas import cli
 from paddle_pgonas.io.files import read_json, write_json, write_text
 from paddle_pgonas.runtime import versions
-from paddle_pgonas.scores.correlation import correlate, kendall
+from paddle_pgonas.scores.correlation import Estimate, correlate, kendall
 from paddle_pgonas.scores.files import read_scored
 from paddle_pgonas.scoring.smoothing import FOLDS, features, gaussian_process
+from studies.cells import interval
 from studies.document import fill
 from studies.intervals import Taus, resampled_tau
 from studies.results import read_results
@@ -145,8 +146,7 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
         for study, metric, row in rows:
             cells = [f"{row['tau']['scores']:.3f}"]
             for label in ("smoothed", "not scored"):
-                more, low, high = row["gain"][label]
-                cells.append(f"{row['tau'][label]:.3f}: {more:+.3f} [{low:+.3f}, {high:+.3f}]")
+                cells.append(f"{row['tau'][label]:.3f}: {interval(Estimate(*row['gain'][label]), signed=True)}")
             lines.append(f"| {study}, {metric} | " + " | ".join(cells) + " |")
         made["truths"] = "\n".join(lines)
     if "many" in results:
@@ -157,15 +157,14 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
 def many_table(of: dict[str, Any]) -> str:
     """Time and agreement of scoring all and of scoring a sample, as Markdown."""
     everything, sample = (f"{of['seconds'][name] / 60:.1f}" for name in ("all", "sample"))
-    tau, low, high = of["agreement"]
     lines = [
         f"| | all {of['candidates']:,} scored | 500 scored | difference |",
         "|---|---|---|---|",
         f"| minutes | {everything} | {sample} | |",
-        f"| tau with the scores of those not in the sample | | {tau:.3f} [{low:.3f}, {high:.3f}] | |",
+        f"| tau with the scores of those not in the sample | | {interval(Estimate(*of['agreement']))} | |",
     ]
     for name, row in of["truths"].items():
-        more = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*row["gain"])
+        more = interval(Estimate(*row["gain"]), signed=True)
         lines.append(f"| tau with the {name} truth of {row['subnets']} | {row['all']:.3f} | {row['sample']:.3f} | {more} |")
     return "\n".join(lines)
 

@@ -7,14 +7,12 @@ import time
 from typing import Any
 
 import numpy as np
-import paddle
 
-from paddle_pgonas.nn.building import build_subnet
+from paddle_pgonas.config.loading import Config
 from paddle_pgonas.priors.by_name import AT_INITIALISATION, PRIORS
-from paddle_pgonas.priors.first_pass import GRADIENTS
 from paddle_pgonas.progress import progress
 from paddle_pgonas.scores.correlation import pearson, spearman
-from paddle_pgonas.scoring.untrained import first_pass
+from paddle_pgonas.scoring.untrained import value_of
 from paddle_pgonas.space.arch import TRACK1, Arch
 
 IMAGES = {"near": 128}
@@ -52,12 +50,11 @@ def measure(subnets: int = 100, seed: int = 0) -> dict[str, Any]:
 
 def _seconds(name: str, archs: list[Arch]) -> float:
     """Per subnet and seed, with building it, for one batch of random images of 64 pixels."""
-    rng = np.random.default_rng(0)
+    rng, config = np.random.default_rng(0), Config()
     count = IMAGES.get(name, 32)
-    images = paddle.to_tensor(rng.standard_normal((count, 3, 64, 64)).astype("float32"))
-    labels = paddle.to_tensor(rng.integers(1000, size=count))
+    images = rng.integers(256, size=(count, 64, 64, 3), dtype=np.uint8)
+    labels = rng.integers(config.model.num_classes, size=count)
     started = time.perf_counter()
     for arch in progress(archs, name, "subnets"):
-        net = build_subnet(arch, 1000, "relu", 0)
-        AT_INITIALISATION[name](first_pass(net, images, labels, name in GRADIENTS, 0))
+        value_of(config, name, arch, 0, images, labels)
     return (time.perf_counter() - started) / len(archs)
